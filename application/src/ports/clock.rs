@@ -1,0 +1,17 @@
+//! Time and ids come in through here, so that tests can set them.
+
+use chrono::{DateTime, Utc};
+
+pub trait Clock: Send + Sync {
+    fn now(&self) -> DateTime<Utc>;
+}
+
+/// The machine's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place where the time comes from")]
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+}
