@@ -3,5 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`ports`] | what the application needs from outside: the event log, providers, content keys, the clock |
+//! | [`principal`] | who asks, for which account, and what their roles allow |
 
 pub mod ports;
+pub mod principal;

@@ -128,11 +128,7 @@ impl NewEvent {
 }
 
 impl StoredEvent {
-    pub fn decode<E: DeserializeOwned>(
-        self,
-        aggregate_type: &'static str,
-        aggregate_id: &str,
-    ) -> Result<E, LoadError> {
+    pub fn decode<E: DeserializeOwned>(self, aggregate_type: &'static str, aggregate_id: &str) -> Result<E, LoadError> {
         let sequence = self.sequence;
         serde_json::from_value(self.payload).map_err(|source| LoadError::Malformed {
             aggregate_type,

@@ -80,7 +80,9 @@ pub enum Delta {
     Text(String),
     /// Thinking that the client does not see but that is paid for. Only its length matters: it is counted when the
     /// provider's own usage never comes.
-    Thinking { bytes: usize },
+    Thinking {
+        bytes: usize,
+    },
     ToolCall(ToolCallDelta),
     /// The provider's count so far. Cumulative: a later report replaces the earlier one, field by field where it
     /// has one (the adapter has already merged them).
