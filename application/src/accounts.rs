@@ -98,10 +98,10 @@ impl Accounts {
                 if state.is_none() || slot.stale.load(Ordering::Acquire) {
                     self.reload(&slot, &mut state, account_id).await?;
                 }
-                let mut decided = decide(&state, command);
+                let mut decided = decide(state.as_ref(), command);
                 if decided.is_err() {
                     self.reload(&slot, &mut state, account_id).await?;
-                    decided = decide(&state, command);
+                    decided = decide(state.as_ref(), command);
                 }
                 let events = decided?;
                 if events.is_empty() {
@@ -196,8 +196,8 @@ impl Accounts {
     }
 }
 
-fn decide(state: &Option<Loaded>, command: &AccountCommand) -> Result<Vec<AccountEvent>, AccountError> {
-    state.as_ref().map_or(Ok(vec![]), |loaded| loaded.account.decide(command.clone()))
+fn decide(state: Option<&Loaded>, command: &AccountCommand) -> Result<Vec<AccountEvent>, AccountError> {
+    state.map_or(Ok(vec![]), |loaded| loaded.account.decide(command.clone()))
 }
 
 /// Two nodes that met on one account step apart, further each time.

@@ -120,12 +120,7 @@ impl Catalog {
                 tracing::warn!(provider.name = %upstream.name, model.name = name, "no price is valid today");
                 continue;
             };
-            candidates.push(Candidate {
-                upstream: upstream.clone(),
-                model_name: name.to_owned(),
-                model: found,
-                price,
-            });
+            candidates.push(Candidate { upstream: upstream.clone(), model_name: name.to_owned(), model: found, price });
         }
         if candidates.is_empty() {
             return Err(not_found(&model));

@@ -49,7 +49,9 @@ pub enum GatewayError {
     StreamInterrupted { provider: String, kind: FailureKind },
     #[error("the request was not done in {limit_ms} ms")]
     Timeout { limit_ms: u64, attempts: Vec<Attempt> },
-    #[error("there is no answer here to continue: it ended over a minute ago, was never made, or belongs to someone else")]
+    #[error(
+        "there is no answer here to continue: it ended over a minute ago, was never made, or belongs to someone else"
+    )]
     NothingToResume,
     /// The reason is in the log under `reference`, and nowhere else.
     #[error("an internal error; the operator finds it under {reference}")]

@@ -99,7 +99,11 @@ impl AnswerRequest {
 
     /// What is sealed into the log: everything that the client said, as JSON.
     pub fn content(&self) -> Result<Vec<u8>, serde_json::Error> {
-        if self.kind == RequestKind::Embedding { serde_json::to_vec(&self.inputs) } else { serde_json::to_vec(&self.prompt) }
+        if self.kind == RequestKind::Embedding {
+            serde_json::to_vec(&*self.inputs)
+        } else {
+            serde_json::to_vec(&*self.prompt)
+        }
     }
 }
 
@@ -243,17 +247,17 @@ mod tests {
 
     use super::*;
 
-    fn parse(kind: RequestKind, fields: Value) -> Result<AnswerRequest, Vec<FaultyField>> {
+    fn parse(kind: RequestKind, fields: &Value) -> Result<AnswerRequest, Vec<FaultyField>> {
         AnswerRequest::from_fields(kind, fields.as_object().unwrap().clone())
     }
 
-    fn faults(kind: RequestKind, fields: Value) -> Vec<String> {
+    fn faults(kind: RequestKind, fields: &Value) -> Vec<String> {
         parse(kind, fields).unwrap_err().into_iter().map(|fault| fault.field).collect()
     }
 
     #[test]
     fn a_prompt_is_one_message_of_the_user() {
-        let request = parse(RequestKind::Chat, json!({"prompt": "hi", "model": null})).unwrap();
+        let request = parse(RequestKind::Chat, &json!({"prompt": "hi", "model": null})).unwrap();
         assert_eq!(request.prompt.messages[0].content, json!("hi"));
         assert_eq!((request.provider.as_str(), request.stream, request.fallback), (AUTO, false, true));
     }
@@ -263,7 +267,7 @@ mod tests {
         let fields = json!({
             "prompt": "", "temperature": 3, "topP": "high", "maxTokens": 0, "max_tokens": 5, "stream": 1, "provider": "",
         });
-        let mut named = faults(RequestKind::Chat, fields);
+        let mut named = faults(RequestKind::Chat, &fields);
         named.sort();
         assert_eq!(named, ["maxTokens", "max_tokens", "prompt", "provider", "stream", "temperature", "topP"]);
     }
@@ -271,16 +275,16 @@ mod tests {
     #[test]
     fn messages_and_prompt_exclude_each_other_and_one_is_required() {
         let messages = json!([{"role": "user", "content": "x"}]);
-        assert_eq!(faults(RequestKind::Chat, json!({"messages": messages, "prompt": "y"})), ["prompt"]);
-        assert_eq!(faults(RequestKind::Completion, json!({})), ["messages"]);
-        assert_eq!(faults(RequestKind::Chat, json!({"messages": [{"role": "nobody"}]})), ["messages"]);
+        assert_eq!(faults(RequestKind::Chat, &json!({"messages": messages, "prompt": "y"})), ["prompt"]);
+        assert_eq!(faults(RequestKind::Completion, &json!({})), ["messages"]);
+        assert_eq!(faults(RequestKind::Chat, &json!({"messages": [{"role": "nobody"}]})), ["messages"]);
     }
 
     #[test]
     fn an_embedding_takes_a_text_or_a_list_of_texts_and_is_not_streamed() {
-        assert_eq!(*parse(RequestKind::Embedding, json!({"input": ["a", "b"]})).unwrap().inputs, ["a", "b"]);
-        assert_eq!(*parse(RequestKind::Embedding, json!({"prompt": "a"})).unwrap().inputs, ["a"]);
-        assert_eq!(faults(RequestKind::Embedding, json!({"input": ["a", ""]})), ["input"]);
-        assert_eq!(faults(RequestKind::Embedding, json!({"input": "a", "stream": true})), ["stream"]);
+        assert_eq!(*parse(RequestKind::Embedding, &json!({"input": ["a", "b"]})).unwrap().inputs, ["a", "b"]);
+        assert_eq!(*parse(RequestKind::Embedding, &json!({"prompt": "a"})).unwrap().inputs, ["a"]);
+        assert_eq!(faults(RequestKind::Embedding, &json!({"input": ["a", ""]})), ["input"]);
+        assert_eq!(faults(RequestKind::Embedding, &json!({"input": "a", "stream": true})), ["stream"]);
     }
 }

@@ -41,6 +41,12 @@ pub enum RequestError {
 }
 
 impl Request {
+    /// As it stands after its acceptance. For whoever accepted it, or knows that it was, and need not load it: the
+    /// log still refuses a second end.
+    pub fn accepted() -> Self {
+        Self { status: RequestStatus::Accepted }
+    }
+
     pub fn status(&self) -> RequestStatus {
         self.status
     }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use failsafe::{Config, FailurePolicy, Instrument, StateMachine, WindowedAdder};
@@ -28,12 +28,7 @@ pub struct BreakerPolicy {
 
 impl Default for BreakerPolicy {
     fn default() -> Self {
-        Self {
-            window: Duration::from_secs(60),
-            min_calls: 10,
-            failure_percent: 50,
-            open_for: Duration::from_secs(30),
-        }
+        Self { window: Duration::from_secs(60), min_calls: 10, failure_percent: 50, open_for: Duration::from_secs(30) }
     }
 }
 
@@ -153,7 +148,8 @@ impl Observed {
 
 impl Instrument for Observed {
     fn on_call_rejected(&self) {
-        metrics::counter!("aihub_provider_breaker_rejections_total", "provider" => self.provider.to_string()).increment(1);
+        metrics::counter!("aihub_provider_breaker_rejections_total", "provider" => self.provider.to_string())
+            .increment(1);
     }
 
     fn on_open(&self) {
@@ -201,8 +197,12 @@ mod tests {
         for _ in 0..4 {
             call(&breaker, true);
         }
-        while Instant::now().elapsed().is_zero() {}
-        let probe = breaker.permit().ok().unwrap();
+        // It opened just now; the clock has to move on once.
+        let probe = loop {
+            if let Ok(probe) = breaker.permit() {
+                break probe;
+            }
+        };
         assert_eq!(breaker.state(), BreakerState::HalfOpen);
         assert!(breaker.permit().is_err());
         probe.succeeded();

@@ -96,11 +96,14 @@ pub struct Outcome {
     pub ended_at: DateTime<Utc>,
 }
 
-/// One call to one provider.
+/// One call to one provider, or the reason why it was not made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     pub provider: String,
     pub model: String,
+    /// The provider was not called, for the reason that `failure` names.
+    #[serde(default)]
+    pub skipped: bool,
     /// Why it failed; `None` for the one that answered.
     pub failure: Option<String>,
     pub status: Option<u16>,

@@ -58,6 +58,7 @@ fn ends() -> Vec<RequestCommand> {
 fn accepted_request() -> Request {
     let mut request = Request::default();
     request.evolve(&RequestEvent::RequestAccepted(accepted()));
+    assert_eq!(request, Request::accepted());
     request
 }
 
