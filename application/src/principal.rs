@@ -25,7 +25,8 @@ pub struct Principal {
     pub account: String,
     /// As the token names them; some may be unknown here.
     pub roles: Vec<String>,
-    /// The token's `exp`. A socket that outlives it has to be closed.
+    /// From this moment on the token is not accepted: its `exp`, and the leeway for the issuer's clock. A socket that
+    /// outlives it has to be closed.
     pub expires_at: DateTime<Utc>,
     /// What the roles grant here.
     pub capabilities: Capabilities,
