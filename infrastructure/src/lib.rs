@@ -1,9 +1,11 @@
-//! How the outside is reached.
+//! How the outside is reached: adapters behind the ports of the application.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`database`] | the way to PostgreSQL and its migrations |
+//! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
 
 pub mod database;
+pub mod embedded_postgres;
 pub mod event_store;
