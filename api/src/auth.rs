@@ -3,9 +3,9 @@
 //! | module | holds |
 //! |---|---|
 //! | [`extract`] | where a request carries its token |
-//! | [`token`] | the form of a token and its signature |
-//! | [`jwks`] | the public keys of an identity provider, cached |
-//! | [`claims`] | what a verified token has to say |
+//! | `token` | the form of a token and its signature |
+//! | `jwks` | the public keys of an identity provider, cached |
+//! | `claims` | what a verified token has to say |
 //! | [`roles`] | what the roles that a token names grant here |
 //! | [`mint`], [`dev_secret`] | tokens for development and scripts |
 //! | [`error`], [`secret`] | refusals, and secrets that do not show themselves |
@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use aihub_application::{ports::clock::Clock, principal::Principal};
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -42,7 +42,7 @@ use self::{
 const MIN_SECRET_BYTES: usize = 32;
 
 /// Which tokens are accepted.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthSettings {
     /// The shared secret of HS256 tokens, at least 32 bytes. Without it there are no HS256 tokens.
