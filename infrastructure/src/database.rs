@@ -6,7 +6,7 @@ use std::{str::FromStr, time::Duration};
 use sqlx::{
     ConnectOptions, PgConnection, PgPool,
     migrate::{MigrateError, Migrator},
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use thiserror::Error;
 
@@ -99,6 +99,13 @@ impl Database {
     ) -> Result<PgConnection, sqlx::Error> {
         let settings = settings.iter().map(|(name, value)| (*name, value.as_str()));
         self.connect.clone().application_name(application_name).options(settings).connect().await
+    }
+
+    /// A connection that hears notifications.
+    pub async fn listener(&self) -> Result<PgListener, sqlx::Error> {
+        let connect = self.connect.clone().application_name("aihub-listener");
+        let of_its_own = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
+        PgListener::connect_with(&of_its_own.connect_with(connect).await?).await
     }
 }
 

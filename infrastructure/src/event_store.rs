@@ -4,8 +4,11 @@
 //! |---|---|
 //! | [`batch`] | units made ready for the log, and the arrays of a call |
 //! | [`chain`] | what the hashes are computed over, and the verifier |
+//! | [`cqrs_store`] | cqrs-es's `EventStore` on the log: for `CqrsFramework` |
 //! | [`reader`] | reading by position and by stream |
+//! | [`repository`] | cqrs-es's `PersistedEventRepository` on the log |
 //! | [`snapshots`] | cached states of aggregates |
+//! | [`subscription`] | handlers that follow the log, each event applied exactly once |
 //! | [`upcast`] | events of former versions, read as today's |
 //! | [`writer`] | the node's one writer |
 //!
@@ -13,8 +16,11 @@
 
 pub mod batch;
 pub mod chain;
+pub mod cqrs_store;
 pub mod reader;
+pub mod repository;
 pub mod snapshots;
+pub mod subscription;
 pub mod upcast;
 pub mod writer;
 

@@ -4,7 +4,7 @@ mod json_text;
 
 use std::{collections::HashMap, sync::Arc};
 
-use aihub_application::ports::event_log::{AppendError, Unit};
+use aihub_application::ports::event_log::{AppendError, NewEvent, Unit};
 use uuid::Uuid;
 
 use self::json_text::JsonText;
@@ -31,23 +31,21 @@ struct Part {
 
 /// An event on its way into the log.
 #[derive(Debug)]
-pub struct PreparedEvent {
-    pub event_type: String,
-    pub event_version: String,
+struct PreparedEvent {
+    event: NewEvent,
     /// JSON text.
-    pub payload: String,
-    /// JSON text.
-    pub metadata: Arc<str>,
+    metadata: Arc<str>,
     leaf_hash: Hash,
 }
 
-/// A stretch of events of one stream, of which [`PreparedUnit::add`] makes a part.
+/// What goes into one stream of a unit; each event with its metadata, as JSON text.
+#[derive(Debug)]
 pub struct Addition {
     pub aggregate_type: &'static str,
     pub aggregate_id: String,
+    /// The sequence of the stream's last event that the decision was made on; 0 for a new stream.
     pub expected_sequence: u64,
-    /// Event type, event version, payload, metadata.
-    pub events: Vec<(String, String, String, Arc<str>)>,
+    pub events: Vec<(NewEvent, Arc<str>)>,
 }
 
 impl PreparedUnit {
@@ -60,11 +58,7 @@ impl PreparedUnit {
                 aggregate_type: stream.aggregate_type,
                 aggregate_id: stream.aggregate_id,
                 expected_sequence: stream.expected_sequence,
-                events: stream
-                    .events
-                    .into_iter()
-                    .map(|event| (event.event_type, event.event_version, event.payload, metadata.clone()))
-                    .collect(),
+                events: stream.events.into_iter().map(|event| (event, metadata.clone())).collect(),
             }),
         )
     }
@@ -89,19 +83,20 @@ impl PreparedUnit {
             return Err(malformed(format_args!("it has no event for {aggregate_type} {aggregate_id}")));
         }
         let count = events.len();
-        for (sequence, (event_type, event_version, payload, metadata)) in (expected_sequence + 1..).zip(events) {
+        for (sequence, (event, metadata)) in (expected_sequence + 1..).zip(events) {
+            let NewEvent { event_type, event_version, payload } = &event;
+            self.bytes += event_type.len() + event_version.len() + payload.len() + metadata.len();
             let leaf = Leaf {
                 aggregate_type,
                 aggregate_id: &aggregate_id,
                 sequence,
-                event_type: &event_type,
-                event_version: &event_version,
-                payload: &payload,
+                event_type,
+                event_version,
+                payload,
                 metadata: &metadata,
             };
             let leaf_hash = leaf.hash();
-            self.bytes += event_type.len() + event_version.len() + payload.len() + metadata.len();
-            self.events.push(PreparedEvent { event_type, event_version, payload, metadata, leaf_hash });
+            self.events.push(PreparedEvent { event, metadata, leaf_hash });
         }
         self.bytes += aggregate_type.len() + aggregate_id.len();
         self.parts.push(Part { aggregate_type, aggregate_id, expected_sequence, events: count });
@@ -169,9 +164,9 @@ impl<'a> Batch<'a> {
                 for (sequence, event) in (part.expected_sequence + 1..).zip(events.by_ref().take(part.events)) {
                     batch.event_streams.push(count(*stream));
                     batch.sequences.push(sequence.cast_signed());
-                    batch.event_types.push(&event.event_type);
-                    batch.event_versions.push(&event.event_version);
-                    batch.payloads.push(JsonText(&event.payload));
+                    batch.event_types.push(&event.event.event_type);
+                    batch.event_versions.push(&event.event.event_version);
+                    batch.payloads.push(JsonText(&event.event.payload));
                     batch.metadatas.push(JsonText(&event.metadata));
                     batch.event_commands.push(command_id.take());
                     batch.leaf_hashes.push(&event.leaf_hash);

@@ -1,7 +1,7 @@
 //! Reading the log: by position, for everything downstream, and by stream, for aggregates.
 
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
+use futures::{TryStreamExt, stream::BoxStream};
 use serde::de::DeserializeOwned;
 use sqlx::PgExecutor;
 use uuid::Uuid;
@@ -80,7 +80,7 @@ pub async fn events_from(
     first: u64,
     limit: ReadLimit,
 ) -> Result<Vec<RecordedEvent>, sqlx::Error> {
-    let mut rows = sqlx::query_as!(
+    let rows = sqlx::query_as!(
         Row,
         r#"SELECT position, recorded_at, aggregate_type, aggregate_id, sequence, event_type, event_version,
                   payload::text AS "payload!", metadata::text AS "metadata!", command_id,
@@ -90,15 +90,7 @@ pub async fn events_from(
         i64::from(limit.events),
     )
     .fetch(executor);
-    let mut events = Vec::new();
-    let mut bytes = 0;
-    while bytes < limit.bytes
-        && let Some(row) = rows.try_next().await?
-    {
-        bytes += row.payload.len() + row.metadata.len();
-        events.push(row.into());
-    }
-    Ok(events)
+    up_to(limit, rows).await
 }
 
 /// The events of a stream from `first_sequence` on, oldest first, as they are stored.
@@ -124,6 +116,27 @@ pub async fn stream_from(
     .await
 }
 
+/// The events of a type after a position, in log order and as they are stored.
+pub async fn type_after(
+    executor: impl PgExecutor<'_>,
+    aggregate_type: &str,
+    position: u64,
+    limit: ReadLimit,
+) -> Result<Vec<RecordedEvent>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT position, recorded_at, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                  payload::text AS "payload!", metadata::text AS "metadata!", command_id,
+                  leaf_hash AS "leaf_hash: Hash", chain_hash AS "chain_hash: Hash"
+           FROM events WHERE aggregate_type = $1 AND position > $2 ORDER BY position LIMIT $3"#,
+        aggregate_type,
+        position.cast_signed(),
+        i64::from(limit.events),
+    )
+    .fetch(executor);
+    up_to(limit, rows).await
+}
+
 /// A row, with numbers as the database has them.
 struct Row {
     position: i64,
@@ -138,6 +151,21 @@ struct Row {
     command_id: Option<Uuid>,
     leaf_hash: Hash,
     chain_hash: Hash,
+}
+
+async fn up_to(
+    limit: ReadLimit,
+    mut rows: BoxStream<'_, Result<Row, sqlx::Error>>,
+) -> Result<Vec<RecordedEvent>, sqlx::Error> {
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    while bytes < limit.bytes
+        && let Some(row) = rows.try_next().await?
+    {
+        bytes += row.payload.len() + row.metadata.len();
+        events.push(row.into());
+    }
+    Ok(events)
 }
 
 impl From<Row> for RecordedEvent {
