@@ -4,6 +4,12 @@
 //! |---|---|
 //! | [`database`] | the way to PostgreSQL and its migrations |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
+//! | [`nodes`] | which processes are alive |
+//! | [`secret_file`] | secrets of a node that nobody configured any for |
+//! | [`vault`] | content sealed per subject, and the subjects' keys |
 
 pub mod database;
 pub mod event_store;
+pub mod nodes;
+pub mod secret_file;
+pub mod vault;
