@@ -9,7 +9,7 @@
 //! | `POST /v1/chat/completions`, `POST /v1/embeddings` | OpenAI |
 //! | `POST /v1/messages`, `POST /v1/messages/count_tokens` | Anthropic, versions 2023-06-01 and 2026-10-21 |
 //! | `GET /v1/models` | Anthropic's form where `anthropic-version` is sent, else OpenAI's |
-//! | `PUT`, `GET`, `DELETE /admin/knobs` | see [`admin`] and [`knobs::Rule`] |
+//! | `PUT`, `GET`, `DELETE /admin/knobs` | see [`admin`] and [`knobs::rules::Rule`] |
 //! | `GET /admin/served`, `GET /admin/served/summary` | what was really served, for audits, see [`served`] |
 //!
 //! # Tokens

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -128,7 +128,11 @@ pub(super) async fn whole<D: Dialect>(
             serving.add_output(tokens);
             serving.end(Outcome::Torn);
             let half = Bytes::copy_from_slice(&body[..body.len() / 2]);
-            let torn = stream::iter([Ok(half), Err(Torn)]);
+            // hyper throws away what it has not yet written when the body fails, so the half gets its turn first.
+            let torn = stream::once(async { Ok(half) }).chain(stream::once(async {
+                tokio::task::yield_now().await;
+                Err(Torn)
+            }));
             return json::<D>(serving.call(), settings.ttft, Body::from_stream(torn));
         }
         _ => wait(until(output_tokens)).await,
