@@ -120,6 +120,10 @@ impl SimulatedProviders {
 
     /// Serves until `shutdown` is cancelled and the calls in flight have ended, which it awaits for [`DRAIN_LIMIT`].
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
+        self.run_with_drain(shutdown, DRAIN_LIMIT).await
+    }
+
+    async fn run_with_drain(self, shutdown: CancellationToken, limit: Duration) -> io::Result<()> {
         // A word is a small write: with Nagle's algorithm it would wait for the client's delayed acknowledgement.
         let listener = self.listener.tap_io(|socket| {
             if let Err(error) = socket.set_nodelay(true) {
@@ -131,8 +135,8 @@ impl SimulatedProviders {
             .into_future();
         tokio::select! {
             served = serve => served,
-            () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_LIMIT).await } => {
-                tracing::info!(limit_s = DRAIN_LIMIT.as_secs(), "simulated calls were still open at the end of the drain");
+            () = async { shutdown.cancelled().await; tokio::time::sleep(limit).await } => {
+                tracing::info!(limit_s = limit.as_secs(), "simulated calls were still open at the end of the drain");
                 Ok(())
             }
         }

@@ -80,6 +80,7 @@ async fn a_stream_has_the_recorded_events_in_the_recorded_order() {
     assert_eq!(names(&events), order);
     for (name, data) in &events {
         assert_eq!(parse(data)["type"], *name);
+        assert!(data.starts_with("{\"type\":"), "the type comes first: {data}");
     }
     let start = parse(&events[0].1)["message"].take();
     assert_eq!(keys(&start), sorted(MESSAGE_KEYS));

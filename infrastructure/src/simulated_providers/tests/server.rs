@@ -1,8 +1,17 @@
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Harness, PATIENCE, header, parse};
+use super::{
+    super::{
+        SimulatedProviders,
+        knobs::{Knobs, Trouble, rules::Rule},
+    },
+    Harness, PATIENCE, header, parse,
+};
 
 #[tokio::test]
 async fn every_answer_is_marked_as_simulated() {
@@ -72,4 +81,26 @@ async fn shutdown_lets_the_streams_in_flight_end() {
     harness.tasks.close();
     assert!(answer.text().await.unwrap().ends_with("data: [DONE]\n\n"));
     timeout(PATIENCE, harness.tasks.wait()).await.unwrap();
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_ever_for_a_call_that_hangs() {
+    let providers = SimulatedProviders::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let (addr, simulator) = (providers.local_addr().unwrap(), providers.simulator());
+    simulator
+        .put_rule(Rule { knobs: Knobs { trouble: Some(Trouble::HangBefore), ..Knobs::default() }, ..Rule::default() })
+        .unwrap();
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let run = tasks.spawn(providers.run_with_drain(shutdown.clone(), Duration::from_millis(50)));
+    let mut caller = TcpStream::connect(addr).await.unwrap();
+    let body = r#"{"model":"gpt-6-luna","messages":[{"role":"user","content":"x"}]}"#;
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\n";
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    caller.write_all(request.as_bytes()).await.unwrap();
+    while simulator.ledger().summary().total.hung == 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    shutdown.cancel();
+    timeout(PATIENCE, run).await.unwrap().unwrap().unwrap();
 }
