@@ -20,6 +20,7 @@ use request::MessagesRequest;
 
 pub(super) mod event;
 mod request;
+mod usage;
 
 /// What is sent as `anthropic-version`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
