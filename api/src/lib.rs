@@ -1,1 +1,16 @@
+//! The doors and the wiring.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`auth`] | tokens and roles |
+//! | [`hub`] | what every door needs |
+//! | [`problem`] | errors as clients see them |
+//! | [`router`], [`routes`] | the HTTP routes |
+//! | [`ws`] | the WebSocket: frames and sessions |
 
+pub mod auth;
+pub mod hub;
+pub mod problem;
+pub mod router;
+pub mod routes;
+pub mod ws;

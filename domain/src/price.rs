@@ -5,7 +5,7 @@ use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::money::PicoUsd;
+use crate::money::{Microcredits, PicoUsd};
 
 /// What one call used, in tokens. The kinds do not overlap, whatever the provider's own way of counting:
 /// `OpenAI`'s `prompt_tokens` includes cached ones and Anthropic's `input_tokens` does not; adapters take them apart.
@@ -47,6 +47,17 @@ pub struct Price {
     pub valid_until: Option<DateTime<Utc>>,
     /// Where the figures come from.
     pub source: String,
+}
+
+/// What a usage came to: the provider's cost and what the account pays for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charge {
+    /// `None` where nothing was used.
+    pub price_id: Option<String>,
+    #[serde(rename = "cost_picousd")]
+    pub cost: PicoUsd,
+    #[serde(rename = "amount_microcredits")]
+    pub amount: Microcredits,
 }
 
 /// 10⁻¹² US dollars a token; numerically, a millionth of the customary "dollars per million tokens".

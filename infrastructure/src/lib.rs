@@ -1,1 +1,15 @@
+//! How the outside is reached: adapters behind the ports of the application.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`database`] | the way to PostgreSQL and its migrations |
+//! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
+//! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
+//! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
+//! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
+
+pub mod database;
+pub mod embedded_postgres;
+pub mod event_store;
 pub mod providers;
+pub mod simulated_providers;

@@ -56,6 +56,10 @@ pub enum AppendError {
     /// The writer's queue is full: nothing was queued.
     #[error("the event log's queue is full")]
     Overloaded,
+    /// The unit cannot stand in the log, however often it is tried: no event, a stream twice, not JSON, a zero byte in
+    /// a text, an id too long for the index. Nothing was appended.
+    #[error("the unit cannot stand in the log: {0}")]
+    Malformed(String),
     #[error("a unit of {bytes} bytes exceeds the limit of {limit}")]
     TooLarge { bytes: usize, limit: usize },
     /// The outcome could not be learned in the time there was. The unit may be in the log: append it again under
@@ -128,11 +132,7 @@ impl NewEvent {
 }
 
 impl StoredEvent {
-    pub fn decode<E: DeserializeOwned>(
-        self,
-        aggregate_type: &'static str,
-        aggregate_id: &str,
-    ) -> Result<E, LoadError> {
+    pub fn decode<E: DeserializeOwned>(self, aggregate_type: &'static str, aggregate_id: &str) -> Result<E, LoadError> {
         let sequence = self.sequence;
         serde_json::from_value(self.payload).map_err(|source| LoadError::Malformed {
             aggregate_type,

@@ -1,0 +1,110 @@
+//! What a call has used so far.
+
+use aihub_domain::price::TokenUsage;
+
+use crate::ports::provider::Delta;
+
+/// Counts what comes by, and keeps what the provider says about it. The provider's word counts when the stream came
+/// to its end; a stream that was cut off is counted by what it brought, because then the provider's last word, if
+/// there was one, was spoken before the end.
+#[derive(Debug, Clone, Default)]
+pub struct Meter {
+    input_estimate: u64,
+    reported: Option<TokenUsage>,
+    /// Pieces with text in them. Most providers send a token a piece.
+    pieces: u64,
+    bytes: u64,
+}
+
+/// A usage, and whether it is our own count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metered {
+    pub usage: TokenUsage,
+    pub estimated: bool,
+}
+
+impl Meter {
+    pub fn new(input_estimate: u64) -> Self {
+        Self { input_estimate, ..Self::default() }
+    }
+
+    pub fn observe(&mut self, delta: &Delta) {
+        let bytes = match delta {
+            Delta::Text(text) => text.len(),
+            Delta::Thinking { bytes } => *bytes,
+            Delta::ToolCall(call) => call.arguments.len() + call.name.as_ref().map_or(0, String::len),
+            Delta::Usage(usage) => return self.report(*usage),
+            Delta::Model(_) | Delta::Finish(_) => return,
+        };
+        if bytes > 0 {
+            self.pieces += 1;
+            self.bytes += bytes as u64;
+        }
+    }
+
+    pub fn report(&mut self, usage: TokenUsage) {
+        self.reported = Some(usage);
+    }
+
+    /// Output by our own count: a token a piece, or four bytes a token where pieces are larger. Four bytes is what
+    /// current tokenizers make of English on average.
+    pub fn output_estimate(&self) -> u64 {
+        self.pieces.max(self.bytes.div_ceil(4))
+    }
+
+    /// What is to be paid. `finished`: the stream came to its own end.
+    pub fn metered(&self, finished: bool) -> Metered {
+        match self.reported {
+            // An explicit zero is a zero.
+            Some(usage) if finished => Metered { usage, estimated: false },
+            Some(usage) if self.output_estimate() <= usage.output => Metered { usage, estimated: false },
+            Some(usage) => Metered { usage: TokenUsage { output: self.output_estimate(), ..usage }, estimated: true },
+            None if self.pieces == 0 && !finished => Metered { usage: TokenUsage::default(), estimated: true },
+            None => {
+                let usage =
+                    TokenUsage { input: self.input_estimate, output: self.output_estimate(), ..TokenUsage::default() };
+                Metered { usage, estimated: true }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(texts: &[&str]) -> Meter {
+        let mut meter = Meter::new(7);
+        for text in texts {
+            meter.observe(&Delta::Text((*text).to_owned()));
+        }
+        meter
+    }
+
+    #[test]
+    fn the_providers_word_counts_at_the_end_also_when_it_is_zero() {
+        let mut meter = seen(&["a", "b"]);
+        meter.report(TokenUsage { input: 3, output: 0, ..TokenUsage::default() });
+        let metered = meter.metered(true);
+        assert_eq!((metered.usage.prompt_tokens(), metered.usage.output, metered.estimated), (3, 0, false));
+    }
+
+    #[test]
+    fn a_missing_usage_is_estimated_and_marked() {
+        let metered = seen(&["one", " two", " a much longer piece of text"]).metered(true);
+        assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (7, 9, true));
+    }
+
+    #[test]
+    fn a_stream_that_was_cut_off_is_counted_by_what_it_brought() {
+        let mut meter = seen(&["a", "b", "c"]);
+        meter.report(TokenUsage { input: 20, output: 1, ..TokenUsage::default() });
+        let metered = meter.metered(false);
+        assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (20, 3, true));
+    }
+
+    #[test]
+    fn a_call_that_brought_nothing_used_nothing() {
+        assert_eq!(seen(&[]).metered(false).usage, TokenUsage::default());
+    }
+}

@@ -1,0 +1,183 @@
+//! Units made ready for the log, and the arrays that a call of `append_events` takes.
+
+mod json_text;
+
+use std::{collections::HashMap, sync::Arc};
+
+use aihub_application::ports::event_log::{AppendError, NewEvent, Unit};
+use uuid::Uuid;
+
+use self::json_text::JsonText;
+use super::chain::{Hash, Leaf};
+
+/// A unit with everything computed that can be computed before the log's lock is held.
+#[derive(Debug)]
+pub struct PreparedUnit {
+    pub command_id: Uuid,
+    parts: Vec<Part>,
+    events: Vec<PreparedEvent>,
+    /// What its texts take.
+    pub bytes: usize,
+}
+
+/// What a unit adds to one stream.
+#[derive(Debug)]
+struct Part {
+    aggregate_type: &'static str,
+    aggregate_id: String,
+    expected_sequence: u64,
+    events: usize,
+}
+
+/// An event on its way into the log.
+#[derive(Debug)]
+struct PreparedEvent {
+    event: NewEvent,
+    /// JSON text.
+    metadata: Arc<str>,
+    leaf_hash: Hash,
+}
+
+/// What goes into one stream of a unit; each event with its metadata, as JSON text.
+#[derive(Debug)]
+pub struct Addition {
+    pub aggregate_type: &'static str,
+    pub aggregate_id: String,
+    /// The sequence of the stream's last event that the decision was made on; 0 for a new stream.
+    pub expected_sequence: u64,
+    pub events: Vec<(NewEvent, Arc<str>)>,
+}
+
+impl PreparedUnit {
+    /// Fails if the unit says something that cannot stand in the log.
+    pub fn new(unit: Unit) -> Result<Self, AppendError> {
+        let metadata: Arc<str> = serde_json::to_string(&*unit.metadata).map_err(malformed)?.into();
+        Self::of(
+            unit.command_id,
+            unit.streams.into_iter().map(|stream| Addition {
+                aggregate_type: stream.aggregate_type,
+                aggregate_id: stream.aggregate_id,
+                expected_sequence: stream.expected_sequence,
+                events: stream.events.into_iter().map(|event| (event, metadata.clone())).collect(),
+            }),
+        )
+    }
+
+    pub fn of(command_id: Uuid, additions: impl IntoIterator<Item = Addition>) -> Result<Self, AppendError> {
+        let mut unit = Self { command_id, parts: Vec::new(), events: Vec::new(), bytes: 0 };
+        for addition in additions {
+            unit.add(addition)?;
+        }
+        if unit.events.is_empty() {
+            return Err(malformed("it has no event"));
+        }
+        Ok(unit)
+    }
+
+    fn add(&mut self, addition: Addition) -> Result<(), AppendError> {
+        let Addition { aggregate_type, aggregate_id, expected_sequence, events } = addition;
+        if self.parts.iter().any(|part| part.aggregate_type == aggregate_type && part.aggregate_id == aggregate_id) {
+            return Err(malformed(format_args!("it names {aggregate_type} {aggregate_id} twice")));
+        }
+        if events.is_empty() {
+            return Err(malformed(format_args!("it has no event for {aggregate_type} {aggregate_id}")));
+        }
+        let count = events.len();
+        for (sequence, (event, metadata)) in (expected_sequence + 1..).zip(events) {
+            let NewEvent { event_type, event_version, payload } = &event;
+            self.bytes += event_type.len() + event_version.len() + payload.len() + metadata.len();
+            let leaf = Leaf {
+                aggregate_type,
+                aggregate_id: &aggregate_id,
+                sequence,
+                event_type,
+                event_version,
+                payload,
+                metadata: &metadata,
+            };
+            let leaf_hash = leaf.hash();
+            self.events.push(PreparedEvent { event, metadata, leaf_hash });
+        }
+        self.bytes += aggregate_type.len() + aggregate_id.len();
+        self.parts.push(Part { aggregate_type, aggregate_id, expected_sequence, events: count });
+        Ok(())
+    }
+
+    pub fn event_count(&self) -> usize {
+        self.events.len()
+    }
+}
+
+fn malformed(problem: impl std::fmt::Display) -> AppendError {
+    AppendError::Malformed(problem.to_string())
+}
+
+/// The arguments of `append_events`, by column. What each means stands at the procedure.
+#[derive(Debug, Default)]
+pub struct Batch<'a> {
+    pub command_ids: Vec<Uuid>,
+    pub unit_parts: Vec<i32>,
+    pub unit_leaf_hashes: Vec<&'a [u8]>,
+    pub part_streams: Vec<i32>,
+    pub part_expected: Vec<i64>,
+    pub part_events: Vec<i32>,
+    pub stream_types: Vec<&'a str>,
+    pub stream_ids: Vec<&'a str>,
+    pub stream_expected: Vec<i64>,
+    pub is_consistent: bool,
+    pub event_streams: Vec<i32>,
+    pub sequences: Vec<i64>,
+    pub event_types: Vec<&'a str>,
+    pub event_versions: Vec<&'a str>,
+    pub payloads: Vec<JsonText<'a>>,
+    pub metadatas: Vec<JsonText<'a>>,
+    pub event_commands: Vec<Option<Uuid>>,
+    pub leaf_hashes: Vec<&'a [u8]>,
+}
+
+impl<'a> Batch<'a> {
+    /// The units' command ids have to be distinct.
+    pub fn of(units: impl IntoIterator<Item = &'a PreparedUnit>) -> Self {
+        let mut batch = Self { is_consistent: true, ..Self::default() };
+        // The index of a stream, and the sequence that the parts so far make.
+        let mut streams: HashMap<(&str, &str), (usize, u64)> = HashMap::new();
+        for unit in units {
+            batch.command_ids.push(unit.command_id);
+            batch.unit_parts.push(count(unit.parts.len()));
+            let mut events = unit.events.iter();
+            let mut command_id = Some(unit.command_id);
+            if let Some(first) = unit.events.first() {
+                batch.unit_leaf_hashes.push(&first.leaf_hash);
+            }
+            for part in &unit.parts {
+                let (stream, made) = streams.entry((part.aggregate_type, &part.aggregate_id)).or_insert_with(|| {
+                    batch.stream_types.push(part.aggregate_type);
+                    batch.stream_ids.push(&part.aggregate_id);
+                    batch.stream_expected.push(part.expected_sequence.cast_signed());
+                    (batch.stream_types.len(), part.expected_sequence)
+                });
+                batch.is_consistent &= *made == part.expected_sequence;
+                *made += part.events as u64;
+                batch.part_streams.push(count(*stream));
+                batch.part_expected.push(part.expected_sequence.cast_signed());
+                batch.part_events.push(count(part.events));
+                for (sequence, event) in (part.expected_sequence + 1..).zip(events.by_ref().take(part.events)) {
+                    batch.event_streams.push(count(*stream));
+                    batch.sequences.push(sequence.cast_signed());
+                    batch.event_types.push(&event.event.event_type);
+                    batch.event_versions.push(&event.event.event_version);
+                    batch.payloads.push(JsonText(&event.event.payload));
+                    batch.metadatas.push(JsonText(&event.metadata));
+                    batch.event_commands.push(command_id.take());
+                    batch.leaf_hashes.push(&event.leaf_hash);
+                }
+            }
+        }
+        batch
+    }
+}
+
+/// Batches are bounded far below.
+fn count(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}

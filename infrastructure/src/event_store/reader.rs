@@ -1,0 +1,188 @@
+//! Reading the log: by position, for everything downstream, and by stream, for aggregates.
+
+use chrono::{DateTime, Utc};
+use futures::{TryStreamExt, stream::BoxStream};
+use serde::de::DeserializeOwned;
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::chain::{ChainHead, Hash, Leaf};
+
+/// An event as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedEvent {
+    pub position: u64,
+    /// Never before that of the position in front.
+    pub recorded_at: DateTime<Utc>,
+    pub aggregate_type: String,
+    pub aggregate_id: String,
+    /// Within the stream, from 1.
+    pub sequence: u64,
+    pub event_type: String,
+    pub event_version: String,
+    /// JSON text, to the byte as it was appended.
+    pub payload: String,
+    /// JSON text: an object of strings, see `application::ports::event_log::Metadata`.
+    pub metadata: String,
+    /// On the first event of a unit only.
+    pub command_id: Option<Uuid>,
+    pub leaf_hash: Hash,
+    pub chain_hash: Hash,
+}
+
+/// How much is read at once. At least one event is, however large.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadLimit {
+    pub events: u32,
+    /// Of payloads and metadata.
+    pub bytes: usize,
+}
+
+impl Default for ReadLimit {
+    fn default() -> Self {
+        Self { events: 512, bytes: 4 << 20 }
+    }
+}
+
+impl RecordedEvent {
+    pub fn leaf(&self) -> Leaf<'_> {
+        Leaf {
+            aggregate_type: &self.aggregate_type,
+            aggregate_id: &self.aggregate_id,
+            sequence: self.sequence,
+            event_type: &self.event_type,
+            event_version: &self.event_version,
+            payload: &self.payload,
+            metadata: &self.metadata,
+        }
+    }
+
+    pub fn decode<E: DeserializeOwned>(&self) -> Result<E, serde_json::Error> {
+        serde_json::from_str(&self.payload)
+    }
+}
+
+/// The last position of the log and its chain hash.
+pub async fn head(executor: impl PgExecutor<'_>) -> Result<ChainHead, sqlx::Error> {
+    let head =
+        sqlx::query!(r#"SELECT position, chain_hash AS "chain_hash: Hash" FROM events ORDER BY position DESC LIMIT 1"#)
+            .fetch_optional(executor)
+            .await?;
+    Ok(head.map_or(ChainHead::GENESIS, |head| ChainHead {
+        position: head.position.cast_unsigned(),
+        chain_hash: head.chain_hash,
+    }))
+}
+
+/// The events from position `first` on, in order and as they are stored: not upcast, so that they verify.
+pub async fn events_from(
+    executor: impl PgExecutor<'_>,
+    first: u64,
+    limit: ReadLimit,
+) -> Result<Vec<RecordedEvent>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT position, recorded_at, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                  payload::text AS "payload!", metadata::text AS "metadata!", command_id,
+                  leaf_hash AS "leaf_hash: Hash", chain_hash AS "chain_hash: Hash"
+           FROM events WHERE position >= $1 ORDER BY position LIMIT $2"#,
+        first.cast_signed(),
+        i64::from(limit.events),
+    )
+    .fetch(executor);
+    up_to(limit, rows).await
+}
+
+/// The events of a stream from `first_sequence` on, oldest first, as they are stored.
+pub async fn stream_from(
+    executor: impl PgExecutor<'_>,
+    aggregate_type: &str,
+    aggregate_id: &str,
+    first_sequence: u64,
+) -> Result<Vec<RecordedEvent>, sqlx::Error> {
+    sqlx::query_as!(
+        Row,
+        r#"SELECT position, recorded_at, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                  payload::text AS "payload!", metadata::text AS "metadata!", command_id,
+                  leaf_hash AS "leaf_hash: Hash", chain_hash AS "chain_hash: Hash"
+           FROM events WHERE aggregate_type = $1 AND aggregate_id = $2 AND sequence >= $3 ORDER BY sequence"#,
+        aggregate_type,
+        aggregate_id,
+        first_sequence.cast_signed(),
+    )
+    .fetch(executor)
+    .map_ok(RecordedEvent::from)
+    .try_collect()
+    .await
+}
+
+/// The events of a type after a position, in log order and as they are stored.
+pub async fn type_after(
+    executor: impl PgExecutor<'_>,
+    aggregate_type: &str,
+    position: u64,
+    limit: ReadLimit,
+) -> Result<Vec<RecordedEvent>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT position, recorded_at, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                  payload::text AS "payload!", metadata::text AS "metadata!", command_id,
+                  leaf_hash AS "leaf_hash: Hash", chain_hash AS "chain_hash: Hash"
+           FROM events WHERE aggregate_type = $1 AND position > $2 ORDER BY position LIMIT $3"#,
+        aggregate_type,
+        position.cast_signed(),
+        i64::from(limit.events),
+    )
+    .fetch(executor);
+    up_to(limit, rows).await
+}
+
+/// A row, with numbers as the database has them.
+struct Row {
+    position: i64,
+    recorded_at: DateTime<Utc>,
+    aggregate_type: String,
+    aggregate_id: String,
+    sequence: i64,
+    event_type: String,
+    event_version: String,
+    payload: String,
+    metadata: String,
+    command_id: Option<Uuid>,
+    leaf_hash: Hash,
+    chain_hash: Hash,
+}
+
+async fn up_to(
+    limit: ReadLimit,
+    mut rows: BoxStream<'_, Result<Row, sqlx::Error>>,
+) -> Result<Vec<RecordedEvent>, sqlx::Error> {
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    while bytes < limit.bytes
+        && let Some(row) = rows.try_next().await?
+    {
+        bytes += row.payload.len() + row.metadata.len();
+        events.push(row.into());
+    }
+    Ok(events)
+}
+
+impl From<Row> for RecordedEvent {
+    fn from(row: Row) -> Self {
+        Self {
+            position: row.position.cast_unsigned(),
+            recorded_at: row.recorded_at,
+            aggregate_type: row.aggregate_type,
+            aggregate_id: row.aggregate_id,
+            sequence: row.sequence.cast_unsigned(),
+            event_type: row.event_type,
+            event_version: row.event_version,
+            payload: row.payload,
+            metadata: row.metadata,
+            command_id: row.command_id,
+            leaf_hash: row.leaf_hash,
+            chain_hash: row.chain_hash,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A runner's turn: one connection that holds the handler's lock, reads the log and applies what it reads.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use anyhow::{Context, anyhow};
+use futures::FutureExt;
+use sqlx::{Connection, PgConnection};
+
+use super::{EventHandler, TryAgain, checkpoint};
+use crate::{
+    database::{Database, is_transient},
+    event_store::{
+        chain::ChainHead,
+        reader::{self, ReadLimit, RecordedEvent},
+        upcast::Upcasters,
+    },
+};
+
+/// The class of the handlers' session locks: the ASCII text "aihu".
+const LOCK_CLASS: i32 = 0x6169_6875;
+
+pub struct Session {
+    connection: PgConnection,
+    handler: Arc<dyn EventHandler>,
+    upcasters: Arc<Upcasters>,
+    checkpoint: ChainHead,
+    /// Up to here events are applied one by one, because a batch that reaches so far failed: so everything in front
+    /// of the one at fault is applied, and its position is known.
+    careful_until: u64,
+}
+
+/// What one step came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    Applied,
+    CaughtUp,
+}
+
+#[derive(Debug)]
+pub enum StepError {
+    /// Another session may succeed.
+    Lost(anyhow::Error),
+    /// The handler cannot go on.
+    Stopped { position: u64, error: anyhow::Error },
+}
+
+impl From<sqlx::Error> for StepError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Lost(error.into())
+    }
+}
+
+impl Session {
+    pub async fn connect(
+        database: &Database,
+        handler: Arc<dyn EventHandler>,
+        upcasters: Arc<Upcasters>,
+    ) -> Result<Self, sqlx::Error> {
+        // A runner is heard of every second: the server takes one for frozen that was not for so long, and its lock
+        // goes to another.
+        let settings = [
+            ("idle_session_timeout", "15s".to_owned()),
+            ("idle_in_transaction_session_timeout", "60s".to_owned()),
+            ("statement_timeout", "60s".to_owned()),
+        ];
+        let connection = database.dedicated("aihub-subscription", &settings).await?;
+        Ok(Self { connection, handler, upcasters, checkpoint: ChainHead::GENESIS, careful_until: 0 })
+    }
+
+    /// Takes the handler's turn, unless another runner has it.
+    pub async fn begin(&mut self) -> Result<bool, sqlx::Error> {
+        let is_ours = sqlx::query_scalar!(
+            r#"SELECT pg_try_advisory_lock($1, hashtext($2)) AS "locked!""#,
+            LOCK_CLASS,
+            self.handler.name()
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        if is_ours {
+            self.checkpoint = checkpoint::load(&mut self.connection, self.handler.name()).await?;
+        }
+        Ok(is_ours)
+    }
+
+    /// The last position that is applied.
+    pub fn position(&self) -> u64 {
+        self.checkpoint.position
+    }
+
+    /// Reads what follows the checkpoint and applies it.
+    pub async fn step(&mut self) -> Result<Step, StepError> {
+        let mut limit = ReadLimit::default();
+        if self.checkpoint.position < self.careful_until {
+            limit.events = 1;
+        }
+        let events = self.read(limit).await?;
+        let Some(last) = events.last() else {
+            return Ok(Step::CaughtUp);
+        };
+        let (count, first) = (events.len(), self.checkpoint.position + 1);
+        let to = ChainHead { position: last.position, chain_hash: last.chain_hash };
+        match self.apply(events, to).await {
+            Ok(()) => Ok(Step::Applied),
+            Err(error) if may_pass(&error) => Err(StepError::Lost(error)),
+            Err(_) if count > 1 => {
+                self.careful_until = to.position;
+                Ok(Step::Applied)
+            }
+            Err(error) => Err(StepError::Stopped { position: first, error }),
+        }
+    }
+
+    /// The events after the checkpoint. The one at the checkpoint is read along, to see that it is still the same.
+    async fn read(&mut self, limit: ReadLimit) -> Result<Vec<RecordedEvent>, StepError> {
+        let ChainHead { position, chain_hash } = self.checkpoint;
+        let stopped = |error| StepError::Stopped { position, error };
+        if position == 0 {
+            return Ok(reader::events_from(&mut self.connection, 1, limit).await?);
+        }
+        let limit = ReadLimit { events: limit.events + 1, ..limit };
+        let mut events = reader::events_from(&mut self.connection, position, limit).await?;
+        match events.first() {
+            Some(event) if event.position == position && event.chain_hash == chain_hash => {
+                events.remove(0);
+                Ok(events)
+            }
+            Some(event) if event.position == position => Err(stopped(anyhow!(
+                "the log has another history: position {position} is not the event that was applied as {position}"
+            ))),
+            _ => Err(stopped(anyhow!("the log has another history: position {position}, which was applied, is gone"))),
+        }
+    }
+
+    async fn apply(&mut self, events: Vec<RecordedEvent>, to: ChainHead) -> anyhow::Result<()> {
+        let events = self.upcasters.apply(events)?;
+        let mut transaction = self.connection.begin().await?;
+        AssertUnwindSafe(self.handler.apply(&mut transaction, &events))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(anyhow!("the handler panicked")))?;
+        let moved = checkpoint::advance(&mut *transaction, self.handler.name(), self.checkpoint, to).await?;
+        if !moved {
+            return Err(TryAgain("the checkpoint was moved meanwhile".to_owned()).into());
+        }
+        transaction.commit().await?;
+        self.checkpoint = to;
+        Ok(())
+    }
+
+    /// Keeps what the handler stopped at, where readiness sees it.
+    pub async fn fail(mut self, position: u64, error: &anyhow::Error) -> anyhow::Result<()> {
+        checkpoint::fail(&mut self.connection, self.handler.name(), position, &format!("{error:#}"))
+            .await
+            .context("what the subscription stopped at could not be kept")
+    }
+}
+
+/// Whether the batch may succeed when it is applied again as it is.
+fn may_pass(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<sqlx::Error>().is_some_and(is_transient) || cause.downcast_ref::<TryAgain>().is_some()
+    })
+}

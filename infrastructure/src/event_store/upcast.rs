@@ -1,0 +1,70 @@
+//! Events of former versions, read as today's.
+//!
+//! What is stored never changes. An upcaster takes the payload of one event type and version and gives the events that
+//! it means today: usually one, sometimes several, or none. It is applied on every way an event is read for its
+//! meaning; the chain is verified on what is stored.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use thiserror::Error;
+
+use super::reader::RecordedEvent;
+
+/// An event as an upcaster gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upcasted {
+    pub event_type: String,
+    pub event_version: String,
+    pub payload: Value,
+}
+
+/// Has to give events of other versions than it takes: they are upcast in turn.
+pub type Upcaster = fn(Value) -> Vec<Upcasted>;
+
+#[derive(Debug, Error)]
+#[error("the payload at position {position} is not JSON: {source}")]
+pub struct UpcastError {
+    position: u64,
+    source: serde_json::Error,
+}
+
+/// The upcasters by event type and version.
+#[derive(Debug, Clone, Default)]
+pub struct Upcasters(HashMap<(&'static str, &'static str), Upcaster>);
+
+impl Upcasters {
+    #[must_use]
+    pub fn with(mut self, event_type: &'static str, event_version: &'static str, upcaster: Upcaster) -> Self {
+        self.0.insert((event_type, event_version), upcaster);
+        self
+    }
+
+    /// The events in today's versions, in order. Those that come from one event share its position and sequence.
+    pub fn apply(&self, events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, UpcastError> {
+        if self.0.is_empty() {
+            return Ok(events);
+        }
+        let mut current = Vec::with_capacity(events.len());
+        for event in events {
+            self.upcast(event, &mut current)?;
+        }
+        Ok(current)
+    }
+
+    fn upcast(&self, event: RecordedEvent, current: &mut Vec<RecordedEvent>) -> Result<(), UpcastError> {
+        let Some(upcaster) = self.0.get(&(event.event_type.as_str(), event.event_version.as_str())) else {
+            current.push(event);
+            return Ok(());
+        };
+        let payload =
+            serde_json::from_str(&event.payload).map_err(|source| UpcastError { position: event.position, source })?;
+        for Upcasted { event_type, event_version, payload } in upcaster(payload) {
+            self.upcast(
+                RecordedEvent { event_type, event_version, payload: payload.to_string(), ..event.clone() },
+                current,
+            )?;
+        }
+        Ok(())
+    }
+}

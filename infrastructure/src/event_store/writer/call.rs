@@ -1,0 +1,133 @@
+//! One call of `append_events`, and what its answer means.
+
+use std::time::Duration;
+
+use aihub_application::ports::event_log::{AppendError, Appended};
+use sqlx::PgConnection;
+
+use super::{WriterOptions, queue::Outcome};
+use crate::{
+    database::{Database, millis},
+    event_store::batch::Batch,
+};
+
+/// What the server said of a batch.
+#[derive(Debug)]
+pub struct Answer {
+    pub lock_wait: Duration,
+    head_before: u64,
+    /// One element a unit; none when every unit was appended.
+    units: Option<Vec<UnitAnswer>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum UnitAnswer {
+    Appended {
+        position: u64,
+    },
+    /// The command id is in the log already, with the same first event or another one.
+    Known {
+        position: u64,
+        same: bool,
+    },
+    Conflict {
+        stream: usize,
+    },
+}
+
+/// A connection for the writer alone.
+pub async fn connect(database: &Database, options: &WriterOptions) -> Result<PgConnection, sqlx::Error> {
+    let set = |name, value: &str| (name, value.to_owned());
+    let settings = [
+        ("statement_timeout", millis(options.statement_timeout)),
+        // Plans are made once, when the table may be empty, and kept: without these the checks under the log's lock
+        // get a hash join over a sequential scan, and keep it while the table grows.
+        set("plan_cache_mode", "force_generic_plan"),
+        set("enable_seqscan", "off"),
+        set("enable_hashjoin", "off"),
+        set("enable_mergejoin", "off"),
+        set("enable_bitmapscan", "off"),
+        set("jit", "off"),
+    ];
+    let mut connection = database.dedicated("aihub-writer", &settings).await?;
+    // A server may be set to wait for its standbys too, which is left alone, but never for less than its own disk.
+    sqlx::query!(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    .fetch_optional(&mut connection)
+    .await?;
+    Ok(connection)
+}
+
+/// Appends the batch and commits, in one round trip.
+pub async fn append(connection: &mut PgConnection, batch: &Batch<'_>) -> Result<Answer, sqlx::Error> {
+    let row = sqlx::query!(
+        "CALL append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+         NULL, NULL, NULL, NULL)",
+        &batch.command_ids,
+        &batch.unit_parts,
+        &batch.unit_leaf_hashes as _,
+        &batch.part_streams,
+        &batch.part_expected,
+        &batch.part_events,
+        &batch.stream_types as _,
+        &batch.stream_ids as _,
+        &batch.stream_expected,
+        batch.is_consistent,
+        &batch.event_streams,
+        &batch.sequences,
+        &batch.event_types as _,
+        &batch.event_versions as _,
+        &batch.payloads as _,
+        &batch.metadatas as _,
+        &batch.event_commands as _,
+        &batch.leaf_hashes as _,
+    )
+    .fetch_one(connection)
+    .await?;
+    let units = match (row.outcomes, row.details) {
+        (Some(outcomes), Some(details)) => {
+            Some(outcomes.into_iter().zip(details).map(|(outcome, detail)| UnitAnswer::of(outcome, detail)).collect())
+        }
+        _ => None,
+    };
+    Ok(Answer {
+        lock_wait: Duration::from_micros(row.lock_wait_us.unwrap_or_default().max(0).cast_unsigned()),
+        head_before: row.head_before.unwrap_or_default().cast_unsigned(),
+        units,
+    })
+}
+
+impl Answer {
+    /// The outcomes of the batch's units, of which the numbers of events are given. `is_retry` says that the batch was
+    /// sent before and that its answer was lost: then what is known and says the same was appended by that call.
+    pub fn outcomes(
+        &self,
+        event_counts: impl IntoIterator<Item = usize>,
+        is_retry: bool,
+    ) -> impl Iterator<Item = Outcome> {
+        let mut next = self.head_before + 1;
+        event_counts.into_iter().enumerate().map(move |(index, count)| {
+            let position = next;
+            next += count as u64;
+            match self.units.as_ref().and_then(|units| units.get(index)) {
+                None => Ok(Appended { position, repeated: false }),
+                Some(&UnitAnswer::Appended { position }) => Ok(Appended { position, repeated: false }),
+                Some(&UnitAnswer::Known { position, same }) => Ok(Appended { position, repeated: !(same && is_retry) }),
+                Some(&UnitAnswer::Conflict { stream }) => Err(AppendError::Conflict { stream }),
+            }
+        })
+    }
+}
+
+impl UnitAnswer {
+    fn of(outcome: i32, detail: i64) -> Self {
+        let detail = detail.cast_unsigned();
+        match outcome {
+            0 => Self::Appended { position: detail },
+            1 => Self::Known { position: detail, same: true },
+            2 => Self::Known { position: detail, same: false },
+            _ => Self::Conflict { stream: usize::try_from(detail).unwrap_or_default() },
+        }
+    }
+}

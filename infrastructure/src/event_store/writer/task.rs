@@ -1,0 +1,129 @@
+//! The writer's task: batch after batch over one connection, and the same batch again when the connection fails.
+
+use std::{sync::Arc, time::Duration};
+
+use aihub_application::ports::event_log::AppendError;
+use metrics::{counter, histogram};
+use sqlx::PgConnection;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    WriterOptions,
+    call::{self, Answer},
+    queue::{Queue, Queued},
+};
+use crate::{database::Database, event_store::batch::Batch};
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+pub struct Task {
+    database: Database,
+    options: WriterOptions,
+    queue: Arc<Queue>,
+    /// None before the first call, and after one whose outcome is unknown.
+    connection: Option<PgConnection>,
+}
+
+impl Task {
+    pub fn new(database: Database, options: WriterOptions, queue: Arc<Queue>) -> Self {
+        Self { database, options, queue, connection: None }
+    }
+
+    pub async fn run(mut self) {
+        while let Some(units) = self.queue.take().await {
+            self.append(units).await;
+        }
+    }
+
+    /// Sends the batch until it is answered, refused or out of time, and tells each unit's caller.
+    async fn append(&mut self, units: Vec<Queued>) {
+        let batch = Batch::of(units.iter().map(|queued| &queued.unit));
+        let started = Instant::now();
+        let give_up_at = units.first().map_or(started, |first| first.since) + self.options.give_up_after;
+        let mut backoff = FIRST_BACKOFF;
+        let mut is_retry = false;
+        let error = loop {
+            let error = match timeout(self.options.call_timeout, self.call(&batch)).await {
+                Ok(Ok(answer)) => {
+                    record(&batch, &answer, started);
+                    return tell(units, &answer, is_retry);
+                }
+                Ok(Err(error)) => error,
+                Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
+            };
+            if is_refusal(&error) {
+                break error;
+            }
+            // Whether the call was committed is not known. Sent again under the log's lock, the command ids tell.
+            self.connection = None;
+            is_retry = true;
+            counter!("event_log_reconnects_total").increment(1);
+            tracing::warn!(error = %error, events = batch.leaf_hashes.len(), "the event log did not answer");
+            if Instant::now() + backoff > give_up_at {
+                break error;
+            }
+            sleep(backoff).await;
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        };
+        drop(batch);
+        self.refuse(units, &error).await;
+    }
+
+    async fn call(&mut self, batch: &Batch<'_>) -> Result<Answer, sqlx::Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(call::connect(&self.database, &self.options).await?),
+        };
+        call::append(connection, batch).await
+    }
+
+    /// The whole batch has no outcome. Where that is one unit's fault, the others do not suffer for it.
+    async fn refuse(&mut self, units: Vec<Queued>, error: &sqlx::Error) {
+        if is_refusal(error) && units.len() > 1 {
+            for unit in units {
+                Box::pin(self.append(vec![unit])).await;
+            }
+            return;
+        }
+        for Queued { outcome, .. } in units {
+            let error = if is_refusal(error) {
+                AppendError::Malformed(error.to_string())
+            } else {
+                AppendError::Unavailable(error.to_string())
+            };
+            // A caller that no longer waits has its unit in the log all the same.
+            let _ = outcome.send(Err(error));
+        }
+    }
+}
+
+/// The server says that what was sent cannot stand in the log, whenever it is sent: not JSON, a zero byte in a text,
+/// a key too long for the index. Nothing was appended.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
+        }
+        sqlx::Error::Encode(_) => true,
+        _ => false,
+    }
+}
+
+fn tell(units: Vec<Queued>, answer: &Answer, is_retry: bool) {
+    let counts: Vec<usize> = units.iter().map(|queued| queued.unit.event_count()).collect();
+    for (queued, outcome) in units.into_iter().zip(answer.outcomes(counts, is_retry)) {
+        if matches!(outcome, Err(AppendError::Conflict { .. })) {
+            counter!("event_log_conflicts_total").increment(1);
+        }
+        // A caller that no longer waits has its unit in the log all the same.
+        let _ = queued.outcome.send(outcome);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a histogram")]
+fn record(batch: &Batch<'_>, answer: &Answer, started: Instant) {
+    histogram!("event_log_batch_events").record(batch.leaf_hashes.len() as f64);
+    histogram!("event_log_append_seconds").record(started.elapsed());
+    histogram!("event_log_lock_wait_seconds").record(answer.lock_wait);
+}

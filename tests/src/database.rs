@@ -1,0 +1,97 @@
+//! A fresh, migrated database for each test, copied from a template that is made once for a state of the migrations.
+
+use std::{fmt::Write, net::SocketAddr, str::FromStr, thread};
+
+use aihub_infrastructure::database::{Database, DatabaseOptions, MIGRATIONS};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, postgres::PgConnectOptions};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+/// A database that is dropped with this value.
+pub struct TestDatabase {
+    pub database: Database,
+    pub options: DatabaseOptions,
+    name: String,
+}
+
+/// The server to make databases in: `DATABASE_URL`, or the one for development.
+fn server() -> PgConnectOptions {
+    let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| "postgres://aihub@127.0.0.1:5544/postgres".to_owned());
+    PgConnectOptions::from_str(&url).unwrap().database("postgres")
+}
+
+pub async fn database() -> TestDatabase {
+    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+    let template = TEMPLATE.get_or_init(template).await;
+    let name = format!("aihub_test_{}", Uuid::now_v7().simple());
+    let mut server = server().connect().await.unwrap();
+    server.execute(&*format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
+    server.close().await.unwrap();
+    let options = options(&name);
+    let database = Database::connect(&options).await.unwrap();
+    TestDatabase { database, options, name }
+}
+
+/// The name of the template. Other processes may want the same one at the same time.
+async fn template() -> String {
+    let mut name = "aihub_template_".to_owned();
+    for byte in MIGRATIONS.iter().flat_map(|migration| migration.checksum.iter().take(4)) {
+        write!(name, "{byte:02x}").unwrap();
+    }
+    let mut server = server().connect().await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(4711)").execute(&mut server).await.unwrap();
+    if !exists(&mut server, &name).await {
+        let unfinished = format!("{name}_unfinished");
+        server.execute(&*format!("DROP DATABASE IF EXISTS {unfinished} WITH (FORCE)")).await.unwrap();
+        server.execute(&*format!("CREATE DATABASE {unfinished}")).await.unwrap();
+        let database = Database::connect(&options(&unfinished)).await.unwrap();
+        database.migrate().await.unwrap();
+        database.pool().close().await;
+        // The connection that migrated is gone on this side; the server may need a moment longer.
+        while server.execute(&*format!("ALTER DATABASE {unfinished} RENAME TO {name}")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+    server.close().await.unwrap();
+    name
+}
+
+async fn exists(server: &mut PgConnection, name: &str) -> bool {
+    let found = sqlx::query("SELECT 1 FROM pg_database WHERE datname = $1").bind(name).fetch_optional(server);
+    found.await.unwrap().is_some()
+}
+
+fn options(name: &str) -> DatabaseOptions {
+    let url = server().database(name).to_url_lossy().to_string();
+    DatabaseOptions { max_connections: 8, ..DatabaseOptions::new(url) }
+}
+
+impl TestDatabase {
+    pub fn pool(&self) -> &PgPool {
+        self.database.pool()
+    }
+
+    /// The same database by way of a proxy.
+    pub async fn through(&self, proxy: SocketAddr) -> Database {
+        let url = PgConnectOptions::from_str(&self.options.url).unwrap();
+        let url = url.host(&proxy.ip().to_string()).port(proxy.port()).to_url_lossy().to_string();
+        Database::connect(&DatabaseOptions { url, ..self.options.clone() }).await.unwrap()
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let dropped = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut server = server().connect().await?;
+                server.execute(&*drop).await?;
+                server.close().await?;
+                anyhow::Ok(())
+            })
+        });
+        // A database that is left behind spoils nothing, and a test that failed should say why, not this.
+        let _ = dropped.join();
+    }
+}

@@ -1,0 +1,3 @@
+//! What the product promises, tested from outside on a real PostgreSQL.
+
+mod store;
