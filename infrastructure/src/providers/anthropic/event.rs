@@ -82,11 +82,12 @@ pub(crate) struct MessageDecoder {
     has_begun: bool,
     is_finished: bool,
     usage: UsageSoFar,
-    /// The client's tools called so far. A call's index is its position.
+    /// The client's tools called so far.
     calls: Vec<ToolCall>,
 }
 
 struct ToolCall {
+    /// Counted over the calls, where the provider counts over all blocks.
     index: u32,
     block: Option<u32>,
     /// What the block began with: `{}` from Anthropic, all of the input from some servers. Stands when no fragments
@@ -97,9 +98,12 @@ struct ToolCall {
 
 impl Decode for MessageDecoder {
     fn event(&mut self, name: Option<&str>, data: &str, out: &mut VecDeque<Delta>) -> Result<Flow, ProviderError> {
+        if name == Some("error") {
+            return Err(errors::in_answer(data.as_bytes()));
+        }
         let event: Event<'_> = serde_json::from_str(data).map_err(|error| errors::malformed(&error))?;
         let kind = event.kind.as_ref().map_or("", |kind| &kind.0);
-        if name == Some("error") || kind == "error" || event.error.is_some() {
+        if kind == "error" || event.error.is_some() {
             return Err(errors::in_answer(data.as_bytes()));
         }
         match kind {
