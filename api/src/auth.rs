@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use aihub_application::{ports::clock::Clock, principal::Principal};
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -42,7 +42,7 @@ use self::{
 const MIN_SECRET_BYTES: usize = 32;
 
 /// Which tokens are accepted.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthSettings {
     /// The shared secret of HS256 tokens, at least 32 bytes. Without it there are no HS256 tokens.

@@ -3,5 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`auth`] | who is at the door: tokens, keys, roles |
+//! | [`config`] | what the hub is told: file, environment, flags |
 
 pub mod auth;
+pub mod config;
