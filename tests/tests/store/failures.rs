@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use aihub_application::ports::event_log::{AppendError, Appended, EventLog};
+use aihub_application::ports::event_log::{AppendError, Appended, EventLog, Unit};
 use aihub_infrastructure::event_store::writer::WriterOptions;
 use aihub_tests::{
     TestDatabase, database,
