@@ -3,9 +3,9 @@
 //! | module | holds |
 //! |---|---|
 //! | [`extract`] | where a request carries its token |
-//! | [`token`] | the form of a token and its signature |
-//! | [`jwks`] | the public keys of an identity provider, cached |
-//! | [`claims`] | what a verified token has to say |
+//! | `token` | the form of a token and its signature |
+//! | `jwks` | the public keys of an identity provider, cached |
+//! | `claims` | what a verified token has to say |
 //! | [`roles`] | what the roles that a token names grant here |
 //! | [`mint`], [`dev_secret`] | tokens for development and scripts |
 //! | [`error`], [`secret`] | refusals, and secrets that do not show themselves |
@@ -25,9 +25,8 @@ mod token;
 use std::sync::Arc;
 
 use aihub_application::{ports::clock::Clock, principal::Principal};
-use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, DecodingKey};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -41,10 +40,9 @@ use self::{
 
 /// RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash.
 const MIN_SECRET_BYTES: usize = 32;
-const MAX_LEEWAY_S: u64 = 300;
 
 /// Which tokens are accepted.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthSettings {
     /// The shared secret of HS256 tokens, at least 32 bytes. Without it there are no HS256 tokens.
@@ -82,7 +80,7 @@ impl AuthSettings {
 pub struct Authenticator {
     secret: Option<DecodingKey>,
     jwks: Option<Jwks>,
-    rules: ClaimRules,
+    claim_rules: ClaimRules,
     max_token_bytes: usize,
     roles: Roles,
     clock: Arc<dyn Clock>,
@@ -101,18 +99,11 @@ impl Authenticator {
         if secret.is_none() && jwks.is_none() {
             return Err(AuthSettingsError::NoKeys);
         }
-        if settings.leeway_s > MAX_LEEWAY_S {
-            return Err(AuthSettingsError::LongLeeway { seconds: settings.leeway_s, max: MAX_LEEWAY_S });
-        }
         if jwks.is_some() && settings.audience.is_none() {
             tracing::warn!("jwks_url is set without audience: tokens that were issued for other services are accepted");
         }
-        let rules = ClaimRules {
-            issuer: settings.issuer.clone(),
-            audience: settings.audience.clone(),
-            leeway: TimeDelta::seconds(settings.leeway_s.cast_signed()),
-        };
-        Ok(Self { secret, jwks, rules, max_token_bytes: settings.max_token_bytes, roles, clock })
+        let claim_rules = ClaimRules::new(settings)?;
+        Ok(Self { secret, jwks, claim_rules, max_token_bytes: settings.max_token_bytes, roles, clock })
     }
 
     /// The principal of a token. Nothing of the token is believed before its signature was verified, with a key that
@@ -129,7 +120,7 @@ impl Authenticator {
             }
             _ => return Err(AuthError::Algorithm),
         };
-        let claims = self.rules.check(&payload, self.clock.now())?;
+        let claims = self.claim_rules.check(&payload, self.clock.now())?;
         Ok(Principal {
             capabilities: self.roles.capabilities(&claims.roles),
             user: claims.user,

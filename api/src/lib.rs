@@ -2,6 +2,19 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`auth`] | who is at the door: tokens, keys, roles |
+//! | [`auth`] | tokens and roles |
+//! | [`bootstrap`] | the composition root: configuration in, a running service out |
+//! | [`config`] | what the hub is told |
+//! | [`hub`] | what every door needs |
+//! | [`problem`] | errors as clients see them |
+//! | [`router`], [`routes`] | the HTTP routes |
+//! | [`ws`] | the WebSocket: frames and sessions |
 
 pub mod auth;
+pub mod bootstrap;
+pub mod config;
+pub mod hub;
+pub mod problem;
+pub mod router;
+pub mod routes;
+pub mod ws;

@@ -73,10 +73,9 @@ impl AccountBalance {
 /// `None` for an account that was never heard of.
 pub async fn find(pool: &PgPool, account: &str) -> Result<AsOf<Option<AccountBalance>>, sqlx::Error> {
     let mut snapshot = Snapshot::of(pool, NAME).await?;
-    let found =
-        sqlx::query_as!(AccountBalance, "SELECT * FROM account_balance_v1 WHERE account = $1", account)
-            .fetch_optional(snapshot.connection())
-            .await?;
+    let found = sqlx::query_as!(AccountBalance, "SELECT * FROM account_balance_v1 WHERE account = $1", account)
+        .fetch_optional(snapshot.connection())
+        .await?;
     snapshot.close(found).await
 }
 
@@ -109,10 +108,13 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) ->
         return Ok(());
     }
     let accounts: Vec<&str> = changes.iter().map(|(event, _)| event.aggregate_id.as_str()).collect();
-    let known =
-        sqlx::query_as!(AccountBalance, "SELECT * FROM account_balance_v1 WHERE account = ANY($1)", &accounts as &[&str])
-            .fetch_all(&mut **transaction)
-            .await?;
+    let known = sqlx::query_as!(
+        AccountBalance,
+        "SELECT * FROM account_balance_v1 WHERE account = ANY($1)",
+        &accounts as &[&str]
+    )
+    .fetch_all(&mut **transaction)
+    .await?;
     // Each with the position up to which it was applied before: several events may come from one position.
     let mut balances: BTreeMap<String, (i64, AccountBalance)> =
         known.into_iter().map(|balance| (balance.account.clone(), (balance.last_position, balance))).collect();

@@ -210,9 +210,10 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) ->
     let mut additions: BTreeMap<Key, Usage> = BTreeMap::new();
     for (event, end) in ends {
         let request_id = event.aggregate_id.as_str();
-        let open = accepted.remove(request_id).or_else(|| known.remove(request_id)).with_context(|| {
-            format!("request {request_id} ends at position {} and is not open", event.position)
-        })?;
+        let open = accepted
+            .remove(request_id)
+            .or_else(|| known.remove(request_id))
+            .with_context(|| format!("request {request_id} ends at position {} and is not open", event.position))?;
         if let Some((key, usage)) = contribution(open, &end)? {
             let sum = additions.entry(key).or_default();
             *sum = sum.plus(&usage);
@@ -226,7 +227,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) ->
 fn contribution(open: Open, end: &RequestEvent) -> anyhow::Result<Option<(Key, Usage)>> {
     let (ended_at, failed) = match end {
         RequestEvent::RequestAccepted(_) => return Ok(None),
-        RequestEvent::RequestCompleted(outcome) | RequestEvent::RequestCancelled { outcome, .. } => (outcome.ended_at, 0),
+        RequestEvent::RequestCompleted(outcome) | RequestEvent::RequestCancelled { outcome, .. } => {
+            (outcome.ended_at, 0)
+        }
         RequestEvent::RequestFailed { outcome, .. } => (outcome.ended_at, 1),
         RequestEvent::RequestAbandoned { abandoned_at, .. } => (*abandoned_at, 1),
     };

@@ -5,19 +5,24 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::error::AuthError;
+use super::{
+    AuthSettings,
+    error::{AuthError, AuthSettingsError},
+    token::object,
+};
 
 /// The role of a token that names none.
 const DEFAULT_ROLE: &str = "user";
 const MAX_ROLES: usize = 32;
+const MAX_LEEWAY_S: u64 = 300;
 /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
 const MAX_TIMESTAMP_S: i64 = 253_402_300_799;
 
 /// What every token has to satisfy.
 pub struct ClaimRules {
-    pub issuer: Option<String>,
-    pub audience: Option<String>,
-    pub leeway: TimeDelta,
+    issuer: Option<String>,
+    audience: Option<String>,
+    leeway: TimeDelta,
 }
 
 /// What a token that satisfies the rules says.
@@ -55,10 +60,19 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 }
 
 impl ClaimRules {
+    pub fn new(settings: &AuthSettings) -> Result<Self, AuthSettingsError> {
+        let leeway = settings.leeway_s;
+        if leeway > MAX_LEEWAY_S {
+            return Err(AuthSettingsError::LongLeeway { seconds: leeway, max: MAX_LEEWAY_S });
+        }
+        let leeway = TimeDelta::seconds(leeway.cast_signed());
+        Ok(Self { issuer: settings.issuer.clone(), audience: settings.audience.clone(), leeway })
+    }
+
     /// Reads the payload of a token whose signature was verified.
     pub fn check(&self, payload: &[u8], now: DateTime<Utc>) -> Result<Claims, AuthError> {
-        let payload: Payload = serde_json::from_slice(payload)
-            .map_err(|_| AuthError::Malformed("its payload is not a JSON object with each claim once"))?;
+        let payload: Payload =
+            object(payload).ok_or(AuthError::Malformed("its payload is not a JSON object with each claim once"))?;
 
         let expires_at = timestamp("exp", &payload.exp.ok_or(AuthError::ClaimMissing("exp"))?)? + self.leeway;
         if now >= expires_at {

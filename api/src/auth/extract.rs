@@ -27,7 +27,7 @@ pub async fn principal_from_parts(parts: &Parts, authenticator: &Authenticator) 
 fn token(parts: &Parts) -> Result<String, AuthError> {
     let mut found = in_authorization(parts)?;
     found.extend(in_subprotocols(parts));
-    found.extend(in_query(&parts.uri)?);
+    found.extend(in_query(&parts.uri));
     match found.len() {
         0 => Err(AuthError::Missing),
         1 => Ok(found.remove(0)),
@@ -50,10 +50,9 @@ fn in_subprotocols(parts: &Parts) -> Vec<String> {
     offered.filter_map(|one| one.strip_prefix("bearer.")).map(str::to_owned).collect()
 }
 
-fn in_query(uri: &Uri) -> Result<Vec<String>, AuthError> {
-    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|_| AuthError::Malformed("the query string cannot be read"))?;
-    Ok(parameters.into_iter().filter(|(name, _)| name == "token").map(|(_, token)| token).collect())
+fn in_query(uri: &Uri) -> impl Iterator<Item = String> {
+    let parameters = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(all)| all).unwrap_or_default();
+    parameters.into_iter().filter(|(name, _)| name == "token").map(|(_, token)| token)
 }
 
 #[cfg(test)]

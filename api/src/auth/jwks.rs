@@ -7,7 +7,7 @@
 mod fetch;
 mod keys;
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

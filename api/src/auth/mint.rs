@@ -1,13 +1,16 @@
 //! Tokens for development and scripts; in production an identity provider issues them.
 
-use aihub_application::principal::{IDENTIFIER_RULE, is_identifier};
 use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::{AuthSettings, error::AuthSettingsError};
+use super::{
+    AuthSettings,
+    claims::ClaimRules,
+    error::{AuthError, AuthSettingsError},
+};
 
 /// What a token is to say.
 #[derive(Debug, Clone)]
@@ -27,8 +30,8 @@ pub enum MintError {
     NoSecret,
     #[error(transparent)]
     Settings(#[from] AuthSettingsError),
-    #[error("`{claim}` {rule}")]
-    Claim { claim: &'static str, rule: &'static str },
+    #[error("it would be refused: {0}")]
+    Refused(#[from] AuthError),
     #[error("the token could not be signed: {0}")]
     Signing(#[from] jsonwebtoken::errors::Error),
 }
@@ -51,14 +54,6 @@ struct Payload<'a> {
 /// An HS256 token that a node with the same settings accepts.
 pub fn mint(settings: &AuthSettings, token: &NewToken<'_>) -> Result<String, MintError> {
     let secret = settings.checked_secret()?.ok_or(MintError::NoSecret)?;
-    for (claim, name) in [("sub", Some(token.sub)), ("account", token.account)] {
-        if name.is_some_and(|name| !is_identifier(name)) {
-            return Err(MintError::Claim { claim, rule: IDENTIFIER_RULE });
-        }
-    }
-    if token.roles.iter().any(|role| !is_identifier(role)) {
-        return Err(MintError::Claim { claim: "roles", rule: IDENTIFIER_RULE });
-    }
     let iat = token.now.timestamp();
     let exp = iat.saturating_add(token.ttl.num_seconds());
     let payload = Payload {
@@ -71,6 +66,8 @@ pub fn mint(settings: &AuthSettings, token: &NewToken<'_>) -> Result<String, Min
         exp,
         jti: Uuid::now_v7(),
     };
+    let json = serde_json::to_vec(&payload).map_err(jsonwebtoken::errors::Error::from)?;
+    ClaimRules::new(settings)?.check(&json, token.now)?;
     let key = EncodingKey::from_secret(secret.expose().as_bytes());
     Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &payload, &key)?)
 }

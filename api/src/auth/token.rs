@@ -5,7 +5,7 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::error::AuthError;
@@ -49,8 +49,8 @@ impl<'a> UnverifiedToken<'a> {
             return Err(AuthError::Malformed("it must have three parts"));
         };
         let signed = &token[..header.len() + 1 + payload.len()];
-        let header: Header = serde_json::from_slice(&decode(header)?)
-            .map_err(|_| AuthError::Malformed("its header is not a JSON object with `alg`, each field once"))?;
+        let header: Header = object(&decode(header)?)
+            .ok_or(AuthError::Malformed("its header is not a JSON object with `alg`, each field once"))?;
         let algorithm = algorithm(&header)?;
         Ok(Self { algorithm, key_id: header.kid, signed, payload, signature })
     }
@@ -91,4 +91,9 @@ fn algorithm(header: &Header) -> Result<Algorithm, AuthError> {
 /// Strict: no padding, no other alphabet, no space, no stray bits in the last character.
 fn decode(part: &str) -> Result<Vec<u8>, AuthError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthError::Malformed("a part is not base64url"))
+}
+
+/// A JSON object. Serde would read a struct from an array as well, by the order of its fields.
+pub fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
+    json.starts_with(b"{").then(|| serde_json::from_slice(json).ok())?
 }

@@ -22,7 +22,7 @@ pub struct KeySet(Vec<Key>);
 struct Key {
     id: Option<String>,
     algorithm: Algorithm,
-    key: DecodingKey,
+    verifier: DecodingKey,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +51,7 @@ impl KeySet {
             Some(id) => fitting.find(|key| key.id.as_deref() == Some(id)),
             None => fitting.next().filter(|_| fitting.next().is_none()),
         }
-        .map(|found| &found.key)
+        .map(|found| &found.verifier)
     }
 }
 
@@ -70,10 +70,10 @@ fn usable(jwk: Value) -> Option<Key> {
     if !made_for(&jwk.common, algorithm) {
         return None;
     }
-    let key = DecodingKey::from_jwk(&jwk).ok()?;
+    let verifier = DecodingKey::from_jwk(&jwk).ok()?;
     // A point that is not on the curve comes to light when the verifier is made.
-    crypto::verify("", b"", &key, algorithm).ok()?;
-    Some(Key { id: jwk.common.key_id, algorithm, key })
+    crypto::verify("", b"", &verifier, algorithm).ok()?;
+    Some(Key { id: jwk.common.key_id, algorithm, verifier })
 }
 
 /// Whether what the set says about the key allows checking signatures of this algorithm.
