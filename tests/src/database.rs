@@ -71,6 +71,11 @@ impl TestDatabase {
         self.database.pool()
     }
 
+    pub fn address(&self) -> SocketAddr {
+        let url = PgConnectOptions::from_str(&self.options.url).unwrap();
+        format!("{}:{}", url.get_host(), url.get_port()).parse().unwrap()
+    }
+
     /// The same database by way of a proxy.
     pub async fn through(&self, proxy: SocketAddr) -> Database {
         let url = PgConnectOptions::from_str(&self.options.url).unwrap();
