@@ -78,7 +78,7 @@ impl App {
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
         let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_key(&config)?));
-        nodes::start(database.clone(), node.clone(), &workers, stop_workers.clone()).await?;
+        nodes::start(database.clone(), node.clone(), nodes::NODE_TIMEOUT, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
 
         let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
