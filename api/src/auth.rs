@@ -3,9 +3,9 @@
 //! | module | holds |
 //! |---|---|
 //! | [`extract`] | where a request carries its token |
-//! | [`token`] | the form of a token and its signature |
-//! | [`jwks`] | the public keys of an identity provider, cached |
-//! | [`claims`] | what a verified token has to say |
+//! | `token` | the form of a token and its signature |
+//! | `jwks` | the public keys of an identity provider, cached |
+//! | `claims` | what a verified token has to say |
 //! | [`roles`] | what the roles that a token names grant here |
 //! | [`mint`], [`dev_secret`] | tokens for development and scripts |
 //! | [`error`], [`secret`] | refusals, and secrets that do not show themselves |

@@ -76,9 +76,7 @@ impl Problem {
 impl From<&GatewayError> for Problem {
     fn from(error: &GatewayError) -> Self {
         let details = match error {
-            GatewayError::Forbidden(_)
-            | GatewayError::ShuttingDown
-            | GatewayError::NothingToResume => Value::Null,
+            GatewayError::Forbidden(_) | GatewayError::ShuttingDown | GatewayError::NothingToResume => Value::Null,
             GatewayError::Validation(faults) => json!({ "fields": faults }),
             GatewayError::ModelNotFound { model, provider, known } => {
                 let provider = (provider != AUTO).then_some(provider);
@@ -116,11 +114,7 @@ impl From<&GatewayError> for Problem {
             }
             _ => error.to_string(),
         };
-        Self {
-            retry_after_ms: error.retry_after().map(millis),
-            details,
-            ..Self::new(error.code(), message)
-        }
+        Self { retry_after_ms: error.retry_after().map(millis), details, ..Self::new(error.code(), message) }
     }
 }
 

@@ -7,15 +7,12 @@ use axum::{Router, routing::get};
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{credits, health, metrics, mcp, providers, requests, usage},
+    routes::{health, mcp, metrics, providers},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/mcp", get(mcp::upgrade))
-        .route("/api/credits", get(credits::show))
-        .route("/api/usage", get(usage::report))
-        .route("/api/requests/{id}", get(requests::show))
         .route("/api/providers", get(providers::list))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{error::GatewayError, ports::provider::ToolCallDelta};
 
 /// The most text that one answer may have. Far above any model's output limit; it stops a provider that never ends.
-pub const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+pub const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
 
 /// What a reader is told, in order.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ use breaker::{Breaker, Probe};
 /// Without a `retry-after`, a provider that said "too many" is left alone for this long.
 const DEFAULT_COOL_DOWN: Duration = Duration::from_secs(5);
 /// A provider whose money is gone, or that does not take our key, is asked again after this long.
-const UNUSABLE_COOL_DOWN: Duration = Duration::from_secs(60);
+const UNUSABLE_COOL_DOWN: Duration = Duration::from_mins(1);
 
 pub struct Upstream {
     pub name: String,

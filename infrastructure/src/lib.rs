@@ -5,9 +5,17 @@
 //! | [`database`] | the way to PostgreSQL and its migrations |
 //! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
-//! | [`simulated_providers`] | a real HTTP server that speaks OpenAI's and Anthropic's formats, for tests, demos and benchmarks |
+//! | [`nodes`] | which processes are alive |
+//! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
+//! | [`secret_file`] | secrets that development makes for itself |
+//! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
+//! | [`vault`] | content sealed per subject, and the subjects' keys |
 
 pub mod database;
 pub mod embedded_postgres;
 pub mod event_store;
+pub mod nodes;
+pub mod providers;
+pub mod secret_file;
 pub mod simulated_providers;
+pub mod vault;

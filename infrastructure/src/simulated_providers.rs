@@ -9,7 +9,7 @@
 //! | `POST /v1/chat/completions`, `POST /v1/embeddings` | OpenAI |
 //! | `POST /v1/messages`, `POST /v1/messages/count_tokens` | Anthropic, versions 2023-06-01 and 2026-10-21 |
 //! | `GET /v1/models` | Anthropic's form where `anthropic-version` is sent, else OpenAI's |
-//! | `PUT`, `GET`, `DELETE /admin/knobs` | see [`admin`] and [`knobs::Rule`] |
+//! | `PUT`, `GET`, `DELETE /admin/knobs` | see [`admin`] and [`knobs::rules::Rule`] |
 //! | `GET /admin/served`, `GET /admin/served/summary` | what was really served, for audits, see [`served`] |
 //!
 //! # Tokens
@@ -120,6 +120,10 @@ impl SimulatedProviders {
 
     /// Serves until `shutdown` is cancelled and the calls in flight have ended, which it awaits for [`DRAIN_LIMIT`].
     pub async fn run(self, shutdown: CancellationToken) -> io::Result<()> {
+        self.run_with_drain(shutdown, DRAIN_LIMIT).await
+    }
+
+    async fn run_with_drain(self, shutdown: CancellationToken, limit: Duration) -> io::Result<()> {
         // A word is a small write: with Nagle's algorithm it would wait for the client's delayed acknowledgement.
         let listener = self.listener.tap_io(|socket| {
             if let Err(error) = socket.set_nodelay(true) {
@@ -131,8 +135,8 @@ impl SimulatedProviders {
             .into_future();
         tokio::select! {
             served = serve => served,
-            () = async { shutdown.cancelled().await; tokio::time::sleep(DRAIN_LIMIT).await } => {
-                tracing::info!(limit_s = DRAIN_LIMIT.as_secs(), "simulated calls were still open at the end of the drain");
+            () = async { shutdown.cancelled().await; tokio::time::sleep(limit).await } => {
+                tracing::info!(limit_s = limit.as_secs(), "simulated calls were still open at the end of the drain");
                 Ok(())
             }
         }

@@ -20,7 +20,7 @@ pub async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, Json<Value>) {
     if hub.gateway.draining.is_cancelled() {
         reasons.push("draining: the service is shutting down".to_owned());
     }
-    match timeout(DATABASE_PATIENCE, hub.subscriptions.status()).await {
+    match timeout(DATABASE_PATIENCE, hub.subscriptions.statuses()).await {
         Ok(Ok(handlers)) => reasons.extend(handlers.into_iter().filter_map(|handler| {
             let failure = handler.failure?;
             Some(format!("handler {} stopped at position {}: {}", handler.name, failure.position, failure.error))

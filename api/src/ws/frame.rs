@@ -57,9 +57,7 @@ impl ClientFrame {
             return Err(FaultyFrame { id, ..malformed("has no `type`".to_owned()) });
         };
         let faulty = |id: Option<String>, faults| FaultyFrame { id, faults, malformed: false };
-        let required = |id: Option<String>| {
-            id.ok_or_else(|| faulty(None, vec![FaultyField::new("id", "is required")]))
-        };
+        let required = |id: Option<String>| id.ok_or_else(|| faulty(None, vec![FaultyField::new("id", "is required")]));
         match kind.as_str() {
             "chat" => request(RequestKind::Chat, required(id)?, fields),
             "completion" => request(RequestKind::Completion, required(id)?, fields),
@@ -67,7 +65,9 @@ impl ClientFrame {
             "cancel" => Ok(Self::Cancel { id: required(id)? }),
             "resume" => match fields.remove("after").unwrap_or(Value::from(0)).as_u64() {
                 Some(after) => Ok(Self::Resume { id: required(id)?, after }),
-                None => Err(faulty(id, vec![FaultyField::new("after", "must be the number of the last chunk you have")])),
+                None => {
+                    Err(faulty(id, vec![FaultyField::new("after", "must be the number of the last chunk you have")]))
+                }
             },
             "auth" => match fields.remove("token") {
                 Some(Value::String(token)) => Ok(Self::Auth { token }),
@@ -94,9 +94,16 @@ fn request(kind: RequestKind, id: String, fields: Map<String, Value>) -> Result<
 #[serde(tag = "type", rename_all = "lowercase", rename_all_fields = "camelCase")]
 pub enum ServerFrame<'a> {
     /// Once, first.
-    Ready { connection_id: &'a str, limits: SocketLimits, credits: f64 },
+    Ready {
+        connection_id: &'a str,
+        limits: SocketLimits,
+        credits: f64,
+    },
     /// The request waits for a place.
-    Queued { id: &'a str, position: usize },
+    Queued {
+        id: &'a str,
+        position: usize,
+    },
     Chunk {
         id: &'a str,
         seq: u64,
@@ -104,14 +111,20 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
         tool_calls: &'a [ToolCallDelta],
     },
-    Done { id: &'a str, usage: Usage, metadata: AnswerMetadata<'a> },
+    Done {
+        id: &'a str,
+        usage: Usage,
+        metadata: AnswerMetadata<'a>,
+    },
     Error {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
         error: Problem,
     },
     /// A fresh token was accepted.
-    Auth { expires_at: DateTime<Utc> },
+    Auth {
+        expires_at: DateTime<Utc>,
+    },
     Pong,
 }
 

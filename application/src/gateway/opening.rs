@@ -1,5 +1,7 @@
 //! The credits are held and the request is accepted, both in one commit, before any provider hears of it.
 
+use std::{sync::Arc, time::Duration};
+
 use aihub_domain::{
     account::{AccountError, command::AccountCommand},
     money::Microcredits,
@@ -15,7 +17,8 @@ use super::{Gateway, Job};
 use crate::{
     accounts::ExecuteError,
     error::GatewayError,
-    ports::event_log::{NewEvent, StreamAppend},
+    ports::event_log::{AppendError, Metadata, NewEvent, StreamAppend},
+    principal::Principal,
 };
 
 impl Gateway {
@@ -65,7 +68,7 @@ impl Gateway {
         if let Err(ExecuteError::Refused(AccountError::NotOpen)) = executed
             && let Some(amount) = self.settings.welcome_credits
         {
-            self.welcome(job, amount).await?;
+            self.welcome(&job.principal, amount).await?;
             executed = self.hold(job, &command, &accept).await;
         }
         match executed {
@@ -74,13 +77,11 @@ impl Gateway {
                 Err(GatewayError::from_account(refused, &job.principal.account, now))
             }
             Err(ExecuteError::CompanionConflict) => Err(already_used(job)),
-            Err(ExecuteError::Append(crate::ports::event_log::AppendError::Overloaded)) => {
-                Err(GatewayError::QueueFull {
-                    running: self.limits.running(),
-                    waiting: 0,
-                    retry_after: std::time::Duration::from_secs(1),
-                })
-            }
+            Err(ExecuteError::Append(AppendError::Overloaded)) => Err(GatewayError::QueueFull {
+                running: self.limits.running(),
+                waiting: 0,
+                retry_after: Duration::from_secs(1),
+            }),
             Err(error) => Err(GatewayError::internal(&error)),
         }
     }
@@ -90,8 +91,26 @@ impl Gateway {
         self.accounts.execute(&job.principal.account, command, &companions, &job.metadata).await.map(drop)
     }
 
-    /// In development an account opens by itself.
-    async fn welcome(&self, job: &Job, amount: Microcredits) -> Result<(), GatewayError> {
+    /// What the principal's account has to spend. In development, asking opens it.
+    pub async fn available(&self, principal: &Principal) -> Result<Microcredits, GatewayError> {
+        let load =
+            || async { self.accounts.load(&principal.account).await.map_err(|error| GatewayError::internal(&error)) };
+        let mut account = load().await?;
+        if !account.is_open()
+            && let Some(amount) = self.settings.welcome_credits
+        {
+            self.welcome(principal, amount).await?;
+            account = load().await?;
+        }
+        Ok(account.available())
+    }
+
+    async fn welcome(&self, principal: &Principal, amount: Microcredits) -> Result<(), GatewayError> {
+        let metadata = Arc::new(Metadata::from([
+            ("actor", "aihub".to_owned()),
+            ("correlationId", format!("welcome:{}", principal.account)),
+            ("node", self.settings.node.clone()),
+        ]));
         let command = AccountCommand::GrantCredits {
             grant_id: "welcome".to_owned(),
             amount,
@@ -100,7 +119,7 @@ impl Gateway {
             granted_at: self.clock.now(),
         };
         self.accounts
-            .execute(&job.principal.account, &command, &|_| Ok(vec![]), &job.metadata)
+            .execute(&principal.account, &command, &|_| Ok(vec![]), &metadata)
             .await
             .map(drop)
             .map_err(|error| GatewayError::internal(&error))

@@ -28,7 +28,7 @@ pub struct BreakerPolicy {
 
 impl Default for BreakerPolicy {
     fn default() -> Self {
-        Self { window: Duration::from_secs(60), min_calls: 10, failure_percent: 50, open_for: Duration::from_secs(30) }
+        Self { window: Duration::from_mins(1), min_calls: 10, failure_percent: 50, open_for: Duration::from_secs(30) }
     }
 }
 

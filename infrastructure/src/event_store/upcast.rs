@@ -1,8 +1,8 @@
 //! Events of former versions, read as today's.
 //!
 //! What is stored never changes. An upcaster takes the payload of one event type and version and gives the events that
-//! it means today: usually one, sometimes several, or none. It is applied on every way an event is read for its
-//! meaning; the chain is verified on what is stored.
+//! it means today: usually one, sometimes several, never none, or its sequence would be lost. It is applied on every
+//! way an event is read for its meaning; the chain is verified on what is stored.
 
 use std::collections::HashMap;
 
@@ -19,14 +19,15 @@ pub struct Upcasted {
     pub payload: Value,
 }
 
-/// Has to give events of other versions than it takes: they are upcast in turn.
+/// Has to give events of later versions than it takes: they are upcast in turn.
 pub type Upcaster = fn(Value) -> Vec<Upcasted>;
 
 #[derive(Debug, Error)]
-#[error("the payload at position {position} is not JSON: {source}")]
-pub struct UpcastError {
-    position: u64,
-    source: serde_json::Error,
+pub enum UpcastError {
+    #[error("the payload at position {position} is not JSON: {source}")]
+    NotJson { position: u64, source: serde_json::Error },
+    #[error("the upcaster of {event_type} {event_version} gives no event")]
+    NoEvent { event_type: String, event_version: String },
 }
 
 /// The upcasters by event type and version.
@@ -57,13 +58,15 @@ impl Upcasters {
             current.push(event);
             return Ok(());
         };
-        let payload =
-            serde_json::from_str(&event.payload).map_err(|source| UpcastError { position: event.position, source })?;
-        for Upcasted { event_type, event_version, payload } in upcaster(payload) {
-            self.upcast(
-                RecordedEvent { event_type, event_version, payload: payload.to_string(), ..event.clone() },
-                current,
-            )?;
+        let payload = serde_json::from_str(&event.payload)
+            .map_err(|source| UpcastError::NotJson { position: event.position, source })?;
+        let upcasted = upcaster(payload);
+        if upcasted.is_empty() {
+            return Err(UpcastError::NoEvent { event_type: event.event_type, event_version: event.event_version });
+        }
+        for Upcasted { event_type, event_version, payload } in upcasted {
+            let payload = payload.to_string();
+            self.upcast(RecordedEvent { event_type, event_version, payload, ..event.clone() }, current)?;
         }
         Ok(())
     }

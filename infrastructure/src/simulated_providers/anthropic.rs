@@ -15,6 +15,7 @@ pub(super) mod error;
 pub(super) mod messages;
 mod reply;
 mod request;
+mod wire;
 
 pub(super) const VERSION: &str = "anthropic-version";
 /// The key that is refused. Any other is taken.

@@ -34,7 +34,7 @@ pub struct Knobs {
 /// What goes wrong. Counts are in output tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trouble {
-    /// An HTTP error in the provider's own form.
+    /// An HTTP error in the provider's own form, at once.
     FailBefore(Failure),
     /// Neither a status nor a byte ever comes.
     HangBefore,

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
-use serde_json::{Value, json};
 
 use self::error::OpenAiError;
 use super::{
     SimulatedProvider,
-    knobs::{Knobs, UsageReport, suffix},
+    knobs::{Knobs, suffix},
     models::{self, Model},
 };
 
@@ -16,6 +15,7 @@ pub(super) mod chat;
 pub(super) mod embeddings;
 pub(super) mod error;
 mod request;
+mod wire;
 
 /// The key that is refused. Any other is taken.
 const INVALID_KEY: &str = "sk-invalid";
@@ -66,26 +66,4 @@ fn find_model(name: Option<&str>) -> Result<(&'static Model, Knobs), OpenAiError
     let (name, knobs) = suffix::parse(name).map_err(|why| OpenAiError::invalid_request(why).with_param("model"))?;
     let model = models::find(SimulatedProvider::OpenAi, name).ok_or_else(|| OpenAiError::model_not_found(name))?;
     Ok((model, knobs))
-}
-
-/// The counts as they are told, several where a stream tells them several times, and none where it tells nothing.
-fn usages(report: UsageReport, input_tokens: u32, output_tokens: u32) -> Vec<Value> {
-    let usage = |input: u32, output: u32| {
-        json!({
-            "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output,
-            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-            "completion_tokens_details": {
-                "reasoning_tokens": 0, "audio_tokens": 0,
-                "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
-            },
-        })
-    };
-    let right = usage(input_tokens, output_tokens);
-    match report {
-        UsageReport::Normal => vec![right],
-        UsageReport::Missing => vec![],
-        UsageReport::Zero => vec![usage(0, 0)],
-        UsageReport::Repeated => vec![right.clone(), right],
-        UsageReport::Corrected => vec![usage(input_tokens / 2, output_tokens), right],
-    }
 }

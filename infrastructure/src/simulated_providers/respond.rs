@@ -8,9 +8,8 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
     SimulatedProvider, Simulator,
@@ -29,7 +28,7 @@ pub(super) trait Dialect {
     /// The headers that every answer has.
     fn headers(call: u64, processing: Duration) -> HeaderMap;
     fn failure(failure: &Failure, call: u64) -> Response;
-    fn body(&self, reply: &Reply) -> Value;
+    fn body(&self, reply: &Reply) -> String;
     fn script(&self, reply: Reply) -> Script;
 }
 
@@ -83,7 +82,7 @@ pub(super) async fn respond<D: Dialect>(
     let reply = Reply { call, model: model.name, input_tokens: question.input_tokens, answer, usage: settings.usage };
     if !is_stream {
         let counts = (reply.input_tokens, reply.answer.output_tokens);
-        return whole::<D>(&settings, serving, counts, &dialect.body(&reply)).await;
+        return whole::<D>(&settings, serving, counts, dialect.body(&reply)).await;
     }
     serving.begin(reply.input_tokens);
     let mut headers = D::headers(call, settings.ttft);
@@ -109,11 +108,9 @@ pub(super) async fn whole<D: Dialect>(
     settings: &Settings,
     serving: Serving,
     (input_tokens, output_tokens): (u32, u32),
-    body: &impl Serialize,
+    body: String,
 ) -> Response {
     let until = |tokens: u32| settings.token_interval.unwrap_or_default() * tokens.saturating_sub(1);
-    // Values and plain structs: there is nothing in them that JSON cannot say.
-    let body = serde_json::to_vec(body).unwrap_or_default();
     match settings.trouble {
         Some(Trouble::FailAfter(tokens)) if tokens <= output_tokens => {
             wait(until(tokens)).await;
@@ -127,8 +124,12 @@ pub(super) async fn whole<D: Dialect>(
             serving.begin(input_tokens);
             serving.add_output(tokens);
             serving.end(Outcome::Torn);
-            let half = Bytes::copy_from_slice(&body[..body.len() / 2]);
-            let torn = stream::iter([Ok(half), Err(Torn)]);
+            let half = Bytes::copy_from_slice(&body.as_bytes()[..body.len() / 2]);
+            // hyper throws away what it has not yet written when the body fails, so the half gets its turn first.
+            let torn = stream::once(async { Ok(half) }).chain(stream::once(async {
+                tokio::task::yield_now().await;
+                Err(Torn)
+            }));
             return json::<D>(serving.call(), settings.ttft, Body::from_stream(torn));
         }
         _ => wait(until(output_tokens)).await,
@@ -137,6 +138,11 @@ pub(super) async fn whole<D: Dialect>(
     serving.add_output(output_tokens);
     serving.end(Outcome::Completed);
     json::<D>(serving.call(), settings.ttft, Body::from(body))
+}
+
+/// Of plain structs: there is nothing in them that JSON cannot say.
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 fn json<D: Dialect>(call: u64, processing: Duration, body: Body) -> Response {

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    super::knobs::{Failure, FailureKind},
+    super::{
+        knobs::{Failure, FailureKind},
+        respond::to_json,
+    },
     request_id, short_headers,
 };
 
@@ -81,12 +84,22 @@ impl AnthropicError {
         self.status
     }
 
-    pub fn envelope(&self, call: u64) -> Value {
-        let mut error = json!({"type": self.kind, "message": self.message});
-        if let Some(details) = &self.details {
-            error["details"] = details.clone();
+    pub fn envelope(&self, call: u64) -> String {
+        #[derive(Serialize)]
+        struct Envelope<'a> {
+            r#type: &'a str,
+            error: Body<'a>,
+            request_id: String,
         }
-        json!({"type": "error", "error": error, "request_id": request_id(call)})
+        #[derive(Serialize)]
+        struct Body<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            details: Option<&'a Value>,
+            r#type: &'a str,
+            message: &'a str,
+        }
+        let error = Body { details: self.details.as_ref(), r#type: self.kind, message: &self.message };
+        to_json(&Envelope { r#type: "error", error, request_id: request_id(call) })
     }
 
     pub fn into_response_of(self, call: u64) -> Response {
@@ -100,6 +113,6 @@ impl AnthropicError {
             headers.insert(header::RETRY_AFTER, ms.div_ceil(1_000).into());
         }
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, headers, Json(self.envelope(call)).into_response().into_body()).into_response()
+        (status, headers, self.envelope(call)).into_response()
     }
 }

@@ -1,13 +1,5 @@
 //! `POST /v1/messages` and `POST /v1/messages/count_tokens`.
 
-use axum::{
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::HeaderMap,
-    response::Response,
-};
-use serde_json::json;
-
 use super::{
     super::{
         SimulatedProvider, Simulator,
@@ -19,6 +11,12 @@ use super::{
     find_model,
     reply::Messages,
     request::parse,
+};
+use axum::{
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
+    response::Response,
 };
 
 pub(in super::super) async fn create(
@@ -54,7 +52,8 @@ pub(in super::super) async fn count_tokens(
             if let Some(failed) = before::<Messages>(&settings, &serving).await {
                 return failed;
             }
-            whole::<Messages>(&settings, serving, (0, 0), &json!({"input_tokens": question.input_tokens})).await
+            whole::<Messages>(&settings, serving, (0, 0), format!("{{\"input_tokens\":{}}}", question.input_tokens))
+                .await
         }
         Err(error) => {
             serving.fail_with_status(error.status());

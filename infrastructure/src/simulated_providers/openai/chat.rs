@@ -2,21 +2,12 @@
 
 use std::time::Duration;
 
-use aihub_application::ports::clock::{Clock as _, SystemClock};
-use axum::{
-    body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::HeaderMap,
-    response::Response,
-};
-use serde_json::{Value, json};
-
 use super::{
     super::{
         SimulatedProvider, Simulator,
         answer::{Finish, ToolCall},
         knobs::{Failure, FailureKind},
-        respond::{Accepted, Dialect, Reply, respond},
+        respond::{Accepted, Dialect, Reply, respond, to_json},
         served::{Operation, ledger::Arrival},
         stream::Script,
     },
@@ -24,7 +15,14 @@ use super::{
     error::OpenAiError,
     find_model, headers,
     request::{ChatRequest, parse},
-    usages,
+    wire::{self, Choice, Completion, Function, Usage},
+};
+use aihub_application::ports::clock::{Clock as _, SystemClock};
+use axum::{
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
+    response::Response,
 };
 
 pub(in super::super) async fn complete(
@@ -72,31 +70,26 @@ impl Dialect for Chat {
         OpenAiError::ordered(failure).into_response_of(call)
     }
 
-    fn body(&self, reply: &Reply) -> Value {
+    fn body(&self, reply: &Reply) -> String {
         let Reply { call, model, answer, .. } = reply;
-        let mut message = json!({"role": "assistant", "content": answer.text, "refusal": null, "annotations": []});
-        if !answer.calls.is_empty() {
-            message["content"] = Value::Null;
-            message["tool_calls"] = answer
-                .calls
-                .iter()
-                .enumerate()
-                .map(|(index, ToolCall { name, arguments })| {
-                    json!({"id": tool_call_id(*call, index), "type": "function",
-                           "function": {"name": name, "arguments": arguments}})
-                })
-                .collect();
-        }
-        let finish = finish_reason(&answer.finish);
-        let mut body = json!({
-            "id": completion_id(*call), "object": "chat.completion", "created": SystemClock.now().timestamp(),
-            "model": model, "service_tier": "default", "system_fingerprint": "fp_simulated",
-            "choices": [{"index": 0, "message": message, "logprobs": null, "finish_reason": finish}],
-        });
-        if let Some(usage) = usages(reply.usage, reply.input_tokens, answer.output_tokens).pop() {
-            body["usage"] = usage;
-        }
-        body
+        let calls = answer.calls.iter().enumerate();
+        let message = wire::Message {
+            role: "assistant",
+            content: answer.calls.is_empty().then_some(answer.text.as_str()),
+            tool_calls: calls.map(|(index, one)| tool_call(*call, None, index, &one.name, &one.arguments)).collect(),
+            refusal: None,
+            annotations: [],
+        };
+        to_json(&Completion {
+            id: completion_id(*call),
+            object: "chat.completion",
+            created: SystemClock.now().timestamp(),
+            model,
+            choices: [Choice { index: 0, message, logprobs: None, finish_reason: finish_reason(&answer.finish) }],
+            usage: Usage::reported(reply.usage, reply.input_tokens, answer.output_tokens).pop(),
+            service_tier: "default",
+            system_fingerprint: "fp_simulated",
+        })
     }
 
     fn script(&self, reply: Reply) -> Script {
@@ -117,8 +110,7 @@ impl Dialect for Chat {
         script.event(delta(&format!("{{\"role\":\"assistant\",\"content\":{content},\"refusal\":null{after_delta}")));
         script.tokens(delta("{\"content\":"), answer.text, after_delta);
         for (index, ToolCall { name, arguments }) in answer.calls.into_iter().enumerate() {
-            let opening = json!([{"index": index, "id": tool_call_id(call, index), "type": "function",
-                                  "function": {"name": name, "arguments": ""}}]);
+            let opening = to_json(&[tool_call(call, Some(index), index, &name, "")]);
             script.event(delta(&format!("{{\"tool_calls\":{opening}{after_delta}")));
             let before = delta(&format!("{{\"tool_calls\":[{{\"index\":{index},\"function\":{{\"arguments\":"));
             script.tokens(before, arguments, after_call);
@@ -128,8 +120,8 @@ impl Dialect for Chat {
             "{common}{{\"index\":0,\"delta\":{{}},\"logprobs\":null,\"finish_reason\":\"{finish}\"}}]{null_usage}}}\n\n"
         ));
         if self.includes_usage {
-            for usage in usages(reply.usage, reply.input_tokens, answer.output_tokens) {
-                script.event(format!("{common}],\"usage\":{usage}}}\n\n"));
+            for usage in Usage::reported(reply.usage, reply.input_tokens, answer.output_tokens) {
+                script.event(format!("{common}],\"usage\":{}}}\n\n", to_json(&usage)));
             }
         }
         script.event(DONE.to_owned());
@@ -153,8 +145,15 @@ fn completion_id(call: u64) -> String {
     format!("chatcmpl-sim{call:026x}")
 }
 
-fn tool_call_id(call: u64, index: usize) -> String {
-    format!("call_sim{call:019x}{index:02x}")
+fn tool_call<'a>(
+    call: u64,
+    index: Option<usize>,
+    number: usize,
+    name: &'a str,
+    arguments: &'a str,
+) -> wire::ToolCall<'a> {
+    let id = format!("call_sim{call:019x}{number:02x}");
+    wire::ToolCall { index, id, kind: "function", function: Function { name, arguments } }
 }
 
 fn finish_reason(finish: &Finish) -> &'static str {

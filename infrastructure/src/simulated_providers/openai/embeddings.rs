@@ -14,7 +14,7 @@ use super::{
         SimulatedProvider, Simulator,
         knobs::{Knobs, UsageReport},
         models::{Model, Use},
-        respond::{before, whole},
+        respond::{before, to_json, whole},
         served::{Operation, ledger::Arrival},
         text,
     },
@@ -105,8 +105,8 @@ pub(in super::super) async fn embed(
             if let Some(failed) = before::<Chat>(&settings, &serving).await {
                 return failed;
             }
-            let body = embeddings.body(settings.usage);
-            whole::<Chat>(&settings, serving, (embeddings.tokens, 0), &body).await
+            let body = to_json(&embeddings.body(settings.usage));
+            whole::<Chat>(&settings, serving, (embeddings.tokens, 0), body).await
         }
         Err(error) => {
             serving.fail_with_status(error.status().as_u16());

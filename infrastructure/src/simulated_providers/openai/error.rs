@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde::Serialize;
 
 use super::{
-    super::knobs::{Failure, FailureKind},
+    super::{
+        knobs::{Failure, FailureKind},
+        respond::to_json,
+    },
     headers,
 };
 
@@ -122,9 +124,20 @@ impl OpenAiError {
     }
 
     /// The envelope, with all four keys.
-    pub fn envelope(&self) -> serde_json::Value {
+    pub fn envelope(&self) -> String {
+        #[derive(Serialize)]
+        struct Envelope<'a> {
+            error: Body<'a>,
+        }
+        #[derive(Serialize)]
+        struct Body<'a> {
+            message: &'a str,
+            r#type: &'a str,
+            param: Option<&'a str>,
+            code: Option<&'a str>,
+        }
         let Self { message, kind, param, code, .. } = self;
-        json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+        to_json(&Envelope { error: Body { message, r#type: kind, param: *param, code: *code } })
     }
 
     pub fn into_response_of(self, call: u64) -> Response {
@@ -138,6 +151,6 @@ impl OpenAiError {
             headers.insert(header::RETRY_AFTER, ms.div_ceil(1_000).into());
             headers.insert(HeaderName::from_static("retry-after-ms"), ms.into());
         }
-        (self.status, headers, Json(self.envelope()).into_response().into_body()).into_response()
+        (self.status, headers, self.envelope()).into_response()
     }
 }

@@ -1,0 +1,132 @@
+//! A network between a node and its database that can be cut and frozen.
+
+use std::{
+    future::pending,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Passes everything on until told otherwise. Its connections end when it is dropped.
+pub struct Proxy {
+    pub address: SocketAddr,
+    controls: Arc<Controls>,
+    ended: CancellationToken,
+}
+
+#[derive(Default)]
+struct Controls {
+    /// The next bytes that come back from the server are lost, and their connection with them.
+    cut_next_reply: AtomicBool,
+    /// So many bytes more, less one, go to the server; 0 means no limit.
+    freeze_after: AtomicUsize,
+    /// No byte gets through, on connections old and new.
+    all_frozen: AtomicBool,
+    /// Since the last question.
+    bytes_sent: AtomicUsize,
+}
+
+impl Proxy {
+    pub async fn start(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (controls, ended, tracker) = (Arc::new(Controls::default()), CancellationToken::new(), TaskTracker::new());
+        let accept = {
+            let (controls, ended, tracker) = (controls.clone(), ended.clone(), tracker.clone());
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let server = TcpStream::connect(server).await.unwrap();
+                    let passing = pass(client, server, controls.clone());
+                    tracker.spawn(ended.clone().run_until_cancelled_owned(passing));
+                }
+            }
+        };
+        tracker.spawn(ended.clone().run_until_cancelled_owned(accept));
+        Self { address, controls, ended }
+    }
+
+    /// The server gets the next call and works on it, its answer never arrives, and the connection is cut.
+    pub fn cut_next_reply(&self) {
+        self.controls.cut_next_reply.store(true, Ordering::SeqCst);
+    }
+
+    /// The connection that sends the next bytes freezes when `bytes` of them have gone to the server. It stays open.
+    /// Other connections go on.
+    pub fn freeze_after(&self, bytes: usize) {
+        self.controls.freeze_after.store(bytes + 1, Ordering::SeqCst);
+    }
+
+    /// Nothing gets through any more, until [`Self::thaw`]: connections are taken, and stay as they are for good.
+    pub fn freeze_all(&self) {
+        self.controls.all_frozen.store(true, Ordering::SeqCst);
+    }
+
+    pub fn thaw(&self) {
+        self.controls.all_frozen.store(false, Ordering::SeqCst);
+    }
+
+    /// How many bytes went to the server since the last time.
+    pub fn take_bytes_sent(&self) -> usize {
+        self.controls.bytes_sent.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
+}
+
+async fn pass(client: TcpStream, server: TcpStream, controls: Arc<Controls>) {
+    client.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let forth = async {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+            if controls.all_frozen.load(Ordering::SeqCst) {
+                return true;
+            }
+            let limit = controls.freeze_after.load(Ordering::SeqCst);
+            let passes = if limit == 0 { read } else { read.min(limit - 1) };
+            if to_server.write_all(&buffer[..passes]).await.is_err() {
+                break;
+            }
+            controls.bytes_sent.fetch_add(passes, Ordering::SeqCst);
+            if limit != 0 && read >= limit {
+                controls.freeze_after.store(0, Ordering::SeqCst);
+                return true;
+            }
+            if limit != 0 {
+                controls.freeze_after.store(limit - passes, Ordering::SeqCst);
+            }
+        }
+        false
+    };
+    let back = async {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+            if controls.cut_next_reply.swap(false, Ordering::SeqCst)
+                || to_client.write_all(&buffer[..read]).await.is_err()
+            {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        is_frozen = forth => if is_frozen {
+            // Both sockets stay open, and nothing moves any more.
+            pending::<()>().await;
+        },
+        () = back => {}
+    }
+}
