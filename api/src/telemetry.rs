@@ -10,9 +10,8 @@ use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 use crate::config::sections::LogFormat;
 
 /// From a commit (below a millisecond) to an answer at its deadline (five minutes).
-const SECONDS: [f64; 18] = [
-    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
-];
+const SECONDS: [f64; 18] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 /// For counts: events of a batch, waiting units.
 const COUNTS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 

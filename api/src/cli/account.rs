@@ -46,7 +46,7 @@ impl Account {
 }
 
 /// The accounts, and what has to be closed behind them.
-struct Ledger {
+pub struct Ledger {
     accounts: Accounts,
     log: Arc<PostgresEventLog>,
     tasks: TaskTracker,

@@ -25,11 +25,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     production::check(&config)?;
     let mut signals = Signals::listen()?;
     let app = tokio::select! {
-        app = App::build(config, telemetry::metrics()?) => app?,
+        app = App::build(config.clone(), telemetry::metrics()?) => app?,
         () = signals.next() => return Err(Interrupted.into()),
     };
     // The listener is bound: whoever connects from now on is served.
-    banner::print(&app)?;
+    banner::print(&config, &app)?;
     let shutdown = CancellationToken::new();
     let running = app.run(shutdown.clone());
     signals.until_done(running, &shutdown).await?
