@@ -1,7 +1,10 @@
 //! Logs and metrics. Neither ever holds content, tokens, secrets or query strings: those are kept out where the lines
 //! are written, not filtered here.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    io::IsTerminal,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -20,7 +23,10 @@ pub fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).context("log.filter (RUST_LOG) cannot be read")?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => subscriber.with_target(false).finish().try_init()?,
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal();
+            subscriber.with_target(false).with_ansi(colours).finish().try_init()?;
+        }
         LogFormat::Json => subscriber.json().flatten_event(true).finish().try_init()?,
     }
     Ok(())

@@ -23,9 +23,9 @@ impl Simulate {
             SimulatedProviders::bind(self.listen).await.with_context(|| format!("cannot listen on {}", self.listen))?;
         let origin = format!("http://{}", server.local_addr()?);
         out_line(format_args!(
-            "The simulated providers answer at {origin}. To use them from another aihub:\n\n  \
-             export OPENAI_BASE_URL={origin}/v1 AIHUB__PROVIDERS__OPENAI__SIMULATED=true\n  \
-             export ANTHROPIC_BASE_URL={origin} AIHUB__PROVIDERS__CLAUDE__SIMULATED=true\n"
+            "The simulated providers answer at {origin}, to any key. To use them from another aihub:\n\n  \
+             export OPENAI_BASE_URL={origin}/v1 OPENAI_API_KEY=any AIHUB__PROVIDERS__OPENAI__SIMULATED=true\n  \
+             export ANTHROPIC_BASE_URL={origin} ANTHROPIC_API_KEY=any AIHUB__PROVIDERS__CLAUDE__SIMULATED=true\n"
         ))?;
         let shutdown = CancellationToken::new();
         let running = server.run(shutdown.clone());

@@ -89,6 +89,7 @@ impl fmt::Display for Refusal {
         write!(f, "{}: {}", self.code, self.message)?;
         for (name, value) in &self.details {
             match value {
+                Value::Null => {}
                 Value::String(text) => write!(f, "\n  {name}: {text}")?,
                 // One line each, so that the attempts at several providers can be told apart.
                 Value::Array(list) if list.iter().any(Value::is_object) => {
