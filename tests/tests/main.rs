@@ -1,3 +1,6 @@
 //! What the product promises, tested from outside on a real PostgreSQL.
 
+mod orphans;
 mod store;
+mod vault;
+mod views;

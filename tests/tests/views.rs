@@ -1,0 +1,348 @@
+//! Views: each event counts once, a view can be rebuilt to the same bytes, and the sums are those of the ledger.
+
+use std::sync::Arc;
+
+use aihub_domain::account::{Account, event::AccountEvent};
+use aihub_infrastructure::event_store::{
+    decode::events_of,
+    reader,
+    subscription::{SubscriptionError, Subscriptions},
+    upcast::Upcasters,
+};
+use aihub_projections::{
+    account_balance,
+    rebuild::{self, View, views},
+    request_status,
+    usage_daily::{self, Dimension, ReportError, Usage, UsageFilter, UsageRow},
+    watermark::AsOf,
+};
+use aihub_tests::{
+    TestDatabase,
+    books::{Books, End, accepted, now, outcome},
+    database,
+    log::{Node, stream, unit, verified},
+};
+use chrono::NaiveDate;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+const ACCOUNTS: [&str; 3] = ["acme", "globex", "initech"];
+
+/// Requests with every kind of end; every ninth is still open.
+async fn trade(books: &Books, requests: std::ops::Range<u64>) {
+    for nth in requests {
+        let (account, request_id) = (ACCOUNTS[nth as usize % 3], format!("request-{nth}"));
+        let user = if nth.is_multiple_of(4) { "ann" } else { "bob" };
+        books.accept(&request_id, accepted(account, user, "node-1", 40)).await;
+        let charge = 10 + i64::try_from(nth).unwrap() % 60;
+        let end = match nth % 9 {
+            0 => continue,
+            1 => End::Failed(outcome(nth, 0)),
+            2 => End::Failed(outcome(nth, charge)),
+            3 => End::Cancelled(outcome(nth, charge)),
+            4 => End::Abandoned(now()),
+            _ => End::Completed(outcome(nth, charge)),
+        };
+        books.end(account, &request_id, end).await.unwrap();
+    }
+}
+
+async fn open_books(database: &TestDatabase) -> Books {
+    let books = Books::open(Node::start(&database.database));
+    for account in ACCOUNTS {
+        books.grant(account, 100_000).await;
+    }
+    books
+}
+
+fn subscriptions(database: &TestDatabase) -> (Subscriptions, DropGuard) {
+    let shutdown = CancellationToken::new();
+    let upcasters = Arc::new(Upcasters::default());
+    let subscriptions =
+        Subscriptions::start(database.database.clone(), upcasters, TaskTracker::new(), shutdown.clone());
+    (subscriptions, shutdown.drop_guard())
+}
+
+async fn head(database: &TestDatabase) -> u64 {
+    reader::head(database.pool()).await.unwrap().position
+}
+
+async fn run(database: &TestDatabase, view: Arc<dyn View>) -> Result<(), SubscriptionError> {
+    let (subscriptions, _guard) = subscriptions(database);
+    subscriptions.run_until(view, head(database).await).await
+}
+
+async fn catch_up(database: &TestDatabase) {
+    for view in views() {
+        run(database, view).await.unwrap();
+    }
+}
+
+/// Every row of the view.
+async fn rows(database: &TestDatabase, view: &dyn View) -> Vec<String> {
+    let mut rows = Vec::new();
+    for table in view.tables() {
+        let select = format!("SELECT row_to_json(t)::text FROM {table} t ORDER BY 1");
+        rows.extend(sqlx::query_scalar::<_, String>(&select).fetch_all(database.pool()).await.unwrap());
+    }
+    rows
+}
+
+fn everything() -> UsageFilter {
+    let day = |year| NaiveDate::from_ymd_opt(year, 1, 1).unwrap();
+    UsageFilter { from: day(2000), to: day(2100), account: None, user: None }
+}
+
+async fn report(database: &TestDatabase, filter: &UsageFilter, keep_apart: &[Dimension]) -> Vec<UsageRow> {
+    usage_daily::report(database.pool(), filter, keep_apart).await.unwrap().value
+}
+
+#[tokio::test]
+async fn each_event_applied_twice_counts_once() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..60).await;
+    catch_up(&database).await;
+    let events = verified(database.pool()).await;
+    for view in views() {
+        let before = rows(&database, &*view).await;
+        assert!(!before.is_empty());
+        for batch in events.chunks(7) {
+            let mut transaction = database.pool().begin().await.unwrap();
+            view.apply(&mut transaction, batch).await.unwrap();
+            transaction.commit().await.unwrap();
+        }
+        assert_eq!(rows(&database, &*view).await, before, "{}", view.name());
+    }
+}
+
+#[tokio::test]
+async fn a_view_that_is_rebuilt_has_the_same_rows_to_the_byte() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    // Filled in pieces at first, in one go later.
+    for from in [0, 13, 41, 60] {
+        trade(&books, from..from + 13).await;
+        catch_up(&database).await;
+    }
+    for view in views() {
+        let before = rows(&database, &*view).await;
+        rebuild::empty(database.pool(), &*view).await.unwrap();
+        assert!(rows(&database, &*view).await.is_empty());
+        run(&database, view.clone()).await.unwrap();
+        assert_eq!(rows(&database, &*view).await, before, "{}", view.name());
+    }
+}
+
+#[tokio::test]
+async fn usage_the_ledger_and_the_balances_come_to_the_same_sums() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..90).await;
+    // It can pay for its hold and for a bit more, not for all that was used.
+    books.grant("poor", 45).await;
+    books.accept("too dear", accepted("poor", "ann", "node-1", 40)).await;
+    books.end("poor", "too dear", End::Completed(outcome(90, 70))).await.unwrap();
+    catch_up(&database).await;
+
+    let (mut settled, mut cost, mut uncovered) = (0, 0, 0);
+    for change in events_of::<Account>(&verified(database.pool()).await) {
+        if let AccountEvent::CreditsSettled { charged_microcredits, uncovered_microcredits, cost_picousd, .. } =
+            change.unwrap().1
+        {
+            settled += charged_microcredits.0;
+            uncovered += uncovered_microcredits.0;
+            cost += i128::from(cost_picousd.0);
+        }
+    }
+    assert_eq!(uncovered, 25);
+    let total = report(&database, &everything(), &[]).await;
+    assert_eq!((total[0].usage.charged_microcredits, total[0].usage.cost_picousd), (settled, cost));
+
+    let (mut spent, mut lost) = (0, 0);
+    for account in ACCOUNTS.into_iter().chain(["poor"]) {
+        let AsOf { position, value } = account_balance::find(database.pool(), account).await.unwrap();
+        let (balance, truth) = (value.unwrap(), books.accounts.load(account).await.unwrap());
+        assert_eq!(position, head(&database).await);
+        assert_eq!(balance.granted_microcredits, truth.granted().0);
+        assert_eq!(balance.held_microcredits, truth.held().0);
+        assert_eq!(balance.spent_microcredits, truth.spent().0);
+        assert_eq!(balance.available_microcredits, truth.available().0);
+        let of_account = UsageFilter { account: Some(account.to_owned()), ..everything() };
+        assert_eq!(report(&database, &of_account, &[]).await[0].usage.charged_microcredits, balance.spent_microcredits);
+        spent += balance.spent_microcredits;
+        lost += balance.uncovered_microcredits;
+    }
+    assert_eq!((spent, lost), (settled, uncovered));
+}
+
+#[tokio::test]
+async fn a_report_keeps_apart_what_it_was_asked_to_and_adds_up_the_rest() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..60).await;
+    run(&database, Arc::new(usage_daily::View)).await.unwrap();
+
+    let total = report(&database, &everything(), &[]).await;
+    let [UsageRow { day: None, account: None, user: None, provider: None, model: None, usage: total }] = &total[..]
+    else {
+        panic!("{total:?}")
+    };
+    // Of 60 requests, 7 are open; of each nine, two fail and one is abandoned.
+    assert_eq!((total.requests, total.failed), (53, 7 + 7 + 7));
+    let dimensions = [Dimension::Day, Dimension::Account, Dimension::User, Dimension::Provider, Dimension::Model];
+    for keep_apart in [&dimensions[..], &dimensions[..1], &dimensions[1..3], &dimensions[3..]] {
+        let rows = report(&database, &everything(), keep_apart).await;
+        assert!(rows.len() > 1);
+        let add = |sum: Usage, row: &UsageRow| Usage {
+            requests: sum.requests + row.usage.requests,
+            failed: sum.failed + row.usage.failed,
+            estimated: sum.estimated + row.usage.estimated,
+            input_tokens: sum.input_tokens + row.usage.input_tokens,
+            cached_input_tokens: sum.cached_input_tokens + row.usage.cached_input_tokens,
+            cache_write_tokens: sum.cache_write_tokens + row.usage.cache_write_tokens,
+            output_tokens: sum.output_tokens + row.usage.output_tokens,
+            reasoning_tokens: sum.reasoning_tokens + row.usage.reasoning_tokens,
+            charged_microcredits: sum.charged_microcredits + row.usage.charged_microcredits,
+            cost_picousd: sum.cost_picousd + row.usage.cost_picousd,
+        };
+        assert_eq!(rows.iter().fold(Usage::default(), add), *total);
+        for row in &rows {
+            assert_eq!(row.day.is_some(), keep_apart.contains(&Dimension::Day));
+            assert_eq!(row.user.is_some(), keep_apart.contains(&Dimension::User));
+            assert_eq!(row.model.is_some(), keep_apart.contains(&Dimension::Model));
+        }
+    }
+    // What nobody answered stands under what was asked for.
+    let providers = report(&database, &everything(), &[Dimension::Provider]).await;
+    let names: Vec<_> = providers.iter().map(|row| row.provider.as_deref().unwrap()).collect();
+    assert_eq!(names, ["anthropic", "auto", "openai"]);
+
+    let first = report(&database, &everything(), &[Dimension::Day]).await[0].day.unwrap();
+    let of_the_day = UsageFilter { from: first, to: first, user: Some("bob".to_owned()), ..everything() };
+    let rows = report(&database, &of_the_day, &[Dimension::User, Dimension::Day]).await;
+    assert!(matches!(&rows[..], [UsageRow { day: Some(day), user: Some(user), .. }] if *day == first && user == "bob"));
+    let nobody = UsageFilter { account: Some("nobody".to_owned()), ..everything() };
+    assert!(report(&database, &nobody, &[]).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_report_over_its_limit_is_refused() {
+    let database = database().await;
+    sqlx::query(
+        "INSERT INTO usage_daily_v1 SELECT '2026-11-22', 'account-' || n, 'u', 'p', 'm', 1, 0, 0, 0, 0, 0, 0, 0, 0,
+             99999999999999999999999999999 FROM generate_series(0, $1) n",
+    )
+    .bind(i32::try_from(usage_daily::MAX_ROWS).unwrap())
+    .execute(database.pool())
+    .await
+    .unwrap();
+    let refused = usage_daily::report(database.pool(), &everything(), &[Dimension::Account]).await;
+    assert!(matches!(refused, Err(ReportError::TooManyRows)), "{refused:?}");
+    let total = report(&database, &everything(), &[]).await;
+    assert_eq!(total[0].usage.cost_picousd, 10_001 * 99_999_999_999_999_999_999_999_999_999);
+}
+
+#[tokio::test]
+async fn a_request_is_shown_with_what_became_of_it() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..9).await;
+    // More than is held for it: the hold grows before it is settled.
+    books.accept("dear", accepted("acme", "ann", "node-1", 40)).await;
+    books.end("acme", "dear", End::Completed(outcome(3, 70))).await.unwrap();
+    run(&database, Arc::new(request_status::View)).await.unwrap();
+
+    let find = async |request_id: &str| request_status::find(database.pool(), request_id).await.unwrap();
+    let shown = find("dear").await;
+    assert_eq!(shown.position, head(&database).await);
+    let dear = shown.value.unwrap();
+    assert_eq!((dear.account.as_str(), dear.user_id.as_str(), dear.kind.as_str()), ("acme", "ann", "chat"));
+    assert_eq!((dear.requested_provider.as_str(), dear.provider.as_deref()), ("auto", Some("anthropic")));
+    assert_eq!((dear.requested_model.as_str(), dear.model.as_deref()), ("gpt-6", Some("gpt-6-2026")));
+    assert_eq!((dear.reserved_microcredits, dear.charged_microcredits), (70, 70));
+    assert_eq!((dear.input_tokens, dear.output_tokens, dear.reasoning_tokens), (4, 16, 4));
+    assert_eq!((dear.first_chunk_ms, dear.duration_ms), (Some(3), Some(6)));
+    assert_eq!(dear.attempts[0]["provider"], "anthropic");
+    assert_eq!(dear.finish_reason.as_deref(), Some("stop"));
+    assert_eq!(dear.ended_at, Some(outcome(3, 70).ended_at));
+    assert_eq!(dear.position.cast_unsigned(), head(&database).await);
+
+    for (request_id, status, end_reason) in [
+        ("request-0", "accepted", None),
+        ("request-1", "failed", Some("PROVIDER_ERROR")),
+        ("request-3", "cancelled", Some("client_left")),
+        ("request-4", "abandoned", Some("its node is gone")),
+        ("request-5", "completed", None),
+    ] {
+        let request = find(request_id).await.value.unwrap();
+        assert_eq!((request.status.as_str(), request.end_reason.as_deref()), (status, end_reason), "{request_id}");
+    }
+    assert_eq!(find("unheard of").await.value, None);
+}
+
+#[tokio::test]
+async fn a_view_that_was_never_run_says_that_it_knows_nothing_yet() {
+    let database = database().await;
+    let found = account_balance::find(database.pool(), "acme").await.unwrap();
+    assert_eq!(found, AsOf { position: 0, value: None });
+}
+
+#[tokio::test]
+async fn limits_are_shown_as_they_were_set_last() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    let set = |daily| aihub_domain::account::command::AccountCommand::SetUsageLimits {
+        limits: aihub_domain::account::UsageLimits {
+            daily_microcredits: daily,
+            monthly_microcredits: Some(aihub_domain::money::Microcredits(500)),
+        },
+        reason: "test".to_owned(),
+        actor: "finance".to_owned(),
+        set_at: now(),
+    };
+    for daily in [Some(aihub_domain::money::Microcredits(50)), None] {
+        books.accounts.execute("acme", &set(daily), &|_| Ok(vec![]), &Arc::default()).await.unwrap();
+        run(&database, Arc::new(account_balance::View)).await.unwrap();
+        let balance = account_balance::find(database.pool(), "acme").await.unwrap().value.unwrap();
+        assert_eq!(balance.daily_limit_microcredits, daily.map(|limit| limit.0));
+        assert_eq!(balance.monthly_limit_microcredits, Some(500));
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_contradicts_itself_stops_the_view_at_that_event() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..9).await;
+    let last_good = head(&database).await;
+    // It claims a balance that its amounts do not come to.
+    let mut lie = stream("liar", 0, 1);
+    lie.aggregate_type = "account";
+    lie.events[0].payload = r#"{"CreditsGranted":{"grant_id":"g","amount_microcredits":5,"available_microcredits":6,
+        "reason":"","actor":"","granted_at":"2026-11-22T00:00:00Z"}}"#
+        .to_owned();
+    books.node.append(unit([lie])).await.unwrap();
+    let stopped = run(&database, Arc::new(account_balance::View)).await.unwrap_err();
+    let SubscriptionError::Stopped { position, error, .. } = stopped else { panic!("{stopped:?}") };
+    assert_eq!(position, last_good + 1);
+    assert!(error.contains("account_balance_v1_balances"), "{error}");
+    assert_eq!(account_balance::find(database.pool(), "acme").await.unwrap().position, last_good);
+}
+
+#[tokio::test]
+async fn an_end_without_a_beginning_stops_what_would_count_it() {
+    let database = database().await;
+    let node = Node::start(&database.database);
+    let mut end = stream("request-1", 0, 1);
+    end.aggregate_type = "request";
+    end.events[0].payload = r#"{"RequestAbandoned":{"reason":"x","abandoned_at":"2026-11-22T00:00:00Z"}}"#.to_owned();
+    node.append(unit([end])).await.unwrap();
+    let views: [Arc<dyn View>; 2] = [Arc::new(usage_daily::View), Arc::new(request_status::View)];
+    for view in views {
+        let stopped = run(&database, view).await.unwrap_err();
+        assert!(matches!(&stopped, SubscriptionError::Stopped { position: 1, .. }), "{stopped:?}");
+    }
+}
