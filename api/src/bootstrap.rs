@@ -10,6 +10,7 @@ use aihub_application::{
     catalog::Catalog,
     gateway::{Answers, Gateway, GatewaySettings},
     limits::Limits,
+    policies::expire_requests::expire_requests,
     ports::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
@@ -20,12 +21,14 @@ use aihub_infrastructure::{
     embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
     event_store::{PostgresEventLog, subscription::Subscriptions, upcast::Upcasters, writer::WriterOptions},
     nodes,
+    orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
     vault::{
         PostgresVault,
         master_key::{MasterKey, dev_master_key},
     },
 };
+use aihub_projections::rebuild::views;
 use anyhow::Context;
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -43,6 +46,8 @@ use crate::{
 /// How long the last commits may take after the drain's time is up.
 const LAST_COMMITS: Duration = Duration::from_secs(15);
 const LAST_FRAMES: Duration = Duration::from_secs(3);
+/// A node that lives ends its requests at their deadline; this much later somebody else does.
+const DEADLINE_GRACE: Duration = Duration::from_mins(1);
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// A built service: everything is connected, nothing is served yet.
@@ -80,6 +85,16 @@ impl App {
         let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_key(&config)?));
         nodes::start(database.clone(), node.clone(), nodes::NODE_TIMEOUT, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
+        for view in views() {
+            subscriptions.run(view);
+        }
+        subscriptions.run(Arc::new(OpenRequests));
+        let orphaned = PostgresOrphanedRequests::new(
+            database.pool().clone(),
+            node.clone(),
+            DEADLINE_GRACE,
+            Duration::from_millis(config.gateway.node_timeout_ms),
+        );
 
         let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
@@ -100,7 +115,7 @@ impl App {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
-        workers.spawn(keep_house(gateway.clone(), metrics.clone(), stop_workers.clone()));
+        workers.spawn(keep_house(gateway.clone(), orphaned, metrics.clone(), stop_workers.clone()));
 
         let listener = TcpListener::bind(config.server.listen)
             .await
@@ -247,12 +262,21 @@ async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {
 }
 
 /// What has to be done now and then.
-async fn keep_house(gateway: Arc<Gateway>, metrics: PrometheusHandle, stop: CancellationToken) {
+async fn keep_house(
+    gateway: Arc<Gateway>,
+    orphaned: PostgresOrphanedRequests,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(HOUSEKEEPING);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         gateway.limits.forget_idle();
         gateway.answers.forget_expired();
         metrics.run_upkeep();
+        let now = gateway.clock.now();
+        if let Err(error) = expire_requests(&gateway.accounts, &orphaned, now, &gateway.settings.node).await {
+            tracing::warn!(error.message = %error, "orphaned requests could not be looked for");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The adapters behind [`application::ports::provider::Provider`]: what goes over the wire to the AI providers.
 //!
-//! An answer's way: [`http`] sends and waits for a status, [`errors`] recognises a refusal, [`sse`] cuts the bytes
-//! into events, a decoder ([`openai::chunk`], [`anthropic::event`]) says what each event means, and [`answer`] drives
+//! An answer's way: [`http`] sends and waits for a status, `errors` recognises a refusal, `sse` cuts the bytes
+//! into events, a decoder (`openai::chunk`, `anthropic::event`) says what each event means, and `answer` drives
 //! all of that as one stream of deltas.
 //!
 //! | module | what it speaks |

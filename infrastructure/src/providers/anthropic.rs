@@ -1,8 +1,8 @@
 //! Anthropic's messages API, and the servers that speak it.
 //!
-//! A prompt comes in OpenAI's form and is translated ([`request`]); content that has no translation is passed on as it
+//! A prompt comes in OpenAI's form and is translated (`request`); content that has no translation is passed on as it
 //! is. A stream's deltas report usage twice: the first report stands at the very beginning and knows the input for
-//! good, but its output is a placeholder of 1 to 8 tokens; the last one comes just before `Finish` and is what
+//! good, but its output is a placeholder of 0 to 8 tokens; the last one comes just before `Finish` and is what
 //! Anthropic bills.
 
 use aihub_application::ports::provider::{
@@ -20,6 +20,7 @@ use request::MessagesRequest;
 
 pub(super) mod event;
 mod request;
+mod usage;
 
 /// What is sent as `anthropic-version`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]

@@ -29,9 +29,14 @@ const QUOTA_NAMES: &[&str] = &[
 /// Anthropic says both with a plain 400 `invalid_request_error`.
 const QUOTA_PHRASES: &[&str] = &["credit balance is too low", "reached your specified api usage limits"];
 const CONTEXT_NAMES: &[&str] = &["context_length_exceeded", "exceed_context_size_error"];
-/// Anthropic (two), vLLM, Ollama.
-const CONTEXT_PHRASES: &[&str] =
-    &["prompt is too long", "exceed context limit", "maximum context length", "exceeds the context length"];
+/// Anthropic (two), vLLM, Ollama, and llama.cpp for embeddings, which it refuses with a 500.
+const CONTEXT_PHRASES: &[&str] = &[
+    "prompt is too long",
+    "exceed context limit",
+    "maximum context length",
+    "exceeds the context length",
+    "is too large to process",
+];
 const MODEL_NAMES: &[&str] = &["model_not_found", "not_found_error", "NotFoundError"];
 const OVERLOAD_NAMES: &[&str] =
     &["overloaded_error", "server_is_overloaded", "service_unavailable_error", "unavailable_error"];

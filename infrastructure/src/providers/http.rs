@@ -15,6 +15,8 @@ use super::errors;
 
 /// The most that a refusal's body is read for its reason.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// How long that body is waited for. The status alone says most of it.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Idle connections kept to one provider. More than this many streams at once is fine; their connections just close.
 const MAX_IDLE_CONNECTIONS: usize = 256;
 
@@ -165,8 +167,7 @@ impl Http {
             return Ok(response);
         }
         let headers = response.headers().clone();
-        // The status alone says enough when its body does not come in time.
-        let body = timeout(self.idle_timeout, refusal(response)).await.unwrap_or_default();
+        let body = timeout(REFUSAL_TIMEOUT.min(self.idle_timeout), refusal(response)).await.unwrap_or_default();
         Err(errors::refused(status, &headers, &body))
     }
 }

@@ -19,6 +19,7 @@ use request::ChatRequest;
 pub(super) mod chunk;
 mod embeddings;
 mod request;
+mod usage;
 
 /// The most bytes of an answer to an embedding call: 2,048 vectors of 3,072 numbers, in base64.
 const MAX_EMBEDDINGS_BYTES: usize = 64 * 1024 * 1024;

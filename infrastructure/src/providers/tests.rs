@@ -217,7 +217,9 @@ async fn an_answer_with_its_finish_reason_is_whole_however_the_connection_ends()
     for end in [End::Close, End::Tear, End::Hang] {
         let server = Server::start(vec![(unfinished.clone(), end)]).await;
         let mut settings = server.settings();
-        settings.idle_timeout = Duration::from_millis(50);
+        if end == End::Hang {
+            settings.idle_timeout = Duration::from_millis(500);
+        }
         let deltas = collect(openai(&settings).generate(call(true)).await).await.unwrap();
         assert!(matches!(deltas.last(), Some(Delta::Finish(_))), "{end:?}");
     }
@@ -235,7 +237,7 @@ async fn each_wait_has_its_own_time_out() {
     assert_eq!((error.kind, error.status), (FailureKind::Timeout, Some(200)), "between two reads");
 
     let server = Server::start(hang(&Recorded::json(200, "{"))).await;
-    let settings = ProviderHttp { answer_timeout: brief, ..server.settings() };
+    let settings = ProviderHttp { answer_timeout: brief * 10, ..server.settings() };
     let error = failure(&openai(&settings), false).await;
     assert_eq!((error.kind, error.status), (FailureKind::Timeout, Some(200)), "for the whole answer");
 
@@ -286,6 +288,27 @@ async fn a_stream_that_was_read_to_its_end_leaves_its_connection_for_the_next() 
     assert_eq!(connections.len(), 1);
 }
 
+#[tokio::test]
+async fn a_stream_that_is_dropped_is_aborted_upstream() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = ProviderHttp::new(format!("http://{}", listener.local_addr().unwrap()), None);
+    let (sender, mut bodies) = tokio::sync::mpsc::unbounded_channel();
+    let handler = move || async move {
+        // Closed when the server drops its answer, which it does when the client has gone.
+        let (alive, body_dropped) = tokio::sync::oneshot::channel::<()>();
+        sender.send(body_dropped).unwrap();
+        let first = futures::stream::iter([Ok::<_, std::io::Error>("data: {\"model\":\"m\",\"choices\":[]}\n\n")]);
+        let rest = futures::stream::pending().map(move |never| (never, &alive).0);
+        ([("content-type", "text/event-stream")], axum::body::Body::from_stream(first.chain(rest)))
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { axum::serve(listener, axum::Router::new().fallback(handler)).await.unwrap() });
+    let mut deltas = openai(&settings).generate(call(true)).await.unwrap();
+    assert_eq!(deltas.next().await.unwrap(), Ok(Delta::Model("m".into())));
+    drop(deltas);
+    assert!(bodies.recv().await.unwrap().await.is_err());
+}
+
 #[test]
 fn settings_that_cannot_work_are_refused_and_secrets_are_not_printed() {
     let refused =
@@ -297,7 +320,7 @@ fn settings_that_cannot_work_are_refused_and_secrets_are_not_printed() {
     let line_break = ProviderHttp::new("http://a", Some(ApiKey::new("sk\n1")));
     assert!(refused(&line_break).contains("\"authorization\""), "the name, not the value");
 
-    let mut settings = ProviderHttp::new("https://a/v1", Some(ApiKey::new("sk-secret")));
+    let mut settings = ProviderHttp::new("http://a/v1", Some(ApiKey::new("sk-secret")));
     settings.extra_headers.0.insert("api-key".into(), "sk-secret".into());
     let provider = openai(&settings);
     assert!(!format!("{settings:?} {provider:?}").contains("sk-secret"));

@@ -3,10 +3,10 @@
 use std::{borrow::Cow, collections::VecDeque};
 
 use aihub_application::ports::provider::{Delta, FinishReason, ProviderError, ToolCallDelta};
-use aihub_domain::price::TokenUsage;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
+use super::usage::{Usage, UsageSoFar};
 use crate::providers::{
     answer::{Decode, Flow},
     errors,
@@ -16,7 +16,7 @@ use crate::providers::{
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
+    kind: Option<Text<'a>>,
     index: Option<u32>,
     /// Read only where the event is one that has it: in an error this is a string.
     #[serde(borrow)]
@@ -26,6 +26,7 @@ struct Event<'a> {
     #[serde(borrow)]
     delta: Option<BlockDelta<'a>>,
     usage: Option<Usage>,
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -37,6 +38,7 @@ struct Message<'a> {
     content: Option<Vec<&'a RawValue>>,
     stop_reason: Option<String>,
     usage: Option<Usage>,
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -74,32 +76,18 @@ struct BlockDelta<'a> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Cumulative; an absent field or a `null` says nothing new.
-#[derive(Deserialize)]
-struct Usage {
-    input_tokens: Option<u64>,
-    cache_creation_input_tokens: Option<u64>,
-    cache_read_input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    output_tokens_details: Option<OutputDetails>,
-}
-
-#[derive(Deserialize)]
-struct OutputDetails {
-    thinking_tokens: Option<u64>,
-}
-
 /// Remembers what earlier events of one answer said.
 #[derive(Default)]
 pub(crate) struct MessageDecoder {
     has_begun: bool,
     is_finished: bool,
     usage: UsageSoFar,
-    /// The client's tools called so far. A call's index is its position.
+    /// The client's tools called so far.
     calls: Vec<ToolCall>,
 }
 
 struct ToolCall {
+    /// Counted over the calls, where the provider counts over all blocks.
     index: u32,
     block: Option<u32>,
     /// What the block began with: `{}` from Anthropic, all of the input from some servers. Stands when no fragments
@@ -114,7 +102,11 @@ impl Decode for MessageDecoder {
             return Err(errors::in_answer(data.as_bytes()));
         }
         let event: Event<'_> = serde_json::from_str(data).map_err(|error| errors::malformed(&error))?;
-        match &*event.kind {
+        let kind = event.kind.as_ref().map_or("", |kind| &kind.0);
+        if kind == "error" || event.error.is_some() {
+            return Err(errors::in_answer(data.as_bytes()));
+        }
+        match kind {
             "message_start" => {
                 if let Some(message) = event.message {
                     self.message(parse(message)?, out)?;
@@ -140,7 +132,6 @@ impl Decode for MessageDecoder {
                 self.finish(Some("end_turn".into()), out);
                 return Ok(Flow::End);
             }
-            "error" => return Err(errors::in_answer(data.as_bytes())),
             // `ping`, and what is still to come.
             _ => {}
         }
@@ -149,10 +140,11 @@ impl Decode for MessageDecoder {
 
     fn body(&mut self, body: &[u8], out: &mut VecDeque<Delta>) -> Result<(), ProviderError> {
         let message: Message<'_> = serde_json::from_slice(body).map_err(|error| errors::malformed(&error))?;
-        match message.kind.as_deref() {
-            Some("message") => {}
-            Some("error") => return Err(errors::in_answer(body)),
-            _ => return Err(errors::malformed(&"the provider's answer is not a message")),
+        if message.error.is_some() {
+            return Err(errors::in_answer(body));
+        }
+        if message.kind.as_deref() != Some("message") {
+            return Err(errors::malformed(&"the provider's answer is not a message"));
         }
         self.message(message, out)?;
         self.finish(Some("end_turn".into()), out);
@@ -242,37 +234,6 @@ impl MessageDecoder {
             "refusal" => FinishReason::ContentFilter,
             _ => FinishReason::Other(reason),
         }));
-    }
-}
-
-/// Anthropic's own counts, the last value of each.
-#[derive(Default)]
-struct UsageSoFar {
-    input: Option<u64>,
-    output: Option<u64>,
-    cached: u64,
-    cache_write: u64,
-    thinking: u64,
-}
-
-impl UsageSoFar {
-    /// Field by field, since `message_delta` may repeat, correct or leave out what `message_start` said. `None` as
-    /// long as one side was never counted: a nought in its place would be taken for a count. `input_tokens` does not
-    /// include what was read from or written to the cache.
-    fn merge(&mut self, report: &Usage) -> Option<TokenUsage> {
-        self.input = report.input_tokens.or(self.input);
-        self.output = report.output_tokens.or(self.output);
-        self.cached = report.cache_read_input_tokens.unwrap_or(self.cached);
-        self.cache_write = report.cache_creation_input_tokens.unwrap_or(self.cache_write);
-        let thinking = report.output_tokens_details.as_ref().and_then(|details| details.thinking_tokens);
-        self.thinking = thinking.unwrap_or(self.thinking);
-        Some(TokenUsage {
-            input: self.input?,
-            cached_input: self.cached,
-            cache_write: self.cache_write,
-            output: self.output?,
-            reasoning: self.thinking,
-        })
     }
 }
 

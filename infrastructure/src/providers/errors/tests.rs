@@ -90,6 +90,8 @@ fn a_prompt_that_does_not_fit_is_recognised_in_every_servers_words() {
     ] {
         assert_eq!(kind(400, &serde_json::json!({ "error": { "message": message } }).to_string()), ContextTooLong);
     }
+    let batch = r#"{"error":{"code":500,"message":"input (6002 tokens) is too large to process. increase the physical batch size","type":"server_error"}}"#;
+    assert_eq!(kind(500, batch), ContextTooLong);
     let llama = r#"{"error":{"code":400,"message":"too large","type":"exceed_context_size_error","n_ctx":512}}"#;
     assert_eq!(kind(400, llama), ContextTooLong);
 }

@@ -9,7 +9,7 @@ use serde::{
     de::{Error, IgnoredAny, SeqAccess, Visitor},
 };
 
-use super::chunk::{Usage, UsageSoFar};
+use super::usage::{Usage, UsageSoFar};
 use crate::providers::errors;
 
 /// Asks for base64, as the official SDKs do: a quarter of the bytes. A server that answers with numbers is fine.

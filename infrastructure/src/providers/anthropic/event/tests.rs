@@ -1,3 +1,5 @@
+use aihub_domain::price::TokenUsage;
+
 use super::*;
 use crate::providers::tests::replay::{
     assert_cuts_do_not_matter, file, json_file, recorded, recorded_lines, script_of,
@@ -203,6 +205,7 @@ async fn an_error_in_mid_stream_ends_it() {
         (r#"{"type":"error","error":{"type":"authentication_error","message":"key sk-1"}}"#, "Unauthorized"),
         (r#"{"type":"error","error":{"type":"timeout_error","message":"late"}}"#, "Timeout"),
         (r#"{"type":"error","error":{"type":"billing_error","message":"pay"}}"#, "QuotaExceeded"),
+        (r#"{"error":{"code":503,"message":"OpenAI's form","type":"server_error"}}"#, "Overloaded"),
         (r#"{"type":"error","message":"flat","code":"invalid_request_error"}"#, "InvalidRequest"),
     ] {
         let nameless = read(format!("{START}data: {error}\n\n")).await;
@@ -226,5 +229,6 @@ fn a_body_that_is_no_message_is_told_apart_from_an_error_in_one() {
     let kind = |body| read_body(body).unwrap_err().kind;
     assert_eq!(kind("<html>"), Malformed);
     assert_eq!(kind("{}"), Malformed);
+    assert_eq!(kind(r#"{"error":{"code":503,"message":"busy"}}"#), Overloaded);
     assert_eq!(kind(r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#), Overloaded);
 }

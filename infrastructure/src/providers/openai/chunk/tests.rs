@@ -1,3 +1,5 @@
+use aihub_domain::price::TokenUsage;
+
 use super::*;
 use crate::providers::tests::replay::{assert_cuts_do_not_matter, json_file, recorded, recorded_lines, script_of};
 
