@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aihub_application::{
-    policies::expire_requests::{self, OrphanedRequests, expire_requests},
-    ports::clock::SystemClock,
-};
+use aihub_application::policies::expire_requests::{OrphanedRequests, expire_requests};
 use aihub_domain::{
     account::Account,
     money::Microcredits,
@@ -115,12 +112,14 @@ async fn the_requests_of_a_node_that_fell_silent_are_ended_once_and_those_of_the
     subscriptions.run(Arc::new(OpenRequests));
     let stopping = CancellationToken::new();
     let (search_one, search_other) = (search(&database, "one"), search(&database, "other"));
-    let every = Duration::from_millis(10);
     let policies = async {
-        tokio::join!(
-            expire_requests::run(&one.accounts, &search_one, &SystemClock, "one", every, &stopping),
-            expire_requests::run(&other.accounts, &search_other, &SystemClock, "other", every, &stopping),
-        )
+        while !stopping.is_cancelled() {
+            let (by_one, by_other) = tokio::join!(
+                expire_requests(&one.accounts, &search_one, now(), "one"),
+                expire_requests(&other.accounts, &search_other, now(), "other"),
+            );
+            assert!(by_one.is_ok() && by_other.is_ok());
+        }
     };
     let released = async {
         while account(&one, "acme").await.held() != Microcredits(10) {

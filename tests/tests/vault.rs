@@ -127,7 +127,7 @@ async fn no_plaintext_and_no_key_stands_anywhere_in_the_database() {
             .await
             .unwrap();
     assert!(tables.iter().any(|table| table == "events"));
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     let traces = [String::from_utf8(SECRET.to_vec()).unwrap(), STANDARD.encode(SECRET), hex(SECRET), hex(&[1; 32])];
     for table in tables {
         for trace in &traces {

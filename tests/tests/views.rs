@@ -32,8 +32,8 @@ const ACCOUNTS: [&str; 3] = ["acme", "globex", "initech"];
 
 /// Requests with every kind of end; every ninth is still open.
 async fn trade(books: &Books, requests: std::ops::Range<u64>) {
-    for nth in requests {
-        let (account, request_id) = (ACCOUNTS[nth as usize % 3], format!("request-{nth}"));
+    for (nth, account) in requests.zip(ACCOUNTS.into_iter().cycle()) {
+        let request_id = format!("request-{nth}");
         let user = if nth.is_multiple_of(4) { "ann" } else { "bob" };
         books.accept(&request_id, accepted(account, user, "node-1", 40)).await;
         let charge = 10 + i64::try_from(nth).unwrap() % 60;
