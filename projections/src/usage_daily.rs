@@ -7,6 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, PgTransaction};
 use thiserror::Error;
+use uuid::Uuid;
 
 use crate::{
     rebuild,
@@ -18,6 +19,8 @@ mod counting;
 pub const NAME: &str = "usage_daily_v1";
 /// The most rows that one report has.
 pub const MAX_ROWS: i64 = 10_000;
+/// The longest account, user, provider or model that a row names whole.
+pub const MAX_KEY_BYTES: usize = 256;
 
 /// Which days, inclusive, and whose.
 #[derive(Debug, Clone)]
@@ -111,6 +114,17 @@ impl Usage {
     }
 }
 
+/// A name as it stands in the key: whole up to [`MAX_KEY_BYTES`], which no sane name exceeds, else its beginning and a
+/// hash of all of it. A key has to fit into the index, whatever a provider calls its models.
+fn key_text(name: &str) -> String {
+    let name = name.replace('\0', "\u{fffd}");
+    if name.len() <= MAX_KEY_BYTES {
+        return name;
+    }
+    let beginning = name.get(..name.floor_char_boundary(MAX_KEY_BYTES)).unwrap_or_default();
+    format!("{beginning}…{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()))
+}
+
 /// Ordered by day, account, user, provider and model.
 pub async fn report(
     pool: &PgPool,
@@ -135,8 +149,8 @@ pub async fn report(
            GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT $10"#,
         filter.from,
         filter.to,
-        filter.account.as_deref(),
-        filter.user.as_deref(),
+        filter.account.as_deref().map(key_text),
+        filter.user.as_deref().map(key_text),
         keeps(Dimension::Day),
         keeps(Dimension::Account),
         keeps(Dimension::User),
@@ -174,7 +188,8 @@ pub struct View;
 
 impl rebuild::View for View {
     fn tables(&self) -> &'static [&'static str] {
-        &[NAME, "usage_daily_open_v1"]
+        // In the order in which they are written to, so that emptying them and writing wait for each other.
+        &["usage_daily_open_v1", NAME]
     }
 }
 

@@ -346,3 +346,61 @@ async fn an_end_without_a_beginning_stops_what_would_count_it() {
         assert!(matches!(&stopped, SubscriptionError::Stopped { position: 1, .. }), "{stopped:?}");
     }
 }
+
+#[tokio::test]
+async fn a_reader_during_a_rebuild_gets_an_old_position_and_never_a_wrong_figure() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..30).await;
+    let head = head(&database).await;
+    let view: Arc<dyn View> = Arc::new(account_balance::View);
+    run(&database, view.clone()).await.unwrap();
+    let spent = books.accounts.load("acme").await.unwrap().spent().0;
+    let is_rebuilt = CancellationToken::new();
+    let rebuilding = async {
+        for _ in 0..10 {
+            rebuild::empty(database.pool(), &*view).await.unwrap();
+            run(&database, view.clone()).await.unwrap();
+        }
+        is_rebuilt.cancel();
+    };
+    let reading = async {
+        while !is_rebuilt.is_cancelled() {
+            let AsOf { position, value } = account_balance::find(database.pool(), "acme").await.unwrap();
+            assert_eq!(position > 0, value.is_some(), "position {position}");
+            if position == head {
+                assert_eq!(value.unwrap().spent_microcredits, spent);
+            }
+        }
+    };
+    tokio::join!(rebuilding, reading, async {
+        while !is_rebuilt.is_cancelled() {
+            let filter = everything();
+            usage_daily::report(database.pool(), &filter, &[Dimension::Day]).await.unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn no_name_that_a_provider_gives_its_model_stops_a_view() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    let long = "m".repeat(5_000);
+    // Random, so that the index cannot compress it.
+    let user: String = std::iter::repeat_with(|| rand::random_range('a'..='z')).take(9_000).collect();
+    for (nth, model) in ["zero \0", "zero \u{fffd}", &long, &format!("{long}x")].into_iter().enumerate() {
+        let request_id = format!("request-{nth}");
+        books.accept(&request_id, accepted("acme", &user, "node-1", 40)).await;
+        let mut odd = outcome(1, 10);
+        odd.model = Some(model.to_owned());
+        odd.finish_reason = Some("\0".to_owned());
+        books.end("acme", &request_id, End::Completed(odd)).await.unwrap();
+    }
+    catch_up(&database).await;
+    let models = report(&database, &everything(), &[Dimension::Model]).await;
+    assert_eq!(models.iter().map(|row| row.usage.requests).collect::<Vec<_>>(), [1, 1, 2], "{models:?}");
+    let of_user = UsageFilter { user: Some(user), ..everything() };
+    assert_eq!(report(&database, &of_user, &[]).await[0].usage.requests, 4);
+    let odd = request_status::find(database.pool(), "request-0").await.unwrap().value.unwrap();
+    assert_eq!((odd.model.as_deref(), odd.finish_reason.as_deref()), (Some("zero \u{fffd}"), Some("\u{fffd}")));
+}

@@ -6,13 +6,16 @@ use aihub_domain::request::{
     Request,
     event::{Accepted, RequestEvent},
 };
-use aihub_infrastructure::event_store::{decode::events_of, reader::RecordedEvent};
+use aihub_infrastructure::{
+    event_store::{decode::events_of, reader::RecordedEvent},
+    json_rows::json_rows,
+};
 use anyhow::Context;
 use chrono::NaiveDate;
 use serde::Serialize;
 use sqlx::PgTransaction;
 
-use super::{NAME, Usage};
+use super::{NAME, Usage, key_text};
 use crate::watermark::unapplied;
 
 /// Whose a request is, and what it asked for.
@@ -66,7 +69,7 @@ pub async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]
             .remove(request_id)
             .or_else(|| known.remove(request_id))
             .with_context(|| format!("request {request_id} ends at position {} and is not open", event.position))?;
-        if let Some((key, usage)) = contribution(open, &end)? {
+        if let Some((key, usage)) = contribution(&open, &end)? {
             let sum = additions.entry(key).or_default();
             *sum = sum.plus(&usage);
         }
@@ -76,7 +79,7 @@ pub async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]
 }
 
 /// What the end of a request adds, and to which row.
-fn contribution(open: Open, end: &RequestEvent) -> anyhow::Result<Option<(Key, Usage)>> {
+fn contribution(open: &Open, end: &RequestEvent) -> anyhow::Result<Option<(Key, Usage)>> {
     let (ended_at, failed) = match end {
         RequestEvent::RequestAccepted(_) => return Ok(None),
         RequestEvent::RequestCompleted(outcome) | RequestEvent::RequestCancelled { outcome, .. } => {
@@ -88,10 +91,10 @@ fn contribution(open: Open, end: &RequestEvent) -> anyhow::Result<Option<(Key, U
     let outcome = end.outcome();
     let key = Key {
         day: ended_at.date_naive(),
-        account: open.account,
-        user_id: open.user_id,
-        provider: outcome.and_then(|outcome| outcome.provider.clone()).unwrap_or(open.provider),
-        model: outcome.and_then(|outcome| outcome.model.clone()).unwrap_or(open.model),
+        account: key_text(&open.account),
+        user_id: key_text(&open.user_id),
+        provider: key_text(outcome.and_then(|outcome| outcome.provider.as_ref()).unwrap_or(&open.provider)),
+        model: key_text(outcome.and_then(|outcome| outcome.model.as_ref()).unwrap_or(&open.model)),
     };
     let used = outcome.map(Usage::of).transpose()?.unwrap_or_default();
     Ok(Some((key, Usage { requests: 1, failed, ..used })))
@@ -116,7 +119,7 @@ async fn put(transaction: &mut PgTransaction<'_>, open: Vec<Open>) -> anyhow::Re
         sqlx::query!(
             "INSERT INTO usage_daily_open_v1
                  SELECT * FROM json_populate_recordset(NULL::usage_daily_open_v1, $1::text::json)",
-            serde_json::to_string(&open)?,
+            json_rows(&open)?,
         )
         .execute(&mut **transaction)
         .await?;
@@ -138,7 +141,7 @@ async fn add(transaction: &mut PgTransaction<'_>, additions: Vec<Addition>) -> a
                  reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens,
                  charged_microcredits = u.charged_microcredits + excluded.charged_microcredits,
                  cost_picousd = u.cost_picousd + excluded.cost_picousd",
-            serde_json::to_string(&additions)?,
+            json_rows(&additions)?,
         )
         .execute(&mut **transaction)
         .await?;
