@@ -202,18 +202,14 @@ impl App {
 
 /// The configured database, or in development one of our own.
 pub async fn open_database(config: &Config) -> anyhow::Result<(Database, Option<EmbeddedPostgres>)> {
-    let embedded = match &config.database.url {
-        Some(_) => None,
-        None => {
-            let dir = config.server.data_dir.join("postgres");
-            Some(EmbeddedPostgres::start(&dir, &EmbeddedPostgresOptions::default()).await?)
-        }
+    let (url, embedded) = if let Some(url) = &config.database.url {
+        (url.expose().to_owned(), None)
+    } else {
+        let dir = config.server.data_dir.join("postgres");
+        let embedded = EmbeddedPostgres::start(&dir, &EmbeddedPostgresOptions::default()).await?;
+        (embedded.url().to_owned(), Some(embedded))
     };
-    let url = embedded.as_ref().map(EmbeddedPostgres::url).or(config.database.url.as_ref().map(|url| url.expose()));
-    let options = DatabaseOptions {
-        max_connections: config.database.max_connections,
-        ..DatabaseOptions::new(url.context("no database is configured")?)
-    };
+    let options = DatabaseOptions { max_connections: config.database.max_connections, ..DatabaseOptions::new(url) };
     Ok((Database::connect(&options).await?, embedded))
 }
 

@@ -17,7 +17,7 @@ pub struct Meter {
 }
 
 /// A usage, and whether it is our own count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Metered {
     pub usage: TokenUsage,
     pub estimated: bool,
