@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`books`] | accounts and requests with every kind of end, without a gateway |
 //! | [`database`] | a fresh, migrated database for each test |
 //! | [`log`] | nodes with a writer, and short ways to make units |
 //! | [`postgres`] | the PostgreSQL of the test process |
@@ -9,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on should say where")]
 
+pub mod books;
 pub mod database;
 pub mod log;
 pub mod postgres;

@@ -1,3 +1,8 @@
 //! What the product promises, tested from outside on a real PostgreSQL.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should say where")]
+
+mod orphans;
 mod store;
+mod vault;
+mod views;
