@@ -22,6 +22,7 @@ use crate::{
     telemetry,
 };
 
+const FAILED: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 78;
 const INTERRUPTED: u8 = 130;
 
@@ -70,7 +71,10 @@ impl Cli {
     pub async fn run(self) -> ExitCode {
         match self.dispatch().await {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => exit_code(&error),
+            Err(error) => {
+                tell(&error);
+                ExitCode::from(exit_code(&error))
+            }
         }
     }
 
@@ -100,17 +104,23 @@ impl Cli {
     }
 }
 
-/// Tells why, unless nobody listens any more.
-fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<Interrupted>() {
-        return ExitCode::from(INTERRUPTED);
-    }
+/// On stderr, unless nobody listens any more or the person knows.
+fn tell(error: &anyhow::Error) {
     let is_closed_pipe = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
-    if !error.downcast_ref().is_some_and(is_closed_pipe) {
+    if !error.is::<Interrupted>() && !error.downcast_ref().is_some_and(is_closed_pipe) {
         // Where even stderr is closed there is nobody left to tell.
         let _ = output::remark(format_args!("aihub: {error:#}"));
     }
-    if error.is::<ConfigError>() { ExitCode::from(WRONG_CONFIGURATION) } else { ExitCode::FAILURE }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigError>() {
+        WRONG_CONFIGURATION
+    } else if error.is::<Interrupted>() {
+        INTERRUPTED
+    } else {
+        FAILED
+    }
 }
 
 #[cfg(test)]
@@ -136,9 +146,8 @@ mod tests {
 
     #[test]
     fn a_wrong_configuration_has_an_exit_code_of_its_own() {
-        let wrong = ConfigError::Faults(vec![]).into();
-        assert_eq!(exit_code(&wrong), ExitCode::from(WRONG_CONFIGURATION));
-        assert_eq!(exit_code(&anyhow::anyhow!("x")), ExitCode::FAILURE);
-        assert_eq!(exit_code(&Interrupted.into()), ExitCode::from(INTERRUPTED));
+        assert_eq!(exit_code(&ConfigError::Faults(vec![]).into()), WRONG_CONFIGURATION);
+        assert_eq!(exit_code(&anyhow::anyhow!("x")), FAILED);
+        assert_eq!(exit_code(&Interrupted.into()), INTERRUPTED);
     }
 }
