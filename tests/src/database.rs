@@ -1,8 +1,14 @@
 //! A fresh, migrated database for each test, copied from a template that is made once for a state of the migrations.
+//!
+//! The server is a private PostgreSQL of this process, without durability, whose directory goes with it. Where
+//! `AIHUB_TEST_DATABASE_URL` names a server (as a role that may create databases), that one is used.
 
 use std::{fmt::Write, net::SocketAddr, str::FromStr, thread};
 
-use aihub_infrastructure::database::{Database, DatabaseOptions, MIGRATIONS};
+use aihub_infrastructure::{
+    database::{Database, DatabaseOptions, MIGRATIONS},
+    embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
+};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, postgres::PgConnectOptions};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -14,20 +20,37 @@ pub struct TestDatabase {
     name: String,
 }
 
-/// The server to make databases in: `DATABASE_URL`, or the one for development.
-fn server() -> PgConnectOptions {
-    let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| "postgres://aihub@127.0.0.1:5544/postgres".to_owned());
-    PgConnectOptions::from_str(&url).unwrap().database("postgres")
+static SERVER: OnceCell<Server> = OnceCell::const_new();
+
+/// What databases are made in.
+struct Server {
+    options: PgConnectOptions,
+    /// Kept for as long as the process lives, and with it the server.
+    _embedded: Option<EmbeddedPostgres>,
+}
+
+async fn server() -> &'static PgConnectOptions {
+    let start = || async {
+        if let Ok(url) = std::env::var("AIHUB_TEST_DATABASE_URL") {
+            let options = PgConnectOptions::from_str(&url).unwrap().database("postgres");
+            return Server { options, _embedded: None };
+        }
+        let options = EmbeddedPostgresOptions { durable: false, ..EmbeddedPostgresOptions::default() };
+        let embedded = EmbeddedPostgres::start_temporary(&options).await.unwrap();
+        let options = PgConnectOptions::from_str(embedded.url()).unwrap().database("postgres");
+        Server { options, _embedded: Some(embedded) }
+    };
+    &SERVER.get_or_init(start).await.options
 }
 
 pub async fn database() -> TestDatabase {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
     let template = TEMPLATE.get_or_init(template).await;
     let name = format!("aihub_test_{}", Uuid::now_v7().simple());
-    let mut server = server().connect().await.unwrap();
+    let mut server = server().await.connect().await.unwrap();
     server.execute(&*format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
     server.close().await.unwrap();
-    let options = options(&name);
+    let options = options(&name).await;
     let database = Database::connect(&options).await.unwrap();
     TestDatabase { database, options, name }
 }
@@ -38,13 +61,13 @@ async fn template() -> String {
     for byte in MIGRATIONS.iter().flat_map(|migration| migration.checksum.iter().take(4)) {
         write!(name, "{byte:02x}").unwrap();
     }
-    let mut server = server().connect().await.unwrap();
+    let mut server = server().await.connect().await.unwrap();
     sqlx::query("SELECT pg_advisory_lock(4711)").execute(&mut server).await.unwrap();
     if !exists(&mut server, &name).await {
         let unfinished = format!("{name}_unfinished");
         server.execute(&*format!("DROP DATABASE IF EXISTS {unfinished} WITH (FORCE)")).await.unwrap();
         server.execute(&*format!("CREATE DATABASE {unfinished}")).await.unwrap();
-        let database = Database::connect(&options(&unfinished)).await.unwrap();
+        let database = Database::connect(&options(&unfinished).await).await.unwrap();
         database.migrate().await.unwrap();
         database.pool().close().await;
         // The connection that migrated is gone on this side; the server may need a moment longer.
@@ -61,8 +84,8 @@ async fn exists(server: &mut PgConnection, name: &str) -> bool {
     found.await.unwrap().is_some()
 }
 
-fn options(name: &str) -> DatabaseOptions {
-    let url = server().database(name).to_url_lossy().to_string();
+async fn options(name: &str) -> DatabaseOptions {
+    let url = server().await.clone().database(name).to_url_lossy().to_string();
     DatabaseOptions { max_connections: 8, ..DatabaseOptions::new(url) }
 }
 
@@ -90,7 +113,7 @@ impl Drop for TestDatabase {
         let dropped = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let mut server = server().connect().await?;
+                let mut server = server().await.connect().await?;
                 server.execute(&*drop).await?;
                 server.close().await?;
                 anyhow::Ok(())

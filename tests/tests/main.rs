@@ -1,3 +1,4 @@
 //! What the product promises, tested from outside on a real PostgreSQL.
 
 mod store;
+mod streams;
