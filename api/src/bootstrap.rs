@@ -10,6 +10,7 @@ use aihub_application::{
     catalog::Catalog,
     gateway::{Answers, Gateway, GatewaySettings},
     limits::Limits,
+    policies::expire_requests::expire_requests,
     ports::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
@@ -20,12 +21,14 @@ use aihub_infrastructure::{
     embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
     event_store::{PostgresEventLog, subscription::Subscriptions, upcast::Upcasters, writer::WriterOptions},
     nodes,
+    orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
     vault::{
         PostgresVault,
         master_key::{MasterKey, dev_master_key},
     },
 };
+use aihub_projections::rebuild::views;
 use anyhow::Context;
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -43,6 +46,8 @@ use crate::{
 /// How long the last commits may take after the drain's time is up.
 const LAST_COMMITS: Duration = Duration::from_secs(15);
 const LAST_FRAMES: Duration = Duration::from_secs(3);
+/// A node that lives ends its requests at their deadline; this much later somebody else does.
+const DEADLINE_GRACE: Duration = Duration::from_mins(1);
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// A built service: everything is connected, nothing is served yet.
@@ -78,8 +83,18 @@ impl App {
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
         let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_key(&config)?));
-        nodes::start(database.clone(), node.clone(), &workers, stop_workers.clone()).await?;
+        nodes::start(database.clone(), node.clone(), nodes::NODE_TIMEOUT, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
+        for view in views() {
+            subscriptions.run(view);
+        }
+        subscriptions.run(Arc::new(OpenRequests));
+        let orphaned = PostgresOrphanedRequests::new(
+            database.pool().clone(),
+            node.clone(),
+            DEADLINE_GRACE,
+            Duration::from_millis(config.gateway.node_timeout_ms),
+        );
 
         let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
@@ -100,7 +115,7 @@ impl App {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
-        workers.spawn(keep_house(gateway.clone(), metrics.clone(), stop_workers.clone()));
+        workers.spawn(keep_house(gateway.clone(), orphaned, metrics.clone(), stop_workers.clone()));
 
         let listener = TcpListener::bind(config.server.listen)
             .await
@@ -190,18 +205,14 @@ impl App {
 
 /// The configured database, or in development one of our own.
 pub async fn open_database(config: &Config) -> anyhow::Result<(Database, Option<EmbeddedPostgres>)> {
-    let embedded = match &config.database.url {
-        Some(_) => None,
-        None => {
-            let dir = config.server.data_dir.join("postgres");
-            Some(EmbeddedPostgres::start(&dir, &EmbeddedPostgresOptions::default()).await?)
-        }
+    let (url, embedded) = if let Some(url) = &config.database.url {
+        (url.expose().to_owned(), None)
+    } else {
+        let dir = config.server.data_dir.join("postgres");
+        let embedded = EmbeddedPostgres::start(&dir, &EmbeddedPostgresOptions::default()).await?;
+        (embedded.url().to_owned(), Some(embedded))
     };
-    let url = embedded.as_ref().map(EmbeddedPostgres::url).or(config.database.url.as_ref().map(|url| url.expose()));
-    let options = DatabaseOptions {
-        max_connections: config.database.max_connections,
-        ..DatabaseOptions::new(url.context("no database is configured")?)
-    };
+    let options = DatabaseOptions { max_connections: config.database.max_connections, ..DatabaseOptions::new(url) };
     Ok((Database::connect(&options).await?, embedded))
 }
 
@@ -247,12 +258,21 @@ async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {
 }
 
 /// What has to be done now and then.
-async fn keep_house(gateway: Arc<Gateway>, metrics: PrometheusHandle, stop: CancellationToken) {
+async fn keep_house(
+    gateway: Arc<Gateway>,
+    orphaned: PostgresOrphanedRequests,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(HOUSEKEEPING);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         gateway.limits.forget_idle();
         gateway.answers.forget_expired();
         metrics.run_upkeep();
+        let now = gateway.clock.now();
+        if let Err(error) = expire_requests(&gateway.accounts, &orphaned, now, &gateway.settings.node).await {
+            tracing::warn!(error.message = %error, "orphaned requests could not be looked for");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`auth`] | tokens and roles |
 //! | [`bootstrap`] | the composition root: configuration in, a running service out |
-//! | [`config`] | what the hub is told |
+//! | [`config`] | what the hub is told: file, environment, flags |
 //! | [`hub`] | what every door needs |
 //! | [`problem`] | errors as clients see them |
 //! | [`router`], [`routes`] | the HTTP routes |

@@ -7,12 +7,15 @@ use axum::{Router, routing::get};
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{health, mcp, metrics, providers},
+    routes::{credits, health, mcp, metrics, providers, requests, usage},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/mcp", get(mcp::upgrade))
+        .route("/api/credits", get(credits::show))
+        .route("/api/usage", get(usage::report))
+        .route("/api/requests/{id}", get(requests::show))
         .route("/api/providers", get(providers::list))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))

@@ -1,9 +1,12 @@
 //! The HTTP routes, one a file.
 
+pub mod credits;
 pub mod health;
 pub mod mcp;
 pub mod metrics;
 pub mod providers;
+pub mod requests;
+pub mod usage;
 
 use aihub_application::principal::Principal;
 use axum::extract::FromRequestParts;

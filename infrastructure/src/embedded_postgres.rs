@@ -55,13 +55,24 @@ impl Default for EmbeddedPostgresOptions {
 
 /// The use of a PostgreSQL. It shuts down when the last use of it ends: by [`stop`](Self::stop), which waits for it, by
 /// being dropped, or by the death of the process.
-#[derive(Debug)]
 pub struct EmbeddedPostgres {
     url: String,
     version: String,
     directory: Directory,
     presence: Presence,
     child: Option<Child>,
+}
+
+impl std::fmt::Debug for EmbeddedPostgres {
+    /// Without the URL, for the password is in it.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { version, directory, .. } = self;
+        formatter
+            .debug_struct("EmbeddedPostgres")
+            .field("version", version)
+            .field("dir", directory)
+            .finish_non_exhaustive()
+    }
 }
 
 impl EmbeddedPostgres {
@@ -76,8 +87,11 @@ impl EmbeddedPostgres {
     /// A fresh one in a directory of its own below the system's for temporary files, which is removed at the end,
     /// however that comes. For tests.
     pub async fn start_temporary(options: &EmbeddedPostgresOptions) -> Result<Self, EmbeddedPostgresError> {
-        let dir = std::env::temp_dir().join(format!("aihub-postgres-{}", uuid::Uuid::now_v7()));
-        let user = ServerUser::of(&dir.join("data"))?;
+        let name = format!("aihub-postgres-{}", uuid::Uuid::now_v7());
+        let user = ServerUser::of(Path::new(""))?;
+        // Root's own may be closed to PostgreSQL's user.
+        let parent = if user.is_switched_to() { PathBuf::from("/tmp") } else { std::env::temp_dir() };
+        let dir = parent.join(name);
         let directory = Directory::prepare(&dir, user, Path::new(RELOCATED))?;
         user.own(directory.path()).map_err(error::at("give away", directory.path()))?;
         let started = Self::start_in(directory, user, options, true).await;
@@ -133,10 +147,10 @@ impl EmbeddedPostgres {
         };
         let data_major = cluster::data_major(&directory.data())?;
         let binaries = binaries::find(options, &directory.data(), data_major, user).await?;
-        if data_major.is_none() {
-            cluster::create(&directory, &binaries, user, &server_lock).await?;
-        }
         let durable = options.durable;
+        if data_major.is_none() {
+            cluster::create(&directory, &binaries, user, durable).await?;
+        }
         let launch = Launch { directory: &directory, binaries: &binaries, user, durable, temporary };
         let server = launch.start(&server_lock).await?;
         Self::open(directory, server).await

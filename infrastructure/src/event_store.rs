@@ -5,6 +5,7 @@
 //! | [`batch`] | units made ready for the log, and the arrays of a call |
 //! | [`chain`] | what the hashes are computed over, and the verifier |
 //! | [`cqrs_store`] | cqrs-es's `EventStore` on the log: for `CqrsFramework` |
+//! | [`decode`] | recorded events as the domain's |
 //! | [`reader`] | reading by position and by stream |
 //! | [`repository`] | cqrs-es's `PersistedEventRepository` on the log |
 //! | [`snapshots`] | cached states of aggregates |
@@ -17,6 +18,7 @@
 pub mod batch;
 pub mod chain;
 pub mod cqrs_store;
+pub mod decode;
 pub mod reader;
 pub mod repository;
 pub mod snapshots;

@@ -9,11 +9,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::database::{Database, millis};
 
-/// How often a node says that it is alive. It is given up after several times that.
-pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(3);
-/// How long saying so may take before it is tried on another connection.
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one statement may take before it is tried on another connection.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
+
+/// After how long a silent node is dead, where nothing else is configured.
+pub const NODE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How many times in a node timeout a node says that it is alive.
+const BEATS: u32 = 5;
 
 /// A name for this process: `<name>-<8 hex digits>`. A process that is started again under the name of the one that
 /// died would vouch for the requests that the dead one left behind, so each start takes a name of its own.
@@ -21,24 +24,26 @@ pub fn process_name(name: &str) -> String {
     format!("{name}-{:08x}", rand::random::<u32>())
 }
 
-/// Announces `node` before it takes its first request, and keeps saying that it is alive until `ended`, which is to
-/// be cancelled when its last request has ended: then its row is removed.
+/// Announces `node` before it takes its first request, and says five times in a `node_timeout` that it is alive, until
+/// `ended`: that is to be cancelled when its last request has ended, and then its row is removed. The timeout has to
+/// be the same on all nodes.
 ///
 /// The connection is the heartbeat's own, so that it does not stop while the pool is busy.
 pub async fn start(
     database: Database,
     node: String,
+    node_timeout: Duration,
     tracker: &TaskTracker,
     ended: CancellationToken,
 ) -> Result<(), sqlx::Error> {
     let mut connection = connect(&database).await?;
-    beat(&mut connection, &node).await?;
+    beat(&mut connection, &node, node_timeout).await?;
     forget_old(&mut connection).await?;
     tracker.spawn(async move {
         let mut connection = Some(connection);
         let beating = async {
             loop {
-                if let Err(error) = beat_on(&database, connection.take(), &node).await {
+                if let Err(error) = beat_on(&database, connection.take(), &node, node_timeout).await {
                     tracing::warn!(error = %error, "this node cannot say that it is alive; trying again");
                 }
                 sleep(RECONNECT_AFTER).await;
@@ -53,29 +58,36 @@ pub async fn start(
 }
 
 /// Until the connection fails.
-async fn beat_on(database: &Database, connection: Option<PgConnection>, node: &str) -> Result<(), sqlx::Error> {
+async fn beat_on(
+    database: &Database,
+    connection: Option<PgConnection>,
+    node: &str,
+    node_timeout: Duration,
+) -> Result<(), sqlx::Error> {
     let mut connection = match connection {
         Some(connection) => connection,
         None => connect(database).await?,
     };
-    let mut ticks = interval(HEARTBEAT_EVERY);
+    let mut ticks = interval(node_timeout / BEATS);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        beat(&mut connection, node).await?;
+        beat(&mut connection, node, node_timeout).await?;
     }
 }
 
 async fn connect(database: &Database) -> Result<PgConnection, sqlx::Error> {
-    in_time(database.dedicated("aihub-heartbeat", &[("statement_timeout", millis(HEARTBEAT_TIMEOUT))])).await
+    in_time(database.dedicated("aihub-heartbeat", &[("statement_timeout", millis(STATEMENT_TIMEOUT))])).await
 }
 
-/// A node that was taken for dead while it was cut off comes back with this.
-async fn beat(connection: &mut PgConnection, node: &str) -> Result<(), sqlx::Error> {
+/// A node that was taken for dead while it was cut off comes back with this. Half a timeout without a beat is a gap.
+async fn beat(connection: &mut PgConnection, node: &str, node_timeout: Duration) -> Result<(), sqlx::Error> {
     let beat = sqlx::query!(
-        "INSERT INTO nodes (node, heartbeat_at, started_at) VALUES ($1, now(), now())
-         ON CONFLICT ON CONSTRAINT nodes_node DO UPDATE SET heartbeat_at = now()",
-        node
+        "INSERT INTO nodes AS n (node, heartbeat_at, started_at, beating_since) VALUES ($1, now(), now(), now())
+         ON CONFLICT ON CONSTRAINT nodes_node DO UPDATE SET heartbeat_at = now(), beating_since =
+             CASE WHEN n.heartbeat_at < now() - make_interval(secs => $2) THEN now() ELSE n.beating_since END",
+        node,
+        node_timeout.as_secs_f64() / 2.0,
     );
     in_time(beat.execute(connection)).await.map(drop)
 }
@@ -93,7 +105,7 @@ async fn leave(database: &Database, node: &str) -> Result<(), sqlx::Error> {
 }
 
 async fn in_time<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    timeout(HEARTBEAT_TIMEOUT, work).await.unwrap_or_else(|late| Err(sqlx::Error::Io(late.into())))
+    timeout(STATEMENT_TIMEOUT, work).await.unwrap_or_else(|late| Err(sqlx::Error::Io(late.into())))
 }
 
 #[cfg(test)]

@@ -1,58 +1,33 @@
 //! A fresh, migrated database for each test, copied from a template that is made once for a state of the migrations.
-//!
-//! The server is a private PostgreSQL of this process, without durability, whose directory goes with it. Where
-//! `AIHUB_TEST_DATABASE_URL` names a server (as a role that may create databases), that one is used.
 
 use std::{fmt::Write, net::SocketAddr, str::FromStr, thread};
 
-use aihub_infrastructure::{
-    database::{Database, DatabaseOptions, MIGRATIONS},
-    embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
-};
+use aihub_infrastructure::database::{Database, DatabaseOptions, MIGRATIONS};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, postgres::PgConnectOptions};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
+
+use crate::postgres::server;
 
 /// A database that is dropped with this value.
 pub struct TestDatabase {
     pub database: Database,
     pub options: DatabaseOptions,
     name: String,
-}
-
-static SERVER: OnceCell<Server> = OnceCell::const_new();
-
-/// What databases are made in.
-struct Server {
-    options: PgConnectOptions,
-    /// Kept for as long as the process lives, and with it the server.
-    _embedded: Option<EmbeddedPostgres>,
-}
-
-async fn server() -> &'static PgConnectOptions {
-    let start = || async {
-        if let Ok(url) = std::env::var("AIHUB_TEST_DATABASE_URL") {
-            let options = PgConnectOptions::from_str(&url).unwrap().database("postgres");
-            return Server { options, _embedded: None };
-        }
-        let options = EmbeddedPostgresOptions { durable: false, ..EmbeddedPostgresOptions::default() };
-        let embedded = EmbeddedPostgres::start_temporary(&options).await.unwrap();
-        let options = PgConnectOptions::from_str(embedded.url()).unwrap().database("postgres");
-        Server { options, _embedded: Some(embedded) }
-    };
-    &SERVER.get_or_init(start).await.options
+    server: PgConnectOptions,
 }
 
 pub async fn database() -> TestDatabase {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
     let template = TEMPLATE.get_or_init(template).await;
     let name = format!("aihub_test_{}", Uuid::now_v7().simple());
-    let mut server = server().await.connect().await.unwrap();
-    server.execute(&*format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
-    server.close().await.unwrap();
-    let options = options(&name).await;
+    let server = server().await;
+    let mut connection = server.connect().await.unwrap();
+    connection.execute(&*format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
+    connection.close().await.unwrap();
+    let options = options(&server, &name);
     let database = Database::connect(&options).await.unwrap();
-    TestDatabase { database, options, name }
+    TestDatabase { database, options, name, server }
 }
 
 /// The name of the template. Other processes may want the same one at the same time.
@@ -61,13 +36,14 @@ async fn template() -> String {
     for byte in MIGRATIONS.iter().flat_map(|migration| migration.checksum.iter().take(4)) {
         write!(name, "{byte:02x}").unwrap();
     }
-    let mut server = server().await.connect().await.unwrap();
+    let admin = server().await;
+    let mut server = admin.connect().await.unwrap();
     sqlx::query("SELECT pg_advisory_lock(4711)").execute(&mut server).await.unwrap();
     if !exists(&mut server, &name).await {
         let unfinished = format!("{name}_unfinished");
         server.execute(&*format!("DROP DATABASE IF EXISTS {unfinished} WITH (FORCE)")).await.unwrap();
         server.execute(&*format!("CREATE DATABASE {unfinished}")).await.unwrap();
-        let database = Database::connect(&options(&unfinished).await).await.unwrap();
+        let database = Database::connect(&options(&admin, &unfinished)).await.unwrap();
         database.migrate().await.unwrap();
         database.pool().close().await;
         // The connection that migrated is gone on this side; the server may need a moment longer.
@@ -84,8 +60,8 @@ async fn exists(server: &mut PgConnection, name: &str) -> bool {
     found.await.unwrap().is_some()
 }
 
-async fn options(name: &str) -> DatabaseOptions {
-    let url = server().await.clone().database(name).to_url_lossy().to_string();
+fn options(server: &PgConnectOptions, name: &str) -> DatabaseOptions {
+    let url = server.clone().database(name).to_url_lossy().to_string();
     DatabaseOptions { max_connections: 8, ..DatabaseOptions::new(url) }
 }
 
@@ -110,10 +86,11 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let server = self.server.clone();
         let dropped = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let mut server = server().await.connect().await?;
+                let mut server = server.connect().await?;
                 server.execute(&*drop).await?;
                 server.close().await?;
                 anyhow::Ok(())

@@ -7,6 +7,7 @@
 //! | [`client`] | a client of the WebSocket |
 //! | [`database`] | a fresh, migrated database for each test |
 //! | [`log`] | nodes with a writer, and short ways to make units |
+//! | [`postgres`] | the PostgreSQL of the test process |
 //! | [`process`] | the service as a process of its own, to be killed |
 //! | [`providers`] | the simulated providers, and what they counted |
 //! | [`proxy`] | a network between a node and its database that can be cut and frozen |
@@ -24,6 +25,7 @@ pub mod audit;
 pub mod client;
 pub mod database;
 pub mod log;
+pub mod postgres;
 pub mod process;
 pub mod providers;
 pub mod proxy;

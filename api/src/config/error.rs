@@ -1,6 +1,9 @@
 //! Why a configuration is refused. Never repeats a value: it may be a secret that stands in the wrong place.
 
-use std::{fmt, io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use figment::error::{Actual, Kind};
 use thiserror::Error;
@@ -11,8 +14,8 @@ use super::production::Missing;
 pub enum ConfigError {
     #[error("{}: {error}", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
-    #[error("{} is not TOML: line {}: {}", path.display(), line_of(error), error.message())]
-    File { path: PathBuf, error: toml::de::Error },
+    #[error("{} is not TOML: line {line}: {reason}", path.display())]
+    NotToml { path: PathBuf, line: usize, reason: String },
     #[error("the built-in defaults are not TOML: {0}")]
     Defaults(#[from] toml::de::Error),
     #[error("{key} ({origin}): {reason}")]
@@ -43,6 +46,14 @@ impl fmt::Display for Fault {
 }
 
 impl ConfigError {
+    /// Tells the line without its text, which may be a secret.
+    pub(super) fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let start = error.span().map_or(0, |span| span.start);
+        let line = text.bytes().take(start).filter(|byte| *byte == b'\n').count() + 1;
+        let reason = error.message().lines().next().unwrap_or_default().to_owned();
+        Self::NotToml { path: path.to_owned(), line, reason }
+    }
+
     /// Names the key by its path and by the source that said it.
     pub(super) fn from_figment(error: &figment::Error) -> Self {
         let mut path = error.path.clone();
@@ -82,9 +93,4 @@ fn list(known: &[&str]) -> String {
 
 fn lines(first: &str, all: &[impl fmt::Display]) -> String {
     all.iter().fold(first.to_owned(), |text, one| format!("{text}\n  - {one}"))
-}
-
-/// The line is told without its text, which may be a secret.
-fn line_of(error: &toml::de::Error) -> String {
-    error.span().map_or_else(|| "unknown".to_owned(), |span| format!("at byte {}", span.start))
 }

@@ -70,7 +70,7 @@ pub fn merge(sources: &Sources) -> Result<Config, ConfigError> {
     };
     match fs::read_to_string(path) {
         Ok(text) => {
-            let dict = toml_dict(&text).map_err(|error| ConfigError::File { path: path.to_owned(), error })?;
+            let dict = toml_dict(&text).map_err(|error| ConfigError::not_toml(path, &text, &error))?;
             figment = figment.merge(Layer { origin: path.display().to_string(), dict });
         }
         Err(error) if error.kind() == ErrorKind::NotFound && !required => {}
@@ -119,7 +119,21 @@ impl Provider for Layer {
 }
 
 fn toml_dict(text: &str) -> Result<Dict, toml::de::Error> {
-    toml::from_str(text)
+    let table: toml::Table = toml::from_str(text)?;
+    Ok(table.into_iter().map(|(key, value)| (key, plain(value))).collect())
+}
+
+/// A date without quotes is the text that it was written as.
+fn plain(value: toml::Value) -> Value {
+    match value {
+        toml::Value::Datetime(date) => date.to_string().into(),
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(boolean) => boolean.into(),
+        toml::Value::Array(list) => list.into_iter().map(plain).collect::<Vec<_>>().into(),
+        toml::Value::Table(table) => table.into_iter().map(|(key, value)| (key, plain(value))).collect::<Dict>().into(),
+    }
 }
 
 /// A variable's value as it stands, so that a secret of digits stays a text; or the list or table that it spells.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aihub_domain::money::Microcredits;
 use aihub_projections::account_balance;
 use axum::{
     Json,
@@ -17,7 +18,7 @@ use crate::{hub::Hub, problem::Problem};
 #[serde(deny_unknown_fields)]
 pub struct Parameters {
     account: Option<String>,
-    /// Read by the authentication.
+    /// The authentication has read it.
     #[serde(rename = "token")]
     _token: Option<String>,
 }
@@ -31,18 +32,19 @@ pub async fn show(
     let account = parameters.account.unwrap_or_else(|| caller.account.clone());
     caller.require_reports_on(&account)?;
     let view = account_balance::find(hub.database.pool(), &account).await.map_err(|error| Problem::internal(&error))?;
-    let Some(balance) = view.row else {
+    let Some(balance) = view.value else {
         return Err(Problem::not_found(format!("account {account} is not open")));
     };
+    let credits = |microcredits| Microcredits(microcredits).as_credits();
     Ok(Json(json!({
         "account": account,
-        "granted": balance.granted_microcredits.as_credits(),
-        "available": balance.available_microcredits.as_credits(),
-        "held": balance.held_microcredits.as_credits(),
-        "spent": balance.spent_microcredits.as_credits(),
+        "granted": credits(balance.granted_microcredits),
+        "available": credits(balance.available_microcredits),
+        "held": credits(balance.held_microcredits),
+        "spent": credits(balance.spent_microcredits),
         "limits": {
-            "daily": balance.daily_limit_microcredits.map(|limit| limit.as_credits()),
-            "monthly": balance.monthly_limit_microcredits.map(|limit| limit.as_credits()),
+            "daily": balance.daily_limit_microcredits.map(credits),
+            "monthly": balance.monthly_limit_microcredits.map(credits),
         },
         "position": view.position,
     })))

@@ -1,6 +1,6 @@
 //! A request whose process died is ended and its hold released. First the end, then the money; both in one commit.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aihub_domain::{
     account::{AccountError, command::AccountCommand},
@@ -9,10 +9,15 @@ use aihub_domain::{
 use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use futures::future::BoxFuture;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     accounts::{Accounts, ExecuteError},
-    ports::event_log::{Metadata, NewEvent, StreamAppend},
+    ports::{
+        clock::Clock,
+        event_log::{AppendError, LoadError, Metadata, NewEvent, StreamAppend},
+    },
 };
 
 /// A request that has not ended, though nobody drives it any more.
@@ -30,6 +35,27 @@ pub trait OrphanedRequests: Send + Sync {
     fn find(&self, now: DateTime<Utc>) -> BoxFuture<'_, anyhow::Result<Vec<OrphanedRequest>>>;
 }
 
+/// Looks for orphaned requests `every` so often and ends them, until `stopping`. Any number of nodes may do so.
+pub async fn run(
+    accounts: &Accounts,
+    orphaned: &dyn OrphanedRequests,
+    clock: &dyn Clock,
+    node: &str,
+    every: Duration,
+    stopping: &CancellationToken,
+) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(error) = expire_requests(accounts, orphaned, clock.now(), node).await {
+            tracing::warn!(
+                error.message = format!("{error:#}"),
+                "orphaned requests are not ended at present; trying again"
+            );
+        }
+    }
+}
+
 /// Ends every orphaned request that is found. Returns how many were ended now.
 pub async fn expire_requests(
     accounts: &Accounts,
@@ -44,13 +70,30 @@ pub async fn expire_requests(
             ("correlationId", request.request_id.clone()),
             ("node", node.to_owned()),
         ]));
-        if end(accounts, &request, now, &metadata).await? {
-            tracing::warn!(request.id = %request.request_id, reason = %request.reason, "an orphaned request was ended");
-            metrics::counter!("aihub_requests_abandoned_total").increment(1);
-            ended += 1;
+        match end(accounts, &request, now, &metadata).await {
+            Ok(true) => {
+                tracing::warn!(request.id = %request.request_id, reason = %request.reason, "an orphaned request was ended");
+                metrics::counter!("aihub_requests_abandoned_total").increment(1);
+                ended += 1;
+            }
+            Ok(false) => {}
+            Err(error) if is_outage(&error) => return Err(error.into()),
+            // One that cannot be ended does not keep the others from it.
+            Err(error) => {
+                tracing::error!(request.id = %request.request_id, error.message = %error, "an orphaned request cannot be ended");
+            }
         }
     }
     Ok(ended)
+}
+
+/// Whether the next request would fare no better.
+fn is_outage(error: &ExecuteError) -> bool {
+    matches!(
+        error,
+        ExecuteError::Append(AppendError::Unavailable(_) | AppendError::Overloaded)
+            | ExecuteError::Load(LoadError::Unavailable(_))
+    )
 }
 
 async fn end(
@@ -58,9 +101,9 @@ async fn end(
     request: &OrphanedRequest,
     now: DateTime<Utc>,
     metadata: &Arc<Metadata>,
-) -> anyhow::Result<bool> {
+) -> Result<bool, ExecuteError> {
     let abandon = RequestCommand::AbandonRequest { reason: request.reason.clone(), abandoned_at: now };
-    let events = Request::accepted().decide(abandon)?;
+    let Ok(events) = Request::accepted().decide(abandon) else { return Ok(false) };
     let companions = |_: &[_]| {
         Ok(vec![StreamAppend {
             aggregate_type: Request::TYPE,
@@ -73,6 +116,6 @@ async fn end(
     match accounts.execute(&request.account, &release, &companions, metadata).await {
         Ok(_) => Ok(true),
         Err(ExecuteError::Refused(AccountError::NoSuchReservation(_)) | ExecuteError::CompanionConflict) => Ok(false),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }

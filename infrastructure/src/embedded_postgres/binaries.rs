@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use super::{
@@ -100,14 +100,9 @@ fn numbers(version: &str) -> Vec<u32> {
     version.split(|letter: char| !letter.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
-/// Where installers put `postgres`: what `pg_config` and `PATH` say, then the directories of the distributions, which
-/// are not in the `PATH`.
+/// Where installers put `postgres`: the `PATH`, and the directories of the distributions that are not in it.
 pub(super) fn installed_dirs() -> Vec<PathBuf> {
-    let mut dirs = Vec::new();
-    if let Ok(output) = Command::new("pg_config").arg("--bindir").stdin(Stdio::null()).output() {
-        dirs.push(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
-    }
-    dirs.extend(env::var_os("PATH").iter().flat_map(env::split_paths));
+    let mut dirs: Vec<_> = env::var_os("PATH").iter().flat_map(env::split_paths).collect();
     for (parent, prefix, below) in [
         ("/usr/lib/postgresql", "", "bin"),          // Debian, Ubuntu
         ("/usr", "pgsql-", "bin"),                   // Red Hat, SUSE, from postgresql.org

@@ -20,6 +20,7 @@ use super::{
 pub(super) const ROLE: &str = "aihub";
 /// The database that it works in.
 pub(super) const DATABASE: &str = "aihub";
+const UNFINISHED: &str = "data.new-";
 const PASSWORD_BYTES: usize = 24;
 
 /// The major version that wrote `data`, or `None` if nothing has yet.
@@ -43,18 +44,16 @@ pub(super) fn password(directory: &Directory) -> Result<String, EmbeddedPostgres
     }
 }
 
-/// Runs `initdb` beside the final place and then renames: what is called `data` is whole, whenever we are killed.
-/// `server_lock` marks `initdb` as one of the processes that may write here.
+/// Runs `initdb` beside the final place and then renames: what is called `data` is whole, whenever we are killed. The
+/// place is a new one each time, since an `initdb` whose aihub was killed may still be writing to its own.
 pub(super) async fn create(
     directory: &Directory,
     binaries: &Binaries,
     user: ServerUser,
-    server_lock: &File,
+    durable: bool,
 ) -> Result<(), EmbeddedPostgresError> {
-    let new = directory.path().join("data.new");
-    if new.exists() {
-        fs::remove_dir_all(&new).map_err(at("remove", &new))?;
-    }
+    remove_unfinished(directory.path());
+    let new = directory.path().join(format!("{UNFINISHED}{}", uuid::Uuid::now_v7()));
     fs::create_dir(&new).and_then(|()| user.own(&new)).map_err(at("create", &new))?;
     let password_file = "password.initdb";
     let path = directory.path().join(password_file);
@@ -65,7 +64,10 @@ pub(super) async fn create(
     command.args(["--username", ROLE, "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale"]);
     // The C locale sorts by code point in every version and on every system, so no index depends on the libc.
     command.arg("--pgdata").arg(&new).arg("--pwfile").arg(&path);
-    command.stdout(Stdio::from(server_lock.try_clone().map_err(at("share", directory.path()))?)).stderr(Stdio::piped());
+    if !durable {
+        command.arg("--no-sync");
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
     let output = tokio::process::Command::from(command).output().await.map_err(at("run", binaries.initdb()))?;
     fs::remove_file(&path).map_err(at("remove", &path))?;
     if !output.status.success() {
@@ -74,6 +76,14 @@ pub(super) async fn create(
     }
     let renamed = fs::rename(&new, directory.data()).and_then(|()| File::open(directory.path())?.sync_all());
     renamed.map_err(at("create", directory.data()))
+}
+
+/// As far as it goes: what is still being written to is left to the next start from nothing.
+fn remove_unfinished(directory: &Path) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(UNFINISHED)) {
+        let _ = fs::remove_dir_all(entry.path());
+    }
 }
 
 /// Overwrites the one of a start that was killed, for its cluster does not exist.

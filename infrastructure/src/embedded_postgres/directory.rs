@@ -30,8 +30,8 @@ use super::{
 
 /// Where root keeps the data of a directory that PostgreSQL's user may not enter.
 pub(super) const RELOCATED: &str = "/var/lib/aihub";
-/// Another process may be recovering a large database, which is a start like any other.
-const CHANGE_DEADLINE: Duration = Duration::from_mins(6);
+/// Another process may be fetching PostgreSQL over a slow line, or recovering a large database.
+const CHANGE_DEADLINE: Duration = Duration::from_mins(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// When the log is larger than this at a start, it becomes the one before.
 const LOG_BYTES: u64 = 1 << 20;
@@ -133,7 +133,8 @@ impl Directory {
         Ok((Presence { _users: self.lock_shared()?, _alive: alive }, for_watchdog))
     }
 
-    /// The log, for appending; a large one is put aside, so that two starts' worth of it is all there can be.
+    /// The log, for appending; a large one is put aside, in place of the one before it. Only starts, stops, crashes and
+    /// refused connections are written there.
     pub(super) fn open_log(&self) -> Result<File, EmbeddedPostgresError> {
         let path = self.log();
         if fs::metadata(&path).is_ok_and(|log| log.len() > LOG_BYTES) {

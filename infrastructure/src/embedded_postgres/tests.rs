@@ -131,6 +131,22 @@ async fn whoever_comes_while_it_runs_uses_the_same_one_and_it_ends_with_the_last
 }
 
 #[tokio::test]
+async fn whoever_uses_it_keeps_it_when_the_process_that_started_it_is_killed() {
+    let dir = temporary_dir();
+    let path = dir.path().join("postgres");
+    let mut helper = start_helper(&path);
+    let joined = EmbeddedPostgres::start(&path, &fetched_only()).await.unwrap();
+    let mut connection = connect(&joined).await;
+    helper.kill().unwrap();
+    helper.wait().unwrap();
+    // A shutdown would cut this connection, as it does below, and let nobody else in.
+    assert_eq!(read_mark(&joined).await, "kept");
+    connection.ping().await.unwrap();
+    joined.stop().await.unwrap();
+    connection.ping().await.unwrap_err();
+}
+
+#[tokio::test]
 async fn it_shuts_down_when_its_last_user_was_killed_and_the_data_is_kept() {
     let dir = temporary_dir();
     let path = dir.path().join("postgres");

@@ -13,9 +13,11 @@ exec >/dev/null 2>&1
 (
     while read -r _ <&3; do :; done
     exec 3<&-
-    kill -INT "$postmaster" # Fast shutdown: open transactions are rolled back, and everything is on disk.
+    # Fast shutdown: open transactions are rolled back, and everything is on disk. More than once, because PostgreSQL
+    # ignores it for the first milliseconds of its life, in which an aihub can be killed as well.
     seconds=0
     while [ "$seconds" -lt 20 ]; do
+        kill -INT "$postmaster"
         sleep 1
         seconds=$((seconds + 1))
     done

@@ -1,6 +1,6 @@
 //! Units made ready for the log, and the arrays that a call of `append_events` takes.
 
-mod json_text;
+pub mod json_text;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -60,11 +60,11 @@ impl Upcasters {
         };
         let payload = serde_json::from_str(&event.payload)
             .map_err(|source| UpcastError::NotJson { position: event.position, source })?;
-        let upcasted = upcaster(payload);
-        if upcasted.is_empty() {
+        let meanings = upcaster(payload);
+        if meanings.is_empty() {
             return Err(UpcastError::NoEvent { event_type: event.event_type, event_version: event.event_version });
         }
-        for Upcasted { event_type, event_version, payload } in upcasted {
+        for Upcasted { event_type, event_version, payload } in meanings {
             let payload = payload.to_string();
             self.upcast(RecordedEvent { event_type, event_version, payload, ..event.clone() }, current)?;
         }
