@@ -18,6 +18,8 @@ use aihub_domain::{
 };
 use chrono::TimeDelta;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use reqwest::{StatusCode, header::HeaderMap};
+use serde_json::Value;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -131,6 +133,18 @@ impl TestApp {
     async fn execute(&self, account: &str, command: AccountCommand) {
         let accounts = &self.hub.gateway.accounts;
         accounts.execute(account, &command, &|_| Ok(vec![]), &Arc::default()).await.unwrap();
+    }
+
+    /// `GET path`, with a token if it is given: status, headers, and the body where it is JSON.
+    pub async fn get(&self, path: &str, token: Option<&str>) -> (StatusCode, HeaderMap, Value) {
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let mut request = client.get(format!("http://{}{path}", self.address));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        (status, headers, response.json().await.unwrap_or_default())
     }
 
     /// The whole log, checked.

@@ -10,11 +10,14 @@ use aihub_domain::{
         event::{Accepted, Attempt, Outcome, RequestEvent},
     },
 };
-use aihub_infrastructure::event_store::reader::RecordedEvent;
+use aihub_infrastructure::event_store::{
+    chain::{self, ChainHead},
+    reader::{self, ReadLimit, RecordedEvent},
+};
 use cqrs_es::Aggregate;
 use sqlx::PgPool;
 
-use crate::{log, until};
+use crate::until;
 
 #[derive(Debug, Default)]
 pub struct Audit {
@@ -44,7 +47,7 @@ impl Audit {
     /// overspent, every balance that an event states is true, a hold comes in one unit with its request and goes in one
     /// unit with that request's only end, and both state the same charge.
     pub async fn of(pool: &PgPool) -> Self {
-        let events = log::verified(pool).await;
+        let events = events(pool).await;
         let mut audit = Self::default();
         for unit in events.chunk_by(|_, next| next.command_id.is_none()) {
             audit.check_unit(unit);
@@ -111,6 +114,19 @@ impl Audit {
     pub fn request(&self) -> &AuditedRequest {
         assert_eq!(self.requests.len(), 1, "{:?}", self.requests.keys());
         self.requests.values().next().unwrap()
+    }
+}
+
+/// Everything that is in the log by now, after its chain was verified from the first event on.
+async fn events(pool: &PgPool) -> Vec<RecordedEvent> {
+    let (mut events, mut head) = (Vec::new(), ChainHead::GENESIS);
+    loop {
+        let batch = reader::events_from(pool, head.position + 1, ReadLimit::default()).await.unwrap();
+        if batch.is_empty() {
+            return events;
+        }
+        head = chain::verify(head, &batch).unwrap();
+        events.extend(batch);
     }
 }
 

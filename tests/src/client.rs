@@ -66,17 +66,20 @@ pub fn upgrade(address: SocketAddr, token: &str) -> Request<()> {
 /// Tries to upgrade. An answer that is no upgrade is the error.
 pub async fn open(request: Request<()>) -> Result<(Client, Response<Option<Vec<u8>>>), Response<Option<Vec<u8>>>> {
     match timeout(PATIENCE, connect_async(request)).await.unwrap() {
-        Ok((socket, response)) => {
-            let mut client = Client { socket, ready: Value::Null, passed: VecDeque::new() };
-            client.ready = client.next().await;
-            Ok((client, response))
-        }
+        Ok((socket, response)) => Ok((Client::on(socket).await, response)),
         Err(Error::Http(response)) => Err(*response),
         Err(error) => panic!("{error}"),
     }
 }
 
 impl Client {
+    /// On a socket that was upgraded just now; reads its first frame.
+    pub async fn on(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
+        let mut client = Self { socket, ready: Value::Null, passed: VecDeque::new() };
+        client.ready = client.next().await;
+        client
+    }
+
     /// After `ready`.
     pub async fn connect(address: SocketAddr, token: &str) -> Self {
         let (client, _) = open(upgrade(address, token)).await.unwrap();

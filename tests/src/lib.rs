@@ -35,7 +35,7 @@ use std::time::Duration;
 pub use database::{TestDatabase, database};
 
 /// No wait of a test is meant to take so long, on a machine that does many other things as well.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `look` finds, once it finds something. For what nobody tells of.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {

@@ -1,4 +1,5 @@
 //! What the product promises, tested from outside on a real PostgreSQL.
 
+mod money;
 mod store;
 mod streams;
