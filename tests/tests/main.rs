@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should say where")]
 
+mod money;
 mod orphans;
 mod store;
+mod streams;
 mod vault;
 mod views;

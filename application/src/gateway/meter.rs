@@ -11,10 +11,12 @@ use crate::ports::provider::Delta;
 pub struct Meter {
     input_estimate: u64,
     reported: Option<TokenUsage>,
-    /// Pieces with text in them. Most providers send a token a piece.
-    pieces: u64,
-    bytes: u64,
+    /// Output by our own count, see [`tokens_of_piece`].
+    output: u64,
 }
+
+/// The longest piece that is taken for one token, in bytes: hardly any token is longer.
+const MAX_TOKEN_BYTES: usize = 16;
 
 /// A usage, and whether it is our own count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,20 +38,16 @@ impl Meter {
             Delta::Usage(usage) => return self.report(*usage),
             Delta::Model(_) | Delta::Finish(_) => return,
         };
-        if bytes > 0 {
-            self.pieces += 1;
-            self.bytes += bytes as u64;
-        }
+        self.output += tokens_of_piece(bytes);
     }
 
     pub fn report(&mut self, usage: TokenUsage) {
         self.reported = Some(usage);
     }
 
-    /// Output by our own count: a token a piece, or four bytes a token where pieces are larger. Four bytes is what
-    /// current tokenizers make of English on average.
+    /// Output by our own count.
     pub fn output_estimate(&self) -> u64 {
-        self.pieces.max(self.bytes.div_ceil(4))
+        self.output
     }
 
     /// What is to be paid. `finished`: the stream came to its own end.
@@ -59,13 +57,23 @@ impl Meter {
             Some(usage) if finished => Metered { usage, estimated: false },
             Some(usage) if self.output_estimate() <= usage.output => Metered { usage, estimated: false },
             Some(usage) => Metered { usage: TokenUsage { output: self.output_estimate(), ..usage }, estimated: true },
-            None if self.pieces == 0 && !finished => Metered { usage: TokenUsage::default(), estimated: true },
+            None if self.output == 0 && !finished => Metered { usage: TokenUsage::default(), estimated: true },
             None => {
                 let usage =
                     TokenUsage { input: self.input_estimate, output: self.output_estimate(), ..TokenUsage::default() };
                 Metered { usage, estimated: true }
             }
         }
+    }
+}
+
+/// Most providers send a token a piece, however long the token is. A piece that is too long for that holds several,
+/// and then four bytes a token is what current tokenizers make of English on average.
+fn tokens_of_piece(bytes: usize) -> u64 {
+    match bytes {
+        0 => 0,
+        1..=MAX_TOKEN_BYTES => 1,
+        _ => (bytes as u64).div_ceil(4),
     }
 }
 
@@ -91,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_missing_usage_is_estimated_and_marked() {
-        let metered = seen(&["one", " two", " a much longer piece of text"]).metered(true);
+        let metered = seen(&["one", " internationally", " a much longer piece of text"]).metered(true);
         assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (7, 9, true));
     }
 

@@ -73,6 +73,8 @@ impl Gateway {
         }
         match executed {
             Ok(()) => Ok(reserved),
+            // Another node got the same idempotency key first, and its request is still running.
+            Err(ExecuteError::Refused(AccountError::ReservationExists(_))) => Err(already_used(job)),
             Err(ExecuteError::Refused(refused)) => {
                 Err(GatewayError::from_account(refused, &job.principal.account, now))
             }
