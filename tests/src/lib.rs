@@ -37,7 +37,7 @@ use std::time::Duration;
 pub use database::{TestDatabase, database};
 
 /// No wait of a test is meant to take so long, on a machine that does many other things as well.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What `look` finds, once it finds something. For what nobody tells of.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {

@@ -73,12 +73,13 @@ impl Gateway {
         }
         match executed {
             Ok(()) => Ok(reserved),
-            // Another node got the same idempotency key first, and its request is still running.
-            Err(ExecuteError::Refused(AccountError::ReservationExists(_))) => Err(already_used(job)),
+            // Another node got the same idempotency key first; where its request is still running, its reservation is.
+            Err(ExecuteError::CompanionConflict | ExecuteError::Refused(AccountError::ReservationExists(_))) => {
+                Err(already_used(job))
+            }
             Err(ExecuteError::Refused(refused)) => {
                 Err(GatewayError::from_account(refused, &job.principal.account, now))
             }
-            Err(ExecuteError::CompanionConflict) => Err(already_used(job)),
             Err(ExecuteError::Append(AppendError::Overloaded)) => Err(GatewayError::QueueFull {
                 running: self.limits.running(),
                 waiting: 0,

@@ -189,7 +189,9 @@ proptest! {
                 prop_assert_eq!(&account, &before);
                 continue;
             };
-            events.iter().for_each(|event| account.evolve(event));
+            for event in &events {
+                account.evolve(event);
+            }
             prop_assert_eq!(account.granted(), account.available() + account.held() + account.spent());
             prop_assert_eq!(account.held(), account.holds.values().copied().sum::<Microcredits>());
             prop_assert!(account.available() >= Microcredits::ZERO);
