@@ -6,6 +6,7 @@ use aihub::{
     auth::{
         AuthSettings,
         mint::{NewToken, mint},
+        secret::Secret,
     },
     bootstrap::App,
     config::{Config, Sources},
@@ -59,6 +60,11 @@ pub fn variables(database: &TestDatabase, providers: &Providers) -> Vec<(String,
         .map(|(name, value)| (name.to_owned(), value)),
     );
     variables
+}
+
+/// What the services under test take for a token.
+pub fn auth() -> AuthSettings {
+    AuthSettings { hs256_secret: Some(Secret::new(SECRET)), ..AuthSettings::default() }
 }
 
 /// A token that the services under test accept.

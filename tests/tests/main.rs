@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should say where")]
 
+mod auth;
+mod crashes;
+mod frames;
+mod limits;
 mod money;
 mod orphans;
+mod privacy;
+mod routing;
 mod store;
 mod streams;
 mod vault;

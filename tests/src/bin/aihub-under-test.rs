@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter("error").with_writer(std::io::stderr).init();
     let sources = Sources { variables: layers::process_variables(), ..Sources::default() };
     let mut terminate = signal(SignalKind::terminate())?;
     let app = App::build(Config::load(&sources)?, PrometheusBuilder::new().build_recorder().handle()).await?;

@@ -1,0 +1,140 @@
+//! Content and secrets stand in clear nowhere: not in a table, not in a log line, not in a metric.
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+};
+
+use aihub_tests::{
+    app::{SECRET, TestApp},
+    client::{chat, with},
+};
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio_tungstenite::tungstenite::Message;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// A word that the simulated answers take up when it stands at the end of a prompt.
+const MARKER: &str = "zebrafinch7391";
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Captured {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Captured {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+/// Every row of every table, as text.
+async fn dump(pool: &PgPool) -> String {
+    let tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
+    let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(pool).await.unwrap();
+    assert!(tables.len() >= 5, "{tables:?}");
+    let mut dump = String::new();
+    for table in tables {
+        let rows: Vec<String> =
+            sqlx::query_scalar(&format!("SELECT t::text FROM {table} t")).fetch_all(pool).await.unwrap();
+        dump.push_str(&rows.join("\n"));
+    }
+    dump
+}
+
+/// `secret` as it stands, and as hexadecimal and Base64 show it, wherever it begins.
+fn disguises(secret: &str) -> Vec<String> {
+    let hexadecimal = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let mut disguises = vec![secret.to_lowercase(), hexadecimal];
+    for before in 0..3 {
+        let encoded = STANDARD_NO_PAD.encode(format!("{}{secret}", "x".repeat(before)));
+        // Without the characters that the neighbours have a part in.
+        disguises.push(encoded[2 * before..encoded.len() - 2].to_owned());
+    }
+    disguises
+}
+
+#[tokio::test]
+async fn content_and_secrets_are_in_clear_in_no_table_no_log_line_and_no_metric() {
+    let (captured, recorder) = (Captured::default(), PrometheusBuilder::new().build_recorder());
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+    let _logging = tracing::subscriber::set_default(subscriber.with_writer(captured.clone()).finish());
+    let handle = recorder.handle();
+    let _measuring = metrics::set_default_local_recorder(&recorder);
+
+    let app = TestApp::start(|_| ()).await;
+    let token = app.token("ann");
+    let mut client = app.connect("ann").await;
+    let prompt = format!("Tell me all about the {MARKER}");
+    let function = json!({ "name": "look_up", "description": MARKER, "parameters": {
+        "type": "object", "properties": { "what": { "type": "string" } },
+    } });
+    let more = json!({
+        "system": format!("You know the {MARKER}."), "user": MARKER, "stop": [format!("{MARKER}!")],
+        "idempotencyKey": "k", "tools": [{ "type": "function", "function": function }], "toolChoice": "none",
+    });
+    for (provider, model) in [("openai", "gpt-6-luna"), ("claude", "claude-haiku-5-5")] {
+        let request = with(chat("a", &prompt), &json!({ "provider": provider, "model": model }));
+        let answer =
+            client.ask(&with(request.clone(), &with(more.clone(), &json!({ "idempotencyKey": provider })))).await;
+        answer.done();
+        assert!(answer.text().contains(MARKER), "the answer has it too: {}", answer.text());
+        client.ask(&with(request.clone(), &json!({ "stream": false }))).await;
+        let tools = json!({ "tools": more["tools"], "toolChoice": "required" });
+        let called = client.ask(&with(request.clone(), &tools)).await;
+        assert!(Value::from(called.tool_calls.clone()).to_string().contains("zebra"), "{:?}", called.tool_calls);
+        for trouble in [
+            json!({ "fail_after_tokens": 30 }),
+            json!({ "fail_before": { "kind": "bad_request" } }),
+            json!({ "fail_before": { "kind": "context_length" } }),
+            json!({ "fail_before": { "kind": "unauthorized" } }),
+        ] {
+            app.providers.rule(with(trouble, &json!({ "model": model })));
+            client.ask(&with(request.clone(), &json!({ "fallback": false }))).await;
+        }
+    }
+    client.ask(&json!({ "id": "e", "type": "embedding", "input": [prompt.clone(), MARKER] })).await;
+    client.ask(&with(chat("f", &prompt), &json!({ MARKER: 1, "temperature": MARKER, "messages": MARKER }))).await;
+    client.send_message(Message::text(format!("{{\"{MARKER}"))).await;
+    client.send_message(Message::binary(MARKER.as_bytes().to_vec())).await;
+    client.ping().await;
+    // What shows that there was something to be found.
+    let position = sqlx::query_scalar::<_, i64>("SELECT max(position) FROM events").fetch_one(app.database.pool());
+    assert!(position.await.unwrap() > 30);
+    assert!(captured.text().contains("a provider failed"), "nothing is logged here");
+    assert!(handle.render().contains("aihub_requests_total"), "nothing is measured here");
+
+    let dump = dump(app.database.pool()).await;
+    app.stop().await;
+    let haystacks = [("a table", dump), ("the log", captured.text()), ("a metric", handle.render())];
+    for secret in [MARKER, SECRET, "sk-simulated", &token, token.rsplit('.').next().unwrap()] {
+        for (place, haystack) in &haystacks {
+            let haystack_lowercase = haystack.to_lowercase();
+            for disguise in disguises(secret) {
+                let found = haystack.find(&disguise).or(haystack_lowercase.find(&disguise));
+                let around =
+                    |at: usize| &haystack[haystack.floor_char_boundary(at.saturating_sub(300))..at + disguise.len()];
+                assert!(found.is_none(), "{disguise} stands in {place}: …{}", around(found.unwrap()));
+            }
+        }
+    }
+}
