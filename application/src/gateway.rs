@@ -206,28 +206,30 @@ impl Gateway {
             Ok(place) => {
                 let end = self.answer(&job).await;
                 drop(place);
-                end
+                end.map_or_else(AnswerEnd::Failed, AnswerEnd::Done)
             }
-            Err(refused) => Err(refused),
+            Err(end) => end,
         };
         drop(running);
-        let end = end.map_or_else(AnswerEnd::Failed, AnswerEnd::Done);
         record(&job, &end);
         job.answer.end(end);
         self.answers.ended(&job.id, self.settings.resumable_for);
     }
 
-    /// Waits for a place, while the client does.
-    async fn enter(&self, job: &Job, entry: Entry) -> Result<Place, GatewayError> {
+    /// Waits for a place, while the client does. What ends here was never accepted: nothing is held for it.
+    async fn enter(&self, job: &Job, entry: Entry) -> Result<Place, AnswerEnd> {
         let waiting = match entry {
             Entry::Now(place) => return Ok(place),
             Entry::Queued(waiting) => waiting,
         };
         job.answer.set_queued(waiting.position);
         tokio::select! {
-            place = self.limits.place(waiting) => place,
-            () = self.draining.cancelled() => Err(GatewayError::ShuttingDown),
-            reason = self.interruption(job) => Err(self.interrupted(job, reason, &[])),
+            place = self.limits.place(waiting) => place.map_err(AnswerEnd::Failed),
+            () = self.draining.cancelled() => Err(AnswerEnd::Failed(GatewayError::ShuttingDown)),
+            reason = self.interruption(job) => Err(match reason {
+                CancelReason::ClientCancelled => AnswerEnd::Done(closing::cancelled_in_queue(job)),
+                reason => AnswerEnd::Failed(self.interrupted(job, reason, &[])),
+            }),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aihub_domain::{
     account::{AccountError, command::AccountCommand, event::AccountEvent},
     money::Microcredits,
-    price::Charge,
+    price::{Charge, TokenUsage},
     request::{
         Request,
         command::RequestCommand,
@@ -193,6 +193,13 @@ fn finish_name(reason: &FinishReason) -> String {
         FinishReason::Other(name) => name,
     }
     .to_owned()
+}
+
+/// The answer to a request that was cancelled before it had a place: nothing, at no cost.
+pub(super) fn cancelled_in_queue(job: &Job) -> Done {
+    let nothing = Metered { usage: TokenUsage::default(), estimated: false };
+    let progress = Progress::new(job, Microcredits::ZERO);
+    done(job, progress, nothing, Microcredits::ZERO, &FinishReason::Other("cancelled".to_owned()))
 }
 
 fn done(job: &Job, progress: Progress, metered: Metered, charged: Microcredits, reason: &FinishReason) -> Done {
