@@ -73,6 +73,18 @@ fn disguises(secret: &str) -> Vec<String> {
     disguises
 }
 
+#[test]
+fn a_secret_is_found_behind_its_disguises() {
+    for before in 0..3 {
+        let text = format!("{}{MARKER} and more", "{".repeat(before));
+        for shown in
+            [text.clone(), STANDARD_NO_PAD.encode(&text), text.bytes().map(|byte| format!("{byte:02x}")).collect()]
+        {
+            assert!(disguises(MARKER).iter().any(|disguise| shown.contains(disguise)), "{shown}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn content_and_secrets_are_in_clear_in_no_table_no_log_line_and_no_metric() {
     let (captured, recorder) = (Captured::default(), PrometheusBuilder::new().build_recorder());
