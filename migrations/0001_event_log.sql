@@ -28,10 +28,9 @@ CREATE TABLE events (
 
     CONSTRAINT events_stream_sequence PRIMARY KEY (aggregate_type, aggregate_id, sequence),
     CONSTRAINT events_position UNIQUE (position),
-    CONSTRAINT events_sequence_not_negative CHECK (sequence >= 0),
-    CONSTRAINT events_position_positive CHECK (position > 0),
-    CONSTRAINT events_leaf_hash_is_sha256 CHECK (octet_length(leaf_hash) = 32),
-    CONSTRAINT events_chain_hash_is_sha256 CHECK (octet_length(chain_hash) = 32)
+    -- No checks beside postgres-es's own: each is parsed again for every statement, under the log's lock. Positions
+    -- and hashes are made by the two functions below only, and verified from outside.
+    CONSTRAINT events_sequence_not_negative CHECK (sequence >= 0)
 );
 
 CREATE UNIQUE INDEX events_command_id ON events (command_id) WHERE command_id IS NOT NULL;
@@ -64,10 +63,6 @@ CREATE TABLE subscriptions (
     CONSTRAINT subscriptions_position_not_negative CHECK (position >= 0),
     CONSTRAINT subscriptions_chain_hash_is_sha256 CHECK (octet_length(chain_hash) = 32)
 );
-
--- The key of the log's lock is the ASCII text "aihub" as a number. It is a function so that it stands here once.
-CREATE FUNCTION lock_event_log() RETURNS void LANGUAGE sql VOLATILE
-    AS $$ SELECT pg_advisory_xact_lock(418380281186) $$;
 
 CREATE FUNCTION event_leaf_hash(
     aggregate_type text, aggregate_id text, sequence bigint, event_type text, event_version text, payload json, metadata json
@@ -109,8 +104,10 @@ CREATE PROCEDURE append_events(
     IN stream_types     text[],
     IN stream_ids       text[],
     IN stream_expected  bigint[],
-    -- The units of the batch follow from each other: no part expects a sequence that those before it do not make.
-    IN is_consistent    boolean,
+    -- The units have to be looked at one by one: some part expects another sequence than the parts before it make, or
+    -- the same call failed with a unique violation. Otherwise the answer is one such if a stream that should be new
+    -- is there already: that is rare, and not looking for it first makes a batch of new streams a seventh cheaper.
+    IN one_by_one       boolean,
     -- One element an event.
     IN event_streams    integer[],
     IN sequences        bigint[],
@@ -131,51 +128,69 @@ CREATE PROCEDURE append_events(
 ) LANGUAGE plpgsql AS $$
 DECLARE
     called_at   timestamptz := clock_timestamp();
-    head        bigint;
+    done        text;
     hash        bytea;
     recorded    timestamptz;
     stamp       bytea;
     chain       bytea[];
+    is_as_expected boolean;
     heads       bigint[];
     known_at    bigint[];
     known_leaf  bytea[];
     part        integer := 0;
     event       integer := 0;
+    count       integer := cardinality(leaf_hashes);
     moved       integer;
-    kept        boolean[];
+    kept        integer[];          -- the indexes of the events that are appended
 BEGIN
-    PERFORM lock_event_log();
+    -- The key is the ASCII text "aihub" as a number.
+    done := pg_advisory_xact_lock(418380281186);
     lock_wait_us := extract(epoch FROM clock_timestamp() - called_at) * 1000000;
 
     -- From here on statements see everything that was committed before the lock was ours: each takes a snapshot of
     -- its own. The lock's own statement does not.
-    SELECT e.position, e.chain_hash, e.recorded_at INTO head, hash, recorded FROM events e ORDER BY e.position DESC LIMIT 1;
-    head := coalesce(head, 0);
-    hash := coalesce(hash, decode(repeat('00', 32), 'hex'));
-    recorded := greatest(recorded, clock_timestamp());
+    --
+    -- Arrays are read by subscript and not with unnest, which would copy each of them into a tuple store.
+    SELECT coalesce(last.position, 0), coalesce(last.chain_hash, decode(repeat('00', 32), 'hex')),
+           greatest(last.recorded_at, clock_timestamp()),
+           NOT EXISTS (SELECT FROM unnest(command_ids) AS u (id) JOIN events e ON e.command_id = u.id)
+           AND NOT EXISTS (
+               SELECT FROM generate_series(1, cardinality(stream_ids)) AS s (i)
+               WHERE stream_expected[s.i] > 0 AND stream_expected[s.i] <> coalesce((
+                   SELECT e.sequence FROM events e
+                   WHERE e.aggregate_type = stream_types[s.i] AND e.aggregate_id = stream_ids[s.i]
+                   ORDER BY e.sequence DESC LIMIT 1), 0))
+        INTO head_before, hash, recorded, is_as_expected
+        FROM (VALUES (1)) AS always
+        LEFT JOIN LATERAL (
+            SELECT e.position, e.chain_hash, e.recorded_at FROM events e ORDER BY e.position DESC LIMIT 1) AS last ON true;
     stamp := int8send(microseconds_since_epoch(recorded));
-    head_before := head;
 
-    IF NOT is_consistent
-        OR EXISTS (SELECT FROM unnest(command_ids) AS u (id) JOIN events e ON e.command_id = u.id)
-        OR EXISTS (
-            SELECT FROM unnest(stream_types, stream_ids, stream_expected) AS s (type, id, expected)
-            WHERE s.expected <> coalesce((
-                SELECT e.sequence FROM events e
-                WHERE e.aggregate_type = s.type AND e.aggregate_id = s.id
-                ORDER BY e.sequence DESC LIMIT 1), 0))
-    THEN
+    IF is_as_expected AND NOT one_by_one THEN
+        FOR i IN 1 .. count LOOP
+            hash := sha256(hash || int8send(head_before + i) || stamp || leaf_hashes[i]);
+            chain[i] := hash;
+        END LOOP;
+        INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                            position, recorded_at, command_id, leaf_hash, chain_hash)
+            SELECT stream_types[event_streams[i]], stream_ids[event_streams[i]], sequences[i], event_types[i],
+                   event_versions[i], payloads[i], metadatas[i], head_before + i, recorded, event_commands[i],
+                   leaf_hashes[i], chain[i]
+            FROM generate_series(1, count) AS e (i);
+        done := pg_notify('events', (head_before + count)::text);
+    ELSE
         -- The long way: unit by unit with running heads, so that a unit which builds on one that was set aside
         -- meets a head that did not advance, and is set aside itself. No stream can get a hole.
         SELECT array_agg(coalesce((
                 SELECT e.sequence FROM events e
-                WHERE e.aggregate_type = s.type AND e.aggregate_id = s.id
-                ORDER BY e.sequence DESC LIMIT 1), 0) ORDER BY s.nth)
+                WHERE e.aggregate_type = stream_types[s.i] AND e.aggregate_id = stream_ids[s.i]
+                ORDER BY e.sequence DESC LIMIT 1), 0) ORDER BY s.i)
             INTO heads
-            FROM unnest(stream_types, stream_ids) WITH ORDINALITY AS s (type, id, nth);
+            FROM generate_series(1, cardinality(stream_ids)) AS s (i);
         SELECT array_agg(e.position ORDER BY u.nth), array_agg(e.leaf_hash ORDER BY u.nth)
             INTO known_at, known_leaf
             FROM unnest(command_ids) WITH ORDINALITY AS u (id, nth) LEFT JOIN events e ON e.command_id = u.id;
+        kept := '{}';
 
         FOR unit IN 1 .. cardinality(command_ids) LOOP
             moved := NULL;
@@ -193,46 +208,31 @@ BEGIN
                 details[unit] := moved;
             ELSE
                 outcomes[unit] := 0;
-                details[unit] := head + 1;
+                details[unit] := head_before + cardinality(kept) + 1;
             END IF;
             FOR nth IN 1 .. unit_parts[unit] LOOP
                 part := part + 1;
                 IF outcomes[unit] = 0 THEN
                     heads[part_streams[part]] := heads[part_streams[part]] + part_events[part];
-                    head := head + part_events[part];
+                    FOR i IN event + 1 .. event + part_events[part] LOOP
+                        hash := sha256(hash || int8send(head_before + cardinality(kept) + 1) || stamp || leaf_hashes[i]);
+                        chain[i] := hash;
+                        kept := kept || i;
+                    END LOOP;
                 END IF;
-                FOR i IN 1 .. part_events[part] LOOP
-                    event := event + 1;
-                    kept[event] := outcomes[unit] = 0;
-                END LOOP;
+                event := event + part_events[part];
             END LOOP;
         END LOOP;
-        head := head_before;
-    END IF;
 
-    FOR i IN 1 .. cardinality(leaf_hashes) LOOP
-        IF kept[i] THEN
-            head := head + 1;
-        ELSIF kept IS NULL THEN
-            head := head + 1;
-        ELSE
-            chain[i] := NULL;
-            CONTINUE;
+        IF kept <> '{}' THEN
+            INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
+                                position, recorded_at, command_id, leaf_hash, chain_hash)
+                SELECT stream_types[event_streams[i]], stream_ids[event_streams[i]], sequences[i], event_types[i],
+                       event_versions[i], payloads[i], metadatas[i], head_before + k.nth, recorded, event_commands[i],
+                       leaf_hashes[i], chain[i]
+                FROM unnest(kept) WITH ORDINALITY AS k (i, nth);
+            done := pg_notify('events', (head_before + cardinality(kept))::text);
         END IF;
-        hash := sha256(hash || int8send(head) || stamp || leaf_hashes[i]);
-        chain[i] := hash;
-    END LOOP;
-
-    IF head > head_before THEN
-        INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                            position, recorded_at, command_id, leaf_hash, chain_hash)
-            SELECT stream_types[e.stream], stream_ids[e.stream], e.sequence, e.event_type, e.event_version, e.payload,
-                   e.metadata, head_before + row_number() OVER (), recorded, e.command_id, e.leaf_hash, e.chain_hash
-            FROM unnest(event_streams, sequences, event_types, event_versions, payloads, metadatas, event_commands,
-                        leaf_hashes, chain)
-                AS e (stream, sequence, event_type, event_version, payload, metadata, command_id, leaf_hash, chain_hash)
-            WHERE e.chain_hash IS NOT NULL;
-        PERFORM pg_notify('events', head::text);
     END IF;
     COMMIT;
 END
@@ -243,7 +243,7 @@ CREATE FUNCTION place_event() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     previous record;
 BEGIN
-    PERFORM lock_event_log();
+    PERFORM pg_advisory_xact_lock(418380281186);
     -- The inserting transaction holds the lock until it ends, and everyone waits: it may not sit idle meanwhile.
     PERFORM set_config('idle_in_transaction_session_timeout', '5s', true);
     SELECT e.position, e.chain_hash, e.recorded_at INTO previous FROM events e ORDER BY e.position DESC LIMIT 1;

@@ -66,7 +66,7 @@ impl Default for AuthSettings {
 
 impl AuthSettings {
     /// The HS256 secret, if there is one; an error if it is too short.
-    fn checked_secret(&self) -> Result<Option<&Secret>, AuthSettingsError> {
+    pub fn checked_secret(&self) -> Result<Option<&Secret>, AuthSettingsError> {
         match &self.hs256_secret {
             Some(secret) if secret.expose().len() < MIN_SECRET_BYTES => {
                 Err(AuthSettingsError::ShortSecret { bytes: secret.expose().len(), min: MIN_SECRET_BYTES })

@@ -83,18 +83,15 @@ impl App {
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
         let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_key(&config)?));
-        nodes::start(database.clone(), node.clone(), nodes::NODE_TIMEOUT, &workers, stop_workers.clone()).await?;
+        let node_timeout = Duration::from_millis(config.gateway.node_timeout_ms);
+        nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
         for view in views() {
             subscriptions.run(view);
         }
         subscriptions.run(Arc::new(OpenRequests));
-        let orphaned = PostgresOrphanedRequests::new(
-            database.pool().clone(),
-            node.clone(),
-            DEADLINE_GRACE,
-            Duration::from_millis(config.gateway.node_timeout_ms),
-        );
+        let orphaned =
+            PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
 
         let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };

@@ -7,7 +7,10 @@
 use std::{sync::Arc, time::Duration};
 
 use aihub_domain::{money::Microcredits, price::TokenUsage, request::event::RequestKind};
-use futures::{Stream, stream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +18,9 @@ use crate::{error::GatewayError, ports::provider::ToolCallDelta};
 
 /// The most text that one answer may have. Far above any model's output limit; it stops a provider that never ends.
 pub const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
+
+/// One reader's view of an answer. While there is one, the client has not left.
+pub type AnswerItems = BoxStream<'static, AnswerItem>;
 
 /// What a reader is told, in order.
 #[derive(Debug, Clone)]
@@ -48,8 +54,9 @@ pub struct Done {
     pub usage: TokenUsage,
     pub charged: Microcredits,
     pub estimated: bool,
-    pub provider: String,
-    pub model: String,
+    /// Who answered; `None` where it was cancelled before anybody did.
+    pub provider: Option<String>,
+    pub model: Option<String>,
     /// The provider is a simulated one.
     pub simulated: bool,
     pub latency_ms: u64,
@@ -141,7 +148,7 @@ impl Answer {
     }
 
     /// Reads what comes after chunk `after`, then the end. Any number may read at once.
-    pub fn read(&self, after: u64) -> impl Stream<Item = AnswerItem> + Send + 'static + use<> {
+    pub fn read(&self, after: u64) -> AnswerItems {
         let cursor =
             Cursor { state: self.state.subscribe(), next: usize::try_from(after).unwrap_or(usize::MAX), queued: None };
         stream::unfold(Some(cursor), |cursor| async move {
@@ -150,6 +157,7 @@ impl Answer {
             let more = !matches!(item, AnswerItem::End(_));
             Some((item, more.then_some(cursor)))
         })
+        .boxed()
     }
 }
 
@@ -186,8 +194,6 @@ impl Cursor {
 
 #[cfg(test)]
 mod tests {
-    use futures::StreamExt;
-
     use super::*;
 
     fn text(item: Option<AnswerItem>) -> String {
@@ -204,7 +210,7 @@ mod tests {
         let answer = Answer::default();
         answer.push("a".into(), vec![]);
         answer.push("b".into(), vec![]);
-        let mut reader = Box::pin(answer.read(1));
+        let mut reader = answer.read(1);
         assert_eq!(text(reader.next().await), "2:b");
         answer.push("c".into(), vec![]);
         assert_eq!(text(reader.next().await), "3:c");

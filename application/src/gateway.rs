@@ -30,7 +30,7 @@ pub use answers::Answers;
 
 use crate::{
     accounts::Accounts,
-    answer::{Answer, AnswerEnd, Done},
+    answer::{Answer, AnswerEnd, AnswerItems, Done},
     catalog::{Candidate, Catalog},
     error::GatewayError,
     limits::{Limits, Place, Running, Waiting},
@@ -43,6 +43,7 @@ use crate::{
     request::{AUTO, AnswerRequest},
 };
 use dispatch::Progress;
+use meter::Metered;
 
 /// Makes request ids out of idempotency keys.
 const REQUEST_NAMESPACE: Uuid = Uuid::from_u128(0x5b1f_3f0c_7d0e_4a52_9c1d_6f6a_0d9b_21e7);
@@ -96,6 +97,13 @@ struct Job {
     deadline_at: DateTime<Utc>,
 }
 
+/// A request that was admitted.
+pub struct Submitted {
+    pub answer: Arc<Answer>,
+    /// From the first chunk on. It was there before the request began, so that nobody takes the client for gone.
+    pub items: AnswerItems,
+}
+
 /// How the work on a request ended, before that is written down.
 enum Ending {
     Completed,
@@ -117,7 +125,7 @@ impl Gateway {
         principal: &Arc<Principal>,
         client_id: &str,
         request: AnswerRequest,
-    ) -> Result<Arc<Answer>, GatewayError> {
+    ) -> Result<Submitted, GatewayError> {
         if self.draining.is_cancelled() {
             return Err(GatewayError::ShuttingDown);
         }
@@ -125,12 +133,12 @@ impl Gateway {
         if request.idempotency_key.is_some()
             && let Some(same) = self.answers.of_request(&id)
         {
-            if same.request != request {
+            if same.request.as_ref() != Some(&request) {
                 let reason = "this idempotency key was used for a different request";
                 return Err(GatewayError::DuplicateRequest { request_id: Some(id), reason });
             }
             self.answers.rename(principal, client_id, &id);
-            return Ok(same.answer);
+            return Ok(Submitted { items: same.answer.read(0), answer: same.answer });
         }
         let now = self.clock.now();
         let candidates = self.permitted_candidates(principal, &request, now)?;
@@ -144,6 +152,7 @@ impl Gateway {
 
         let answer = Arc::<Answer>::default();
         self.answers.insert(principal, client_id, &id, &request, &answer);
+        let items = answer.read(0);
         let started = Instant::now();
         let metadata = Metadata::from([
             ("actor", principal.user.clone()),
@@ -163,7 +172,7 @@ impl Gateway {
             deadline_at: now + self.settings.request_timeout,
         };
         self.tasks.spawn(self.clone().serve(job, entry, running));
-        Ok(answer)
+        Ok(Submitted { answer, items })
     }
 
     /// The candidates that the principal may use. What an explicit choice lacks is refused; `auto` passes over it.
@@ -202,38 +211,41 @@ impl Gateway {
 
     /// The request's whole life. Ends with the answer's end, always.
     async fn serve(self: Arc<Self>, job: Job, entry: Entry, running: Running) {
+        let job = Arc::new(job);
         let end = match self.enter(&job, entry).await {
             Ok(place) => {
                 let end = self.answer(&job).await;
                 drop(place);
-                end.map_or_else(AnswerEnd::Failed, AnswerEnd::Done)
+                end
             }
-            Err(end) => end,
+            // Nothing was accepted, so there is nothing to write down.
+            Err(ending) => {
+                let nothing = Progress::new(&job, Microcredits::ZERO);
+                self.told(&job, nothing, ending, Metered::default(), Microcredits::ZERO)
+            }
         };
         drop(running);
+        let end = end.map_or_else(AnswerEnd::Failed, AnswerEnd::Done);
         record(&job, &end);
         job.answer.end(end);
         self.answers.ended(&job.id, self.settings.resumable_for);
     }
 
-    /// Waits for a place, while the client does. What ends here was never accepted: nothing is held for it.
-    async fn enter(&self, job: &Job, entry: Entry) -> Result<Place, AnswerEnd> {
+    /// Waits for a place, while the client does.
+    async fn enter(&self, job: &Job, entry: Entry) -> Result<Place, Ending> {
         let waiting = match entry {
             Entry::Now(place) => return Ok(place),
             Entry::Queued(waiting) => waiting,
         };
         job.answer.set_queued(waiting.position);
         tokio::select! {
-            place = self.limits.place(waiting) => place.map_err(AnswerEnd::Failed),
-            () = self.draining.cancelled() => Err(AnswerEnd::Failed(GatewayError::ShuttingDown)),
-            reason = self.interruption(job) => Err(match reason {
-                CancelReason::ClientCancelled => AnswerEnd::Done(closing::cancelled_in_queue(job)),
-                reason => AnswerEnd::Failed(self.interrupted(job, reason, &[])),
-            }),
+            place = self.limits.place(waiting) => place.map_err(Ending::Failed),
+            () = self.draining.cancelled() => Err(Ending::Failed(GatewayError::ShuttingDown)),
+            reason = self.interruption(job) => Err(Ending::Cancelled(reason)),
         }
     }
 
-    async fn answer(&self, job: &Job) -> Result<Done, GatewayError> {
+    async fn answer(self: &Arc<Self>, job: &Arc<Job>) -> Result<Done, GatewayError> {
         let reserved = self.open(job).await?;
         let mut progress = Progress::new(job, reserved);
         let ending = tokio::select! {
@@ -293,7 +305,8 @@ fn record(job: &Job, end: &AnswerEnd) {
     metrics::counter!("aihub_requests_total", "outcome" => outcome).increment(1);
     metrics::histogram!("aihub_request_duration_seconds").record(job.started.elapsed().as_secs_f64());
     if let AnswerEnd::Done(done) = end {
-        let labels = [("provider", done.provider.clone()), ("model", done.model.clone())];
+        let label = |name: &Option<String>| name.clone().unwrap_or_default();
+        let labels = [("provider", label(&done.provider)), ("model", label(&done.model))];
         metrics::counter!("aihub_prompt_tokens_total", &labels).increment(done.usage.prompt_tokens());
         metrics::counter!("aihub_completion_tokens_total", &labels).increment(done.usage.output);
         if let Some(first_chunk_ms) = done.first_chunk_ms {

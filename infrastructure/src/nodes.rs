@@ -13,8 +13,6 @@ use crate::database::{Database, millis};
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
 
-/// After how long a silent node is dead, where nothing else is configured.
-pub const NODE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many times in a node timeout a node says that it is alive.
 const BEATS: u32 = 5;
 

@@ -12,7 +12,10 @@ use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
 
-use crate::event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler};
+use crate::{
+    event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler},
+    json_rows::json_rows,
+};
 
 /// The most requests that one search finds.
 const MAX_FOUND: i64 = 500;
@@ -69,7 +72,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) ->
         sqlx::query!(
             "INSERT INTO open_requests SELECT * FROM json_populate_recordset(NULL::open_requests, $1::text::json)
              ON CONFLICT ON CONSTRAINT open_requests_request_id DO NOTHING",
-            serde_json::to_string(&opened.into_values().collect::<Vec<_>>())?,
+            json_rows(&opened.into_values().collect::<Vec<_>>())?,
         )
         .execute(&mut **transaction)
         .await?;

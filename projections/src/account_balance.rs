@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use aihub_domain::account::{Account, event::AccountEvent};
-use aihub_infrastructure::event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler};
+use aihub_infrastructure::{
+    event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler},
+    json_rows::json_rows,
+};
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
@@ -141,7 +144,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) ->
              daily_limit_microcredits = excluded.daily_limit_microcredits,
              monthly_limit_microcredits = excluded.monthly_limit_microcredits,
              last_position = excluded.last_position",
-        serde_json::to_string(&rows)?,
+        json_rows(&rows)?,
     )
     .execute(&mut **transaction)
     .await?;

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 
 use crate::{account_balance, request_status, usage_daily};
 
-/// A view is a handler that can start again from nothing. Its name is that of its first table.
+/// A view is a handler that can start again from nothing. Its name is that of the table that is read.
 pub trait View: EventHandler {
     /// Everything that it has written.
     fn tables(&self) -> &'static [&'static str];

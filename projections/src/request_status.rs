@@ -9,7 +9,10 @@ use aihub_domain::{
         event::{Accepted, Outcome, RequestEvent},
     },
 };
-use aihub_infrastructure::event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler};
+use aihub_infrastructure::{
+    event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler},
+    json_rows::json_rows,
+};
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
@@ -241,7 +244,7 @@ async fn write(transaction: &mut PgTransaction<'_>, rows: Vec<RequestStatus>) ->
              finish_reason = excluded.finish_reason, end_reason = excluded.end_reason, attempts = excluded.attempts,
              first_chunk_ms = excluded.first_chunk_ms, duration_ms = excluded.duration_ms,
              ended_at = excluded.ended_at, position = excluded.position",
-        serde_json::to_string(&rows)?,
+        json_rows(&rows)?,
     )
     .execute(&mut **transaction)
     .await

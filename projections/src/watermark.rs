@@ -19,9 +19,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// `name` is that of the view's subscription.
-    pub async fn of(pool: &PgPool, name: &str) -> Result<Self, sqlx::Error> {
-        let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    /// `name` is that of the view's subscription and of its table.
+    pub async fn of(pool: &PgPool, name: &'static str) -> Result<Self, sqlx::Error> {
+        // Locked before the snapshot is taken: a TRUNCATE that came in between would empty the table for us too.
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {name} IN ACCESS SHARE MODE");
+        let mut transaction = pool.begin_with(begin).await?;
         let position = applied(&mut transaction, name).await?;
         Ok(Self { transaction, position })
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`app`] | the service in the test's process |
 //! | [`audit`] | the log, checked event by event |
+//! | [`books`] | accounts and requests with every kind of end, without a gateway |
 //! | [`client`] | a client of the WebSocket |
 //! | [`database`] | a fresh, migrated database for each test |
 //! | [`log`] | nodes with a writer, and short ways to make units |
@@ -22,6 +23,7 @@
 
 pub mod app;
 pub mod audit;
+pub mod books;
 pub mod client;
 pub mod database;
 pub mod log;
@@ -35,7 +37,7 @@ use std::time::Duration;
 pub use database::{TestDatabase, database};
 
 /// No wait of a test is meant to take so long, on a machine that does many other things as well.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What `look` finds, once it finds something. For what nobody tells of.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {

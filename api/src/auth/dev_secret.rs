@@ -12,8 +12,8 @@ const SECRET_BYTES: usize = 32;
 
 /// The secret in `<data_dir>/dev-jwt-secret`, and whether it was made by this call, of 32 random bytes.
 pub fn dev_secret(data_dir: &Path) -> Result<(Secret, bool), SecretFileError> {
-    let make = || URL_SAFE_NO_PAD.encode(rand::random::<[u8; SECRET_BYTES]>());
-    let (text, made) = read_or_make(data_dir, FILE_NAME, make)?;
+    let new = || URL_SAFE_NO_PAD.encode(rand::random::<[u8; SECRET_BYTES]>());
+    let (text, made) = read_or_make(data_dir, FILE_NAME, new)?;
     Ok((Secret::new(text), made))
 }
 

@@ -1,6 +1,7 @@
 //! What has to fit together across keys. Types alone are checked when the layers are merged.
 
 use aihub_application::request::AUTO;
+use aihub_infrastructure::vault::master_key::MasterKey;
 use reqwest::Url;
 
 use super::{
@@ -14,6 +15,12 @@ use super::{
 /// Everything that is wrong.
 pub fn faults(config: &Config) -> Vec<Fault> {
     let mut faults = zeros(config);
+    if let Err(error) = config.auth.checked_secret() {
+        faults.push(Fault::new("auth:", format!("{error} (JWT_SECRET)")));
+    }
+    if let Some(Err(error)) = config.content.master_key.as_ref().map(|key| MasterKey::from_base64(key.expose())) {
+        faults.push(Fault::new("content.master_key:", error.to_string()));
+    }
     for (name, provider) in &config.providers {
         check_provider(name, provider, &mut faults);
     }

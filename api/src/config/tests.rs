@@ -7,6 +7,9 @@ use chrono::DateTime;
 use super::{providers::Reach, *};
 use crate::auth::secret::Secret;
 
+/// 32 bytes in base64.
+const MASTER_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
 /// A file of this text, read with these variables.
 fn load(file: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let dir = tempfile::tempdir().unwrap();
@@ -103,10 +106,10 @@ fn a_flag_has_the_last_word() {
 #[test]
 fn a_secret_of_digits_is_a_text_and_an_empty_variable_says_nothing() {
     let digits = "12345678901234567890123456789012";
-    let variables = [("JWT_SECRET", digits), ("AIHUB__CONTENT__MASTER_KEY", "1"), ("DATABASE_URL", "")];
+    let variables = [("JWT_SECRET", digits), ("AIHUB__PROVIDERS__CLAUDE__API_KEY", "1"), ("DATABASE_URL", "")];
     let config = load("", &variables).unwrap();
     assert_eq!(config.auth.hs256_secret.unwrap().expose(), digits);
-    assert_eq!(config.content.master_key.unwrap().expose(), "1");
+    assert_eq!(config.providers["claude"].key().unwrap().expose(), "1");
     assert!(config.database.url.is_none());
 }
 
@@ -274,7 +277,7 @@ fn production_is_content_with_real_things_and_refuses_a_simulated_provider_among
         ("AIHUB_ENV", "production"),
         ("JWT_SECRET", "12345678901234567890123456789012"),
         ("DATABASE_URL", "postgres://db/aihub"),
-        ("AIHUB__CONTENT__MASTER_KEY", "k"),
+        ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY),
         ("OPENAI_API_KEY", "sk-1"),
         ("AIHUB__PROVIDERS__CLAUDE__ENABLED", "false"),
     ];
@@ -299,14 +302,44 @@ fn what_is_shown_of_a_configuration_holds_no_secret() {
     let variables = [
         ("DATABASE_URL", "postgres://aihub:hunter2-db@db/aihub?password=hunter2-parameter"),
         ("JWT_SECRET", "hunter2-jwt-01234567890123456789"),
-        ("AIHUB__CONTENT__MASTER_KEY", "hunter2-master"),
+        ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY),
         ("OPENAI_API_KEY", "hunter2-openai"),
         ("ANTHROPIC_API_KEY", "hunter2-anthropic"),
     ];
     let config = load(file, &variables).unwrap();
     let shown = toml::to_string(&config).unwrap() + &format!("{config:?}");
-    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(!shown.contains("hunter2") && !shown.contains(MASTER_KEY), "{shown}");
     assert!(
         shown.contains("url = \"postgres://aihub:[secret]@db/aihub\"") && shown.contains("hs256_secret = \"[secret]\"")
     );
+}
+
+#[test]
+fn secrets_that_are_too_short_are_refused_before_anything_starts() {
+    let error = refused("", &[("JWT_SECRET", "short"), ("AIHUB__CONTENT__MASTER_KEY", "c2hvcnQ=")]);
+    assert!(error.contains("auth: `hs256_secret` has 5 bytes and needs at least 32"), "{error}");
+    assert!(error.contains("content.master_key: a master key is 32 bytes in base64"), "{error}");
+    assert!(!error.contains("short ") && !error.contains("c2hvcnQ"), "{error}");
+}
+
+#[test]
+fn the_example_of_a_local_server_works() {
+    let file = r#"
+        [providers.local]
+        kind = "openai"
+        base_url = "http://127.0.0.1:11434/v1"
+        api_key = ""
+        max_tokens_field = "max_tokens"
+
+        [providers.local.models."llama3.2"]
+        context_tokens = 131_072
+        max_output_tokens = 8_192
+        default = true
+        prices = [{ valid_from = 2026-01-01, input_usd_per_mtok = 0, output_usd_per_mtok = 0, source = "own hardware" }]
+    "#;
+    let config = load(file, &[]).unwrap();
+    let local = config.providers["local"].upstream_settings("local");
+    assert!(!local.simulated);
+    assert_eq!(local.models.default_text.as_deref(), Some("llama3.2"));
+    assert_eq!(local.models.listed["llama3.2"].prices[0].id, "local/llama3.2@2026-01-01");
 }

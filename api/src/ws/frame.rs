@@ -171,8 +171,8 @@ pub struct Usage {
 #[serde(rename_all = "camelCase")]
 pub struct AnswerMetadata<'a> {
     request_id: &'a str,
-    model: &'a str,
-    provider: &'a str,
+    model: Option<&'a str>,
+    provider: Option<&'a str>,
     /// Milliseconds from the request's arrival to the durable end.
     latency: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -236,8 +236,8 @@ impl<'a> AnswerMetadata<'a> {
     fn of(done: &'a Done) -> Self {
         Self {
             request_id: &done.request_id,
-            model: &done.model,
-            provider: &done.provider,
+            model: done.model.as_deref(),
+            provider: done.provider.as_deref(),
             latency: done.latency_ms,
             first_chunk_ms: done.first_chunk_ms,
             attempts: done.attempts,

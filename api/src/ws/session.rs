@@ -4,8 +4,9 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use aihub_application::{
-    answer::{Answer, AnswerEnd, AnswerItem},
+    answer::{Answer, AnswerEnd, AnswerItem, AnswerItems},
     error::GatewayError,
+    gateway::Submitted,
     principal::Principal,
     request::AnswerRequest,
 };
@@ -22,6 +23,7 @@ use crate::{hub::Hub, problem::Problem};
 
 /// A peer that takes nothing for so long is dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Frames that are written before the socket is flushed, when answers bring many at once.
 const MAX_UNFLUSHED: usize = 64;
 
@@ -85,12 +87,16 @@ pub async fn run(hub: Arc<Hub>, principal: Principal, socket: WebSocket) {
         Ok(never) => match never {},
         Err(ended) => ended,
     };
-    if let Ended::Close(code, reason) = ended {
-        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        let close = timeout(Duration::from_secs(1), session.socket.send(Message::Close(Some(frame))));
-        // The peer may be gone by now; there is nobody to tell.
-        drop(close.await);
-    }
+    let closing = async {
+        if let Ended::Close(code, reason) = ended {
+            let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+            session.socket.send(Message::Close(Some(frame))).await?;
+        }
+        // Also sends the answer to the peer's own close.
+        session.socket.close().await
+    };
+    // The peer may be gone by now; there is nobody to tell.
+    drop(timeout(CLOSE_TIMEOUT, closing).await);
     metrics::gauge!("aihub_sockets").decrement(1);
     tracing::debug!(connection.id = %connection_id, "socket closed");
 }
@@ -208,8 +214,8 @@ impl Session {
             self.hub.gateway.submit(&self.principal, &id, request)
         };
         match submitted {
-            Ok(answer) => {
-                self.follow(id, answer, stream, 0);
+            Ok(Submitted { answer, items }) => {
+                self.follow(id, answer, items, stream);
                 Ok(())
             }
             Err(error) => self.refuse(Some(&id), &error).await,
@@ -224,17 +230,18 @@ impl Session {
         }
         match self.hub.gateway.answers.resume(&self.principal, &id) {
             Some(kept) => {
-                self.follow(id, kept.answer, kept.request.stream, after);
+                let items = kept.answer.read(after);
+                self.follow(id, kept.answer, items, kept.stream);
                 Ok(())
             }
             None => self.refuse(Some(&id), &GatewayError::NothingToResume).await,
         }
     }
 
-    fn follow(&mut self, id: String, answer: Arc<Answer>, stream: bool, after: u64) {
+    fn follow(&mut self, id: String, answer: Arc<Answer>, items: AnswerItems, stream: bool) {
         let id: Arc<str> = id.into();
         let name = id.clone();
-        self.answers.push(answer.read(after).map(move |item| (name.clone(), item)).boxed());
+        self.answers.push(items.map(move |item| (name.clone(), item)).boxed());
         self.running.insert(id, Running { answer, stream });
     }
 

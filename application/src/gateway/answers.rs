@@ -38,7 +38,9 @@ struct ClientKey {
 #[derive(Clone)]
 pub struct KeptAnswer {
     pub answer: Arc<Answer>,
-    pub request: AnswerRequest,
+    pub stream: bool,
+    /// Of a request with an idempotency key, to compare the next one with.
+    pub(super) request: Option<AnswerRequest>,
     keys: Vec<ClientKey>,
     retained_bytes: usize,
 }
@@ -74,7 +76,13 @@ impl Answers {
     ) {
         let mut kept = self.lock();
         kept.forget_expired();
-        let entry = KeptAnswer { answer: answer.clone(), request: request.clone(), keys: vec![], retained_bytes: 0 };
+        let entry = KeptAnswer {
+            answer: answer.clone(),
+            stream: request.stream,
+            request: request.idempotency_key.is_some().then(|| request.clone()),
+            keys: vec![],
+            retained_bytes: 0,
+        };
         kept.by_request.insert(request_id.to_owned(), entry);
         kept.name(ClientKey::new(principal, client_id), request_id);
     }
@@ -85,10 +93,13 @@ impl Answers {
     }
 
     pub(super) fn ended(&self, request_id: &str, resumable_for: Duration) {
-        let mut kept = self.lock();
+        let mut guard = self.lock();
+        let kept = &mut *guard;
         let Some(entry) = kept.by_request.get_mut(request_id) else { return };
-        entry.retained_bytes = entry.answer.buffered_bytes();
-        kept.retained_bytes += kept.by_request[request_id].retained_bytes;
+        let prompt_bytes = entry.request.as_ref().map_or(0, |request| 3 * request.input_tokens_estimate());
+        let bytes = entry.answer.buffered_bytes() + usize::try_from(prompt_bytes).unwrap_or(usize::MAX);
+        entry.retained_bytes = bytes;
+        kept.retained_bytes += bytes;
         kept.expiring.push_back((Instant::now() + resumable_for, request_id.to_owned()));
         kept.forget_expired();
     }

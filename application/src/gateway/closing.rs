@@ -6,11 +6,11 @@ use std::time::Duration;
 use aihub_domain::{
     account::{AccountError, command::AccountCommand, event::AccountEvent},
     money::Microcredits,
-    price::{Charge, TokenUsage},
+    price::Charge,
     request::{
         Request,
         command::RequestCommand,
-        event::{Attempt, CancelReason, Outcome, RequestEvent},
+        event::{CancelReason, Outcome, RequestEvent},
     },
 };
 use cqrs_es::Aggregate;
@@ -43,32 +43,32 @@ impl Gateway {
             Ending::Cancelled(reason) => RequestCommand::CancelRequest { reason: *reason, outcome: Box::new(outcome) },
         };
         let charged = self.settle(job, command, metered, &progress).await?;
-        match ending {
-            Ending::Completed => {
-                let reason = progress.finish_reason.clone().unwrap_or(FinishReason::Stop);
-                Ok(done(job, progress, metered, charged, &reason))
-            }
-            // What was cut short on the client's side is an answer all the same.
-            Ending::Cancelled(reason @ (CancelReason::ClientCancelled | CancelReason::CreditsExhausted)) => {
-                let name = if reason == CancelReason::ClientCancelled { "cancelled" } else { "credits_exhausted" };
-                Ok(done(job, progress, metered, charged, &FinishReason::Other(name.to_owned())))
-            }
-            Ending::Cancelled(reason) => Err(self.interrupted(job, reason, &progress.attempts)),
-            Ending::Failed(error) => Err(error),
-        }
+        self.told(job, progress, ending, metered, charged)
     }
 
-    /// What an interruption means to the client.
-    pub(super) fn interrupted(&self, job: &Job, reason: CancelReason, attempts: &[Attempt]) -> GatewayError {
-        match reason {
-            CancelReason::Shutdown => GatewayError::ShuttingDown,
-            CancelReason::DeadlineExceeded => {
-                GatewayError::Timeout { limit_ms: millis(self.settings.request_timeout), attempts: attempts.to_vec() }
+    /// What the client is told of an ending.
+    pub(super) fn told(
+        &self,
+        job: &Job,
+        progress: Progress,
+        ending: Ending,
+        metered: Metered,
+        charged: Microcredits,
+    ) -> Result<Done, GatewayError> {
+        let reason = match ending {
+            Ending::Failed(error) => return Err(error),
+            Ending::Cancelled(CancelReason::Shutdown) => return Err(GatewayError::ShuttingDown),
+            Ending::Cancelled(CancelReason::DeadlineExceeded) => {
+                let limit_ms = millis(self.settings.request_timeout);
+                return Err(GatewayError::Timeout { limit_ms, attempts: progress.attempts });
             }
-            CancelReason::ClientCancelled | CancelReason::ClientLeft | CancelReason::CreditsExhausted => {
-                GatewayError::DuplicateRequest { request_id: Some(job.id.clone()), reason: "the request was cancelled" }
-            }
-        }
+            // What was cut short on the client's side is an answer all the same.
+            Ending::Cancelled(CancelReason::ClientCancelled) => "cancelled".to_owned(),
+            Ending::Cancelled(CancelReason::ClientLeft) => "client_left".to_owned(),
+            Ending::Cancelled(CancelReason::CreditsExhausted) => "credits_exhausted".to_owned(),
+            Ending::Completed => finish_name(progress.finish_reason.as_ref().unwrap_or(&FinishReason::Stop)),
+        };
+        Ok(done(job, progress, metered, charged, reason))
     }
 
     async fn outcome(&self, job: &Job, progress: &Progress, metered: Metered) -> Outcome {
@@ -195,18 +195,12 @@ fn finish_name(reason: &FinishReason) -> String {
     .to_owned()
 }
 
-/// The answer to a request that was cancelled before it had a place: nothing, at no cost.
-pub(super) fn cancelled_in_queue(job: &Job) -> Done {
-    let nothing = Metered { usage: TokenUsage::default(), estimated: false };
-    let progress = Progress::new(job, Microcredits::ZERO);
-    done(job, progress, nothing, Microcredits::ZERO, &FinishReason::Other("cancelled".to_owned()))
-}
-
-fn done(job: &Job, progress: Progress, metered: Metered, charged: Microcredits, reason: &FinishReason) -> Done {
-    let (provider, model, simulated) = progress
-        .answering
-        .map(|answering| (answering.provider, answering.model, answering.simulated))
-        .unwrap_or_default();
+fn done(job: &Job, progress: Progress, metered: Metered, charged: Microcredits, finish_reason: String) -> Done {
+    let attempts = progress.attempts.iter().filter(|attempt| !attempt.skipped).count();
+    let (provider, model, simulated) = match progress.answering {
+        Some(answering) => (Some(answering.provider), Some(answering.model), answering.simulated),
+        None => (None, None, false),
+    };
     Done {
         request_id: job.id.clone(),
         kind: job.request.kind,
@@ -218,8 +212,8 @@ fn done(job: &Job, progress: Progress, metered: Metered, charged: Microcredits, 
         simulated,
         latency_ms: millis(job.started.elapsed()),
         first_chunk_ms: progress.first_chunk_ms,
-        attempts: progress.attempts.iter().filter(|attempt| !attempt.skipped).count(),
-        finish_reason: finish_name(reason),
+        attempts,
+        finish_reason,
         vectors: progress.vectors,
     }
 }

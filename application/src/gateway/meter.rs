@@ -19,7 +19,7 @@ pub struct Meter {
 const MAX_TOKEN_BYTES: usize = 16;
 
 /// A usage, and whether it is our own count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Metered {
     pub usage: TokenUsage,
     pub estimated: bool,

@@ -13,7 +13,7 @@ use aihub_domain::{
 };
 use cqrs_es::Aggregate;
 
-use super::{Gateway, Job};
+use super::{Ending, Gateway, Job, dispatch::Progress};
 use crate::{
     accounts::ExecuteError,
     error::GatewayError,
@@ -23,7 +23,7 @@ use crate::{
 
 impl Gateway {
     /// Returns what is held for the request.
-    pub(super) async fn open(&self, job: &Job) -> Result<Microcredits, GatewayError> {
+    pub(super) async fn open(self: &Arc<Self>, job: &Arc<Job>) -> Result<Microcredits, GatewayError> {
         if job.request.idempotency_key.is_some() {
             self.refuse_known_request(job).await?;
         }
@@ -73,19 +73,31 @@ impl Gateway {
         }
         match executed {
             Ok(()) => Ok(reserved),
-            // Another node got the same idempotency key first, and its request is still running.
-            Err(ExecuteError::Refused(AccountError::ReservationExists(_))) => Err(already_used(job)),
+            // Another node got the same idempotency key first; where its request is still running, its reservation is.
+            Err(ExecuteError::CompanionConflict | ExecuteError::Refused(AccountError::ReservationExists(_))) => {
+                Err(already_used(job))
+            }
             Err(ExecuteError::Refused(refused)) => {
                 Err(GatewayError::from_account(refused, &job.principal.account, now))
             }
-            Err(ExecuteError::CompanionConflict) => Err(already_used(job)),
             Err(ExecuteError::Append(AppendError::Overloaded)) => Err(GatewayError::QueueFull {
                 running: self.limits.running(),
                 waiting: 0,
                 retry_after: Duration::from_secs(1),
             }),
-            Err(error) => Err(GatewayError::internal(&error)),
+            Err(error) => {
+                // Whether it was committed is not known. If it was, nobody will drive it: it is ended as soon as the
+                // log answers again, and the client need not wait for that.
+                self.tasks.spawn(self.clone().undo(job.clone()));
+                Err(GatewayError::internal(&error))
+            }
         }
+    }
+
+    async fn undo(self: Arc<Self>, job: Arc<Job>) {
+        let ending = Ending::Failed(GatewayError::internal("the request's acceptance was not confirmed"));
+        // Refused where it was never accepted: then there is nothing to undo.
+        drop(self.close(&job, Progress::new(&job, Microcredits::ZERO), ending).await);
     }
 
     async fn hold(&self, job: &Job, command: &AccountCommand, accept: &StreamAppend) -> Result<(), ExecuteError> {

@@ -1,6 +1,6 @@
 //! A request whose process died is ended and its hold released. First the end, then the money; both in one commit.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use aihub_domain::{
     account::{AccountError, command::AccountCommand},
@@ -9,15 +9,10 @@ use aihub_domain::{
 use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use futures::future::BoxFuture;
-use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     accounts::{Accounts, ExecuteError},
-    ports::{
-        clock::Clock,
-        event_log::{AppendError, LoadError, Metadata, NewEvent, StreamAppend},
-    },
+    ports::event_log::{AppendError, LoadError, Metadata, NewEvent, StreamAppend},
 };
 
 /// A request that has not ended, though nobody drives it any more.
@@ -33,27 +28,6 @@ pub struct OrphanedRequest {
 pub trait OrphanedRequests: Send + Sync {
     /// Some of them, oldest first.
     fn find(&self, now: DateTime<Utc>) -> BoxFuture<'_, anyhow::Result<Vec<OrphanedRequest>>>;
-}
-
-/// Looks for orphaned requests `every` so often and ends them, until `stopping`. Any number of nodes may do so.
-pub async fn run(
-    accounts: &Accounts,
-    orphaned: &dyn OrphanedRequests,
-    clock: &dyn Clock,
-    node: &str,
-    every: Duration,
-    stopping: &CancellationToken,
-) {
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(error) = expire_requests(accounts, orphaned, clock.now(), node).await {
-            tracing::warn!(
-                error.message = format!("{error:#}"),
-                "orphaned requests are not ended at present; trying again"
-            );
-        }
-    }
 }
 
 /// Ends every orphaned request that is found. Returns how many were ended now.

@@ -124,7 +124,7 @@ pub struct Batch<'a> {
     pub stream_types: Vec<&'a str>,
     pub stream_ids: Vec<&'a str>,
     pub stream_expected: Vec<i64>,
-    pub is_consistent: bool,
+    pub one_by_one: bool,
     pub event_streams: Vec<i32>,
     pub sequences: Vec<i64>,
     pub event_types: Vec<&'a str>,
@@ -138,7 +138,7 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// The units' command ids have to be distinct.
     pub fn of(units: impl IntoIterator<Item = &'a PreparedUnit>) -> Self {
-        let mut batch = Self { is_consistent: true, ..Self::default() };
+        let mut batch = Self::default();
         // The index of a stream, and the sequence that the parts so far make.
         let mut streams: HashMap<(&str, &str), (usize, u64)> = HashMap::new();
         for unit in units {
@@ -156,7 +156,7 @@ impl<'a> Batch<'a> {
                     batch.stream_expected.push(part.expected_sequence.cast_signed());
                     (batch.stream_types.len(), part.expected_sequence)
                 });
-                batch.is_consistent &= *made == part.expected_sequence;
+                batch.one_by_one |= *made != part.expected_sequence;
                 *made += part.events as u64;
                 batch.part_streams.push(count(*stream));
                 batch.part_expected.push(part.expected_sequence.cast_signed());

@@ -73,7 +73,7 @@ pub async fn append(connection: &mut PgConnection, batch: &Batch<'_>) -> Result<
         &batch.stream_types as _,
         &batch.stream_ids as _,
         &batch.stream_expected,
-        batch.is_consistent,
+        batch.one_by_one,
         &batch.event_streams,
         &batch.sequences,
         &batch.event_types as _,

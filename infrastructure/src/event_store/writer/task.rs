@@ -38,7 +38,7 @@ impl Task {
 
     /// Sends the batch until it is answered, refused or out of time, and tells each unit's caller.
     async fn append(&mut self, units: Vec<Queued>) {
-        let batch = Batch::of(units.iter().map(|queued| &queued.unit));
+        let mut batch = Batch::of(units.iter().map(|queued| &queued.unit));
         let started = Instant::now();
         let give_up_at = units.first().map_or(started, |first| first.since) + self.options.give_up_after;
         let mut backoff = FIRST_BACKOFF;
@@ -52,6 +52,10 @@ impl Task {
                 Ok(Err(error)) => error,
                 Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
             };
+            if is_duplicate(&error) && !batch.one_by_one {
+                batch.one_by_one = true;
+                continue;
+            }
             if is_refusal(&error) {
                 break error;
             }
@@ -96,6 +100,11 @@ impl Task {
             let _ = outcome.send(Err(error));
         }
     }
+}
+
+/// A stream that should be new is there already, of which `append_events` says no more than that.
+fn is_duplicate(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.is_unique_violation())
 }
 
 /// The server says that what was sent cannot stand in the log, whenever it is sent: not JSON, a zero byte in a text,
