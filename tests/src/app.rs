@@ -56,6 +56,7 @@ pub fn variables(database: &TestDatabase, providers: &Providers) -> Vec<(String,
             ("AIHUB__DATABASE__MAX_CONNECTIONS", "8".to_owned()),
             ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY.to_owned()),
             ("JWT_SECRET", SECRET.to_owned()),
+            ("RUST_LOG", "error".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );

@@ -17,7 +17,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Runs `program` with nothing but `variables` in its environment, until it listens.
+    /// Runs `program` with nothing but `variables` in its environment, until it says where it listens.
     pub async fn start(program: &str, variables: &[(String, String)]) -> Self {
         let mut child = Command::new(program)
             .env_clear()
@@ -28,8 +28,15 @@ impl Process {
             .spawn()
             .unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = timeout(PATIENCE, output.next_line()).await.expect("it starts").unwrap();
-        Self { address: address.expect("it lives").parse().unwrap(), child }
+        let address = async {
+            loop {
+                let line = output.next_line().await.unwrap().expect("it lives");
+                if let Some((_, url)) = line.split_once("http://") {
+                    return url.split_whitespace().next().unwrap().parse().unwrap();
+                }
+            }
+        };
+        Self { address: timeout(PATIENCE, address).await.expect("it starts"), child }
     }
 
     /// `kill -9`: it gets no chance to do anything.

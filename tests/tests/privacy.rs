@@ -1,6 +1,7 @@
 //! Content and secrets stand in clear nowhere: not in a table, not in a log line, not in a metric.
 
 use std::{
+    fmt::Write as _,
     io::Write,
     sync::{Arc, Mutex},
 };
@@ -61,16 +62,32 @@ async fn dump(pool: &PgPool) -> String {
     dump
 }
 
+fn hexadecimal(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut shown, byte| {
+        let _ = write!(shown, "{byte:02x}");
+        shown
+    })
+}
+
 /// `secret` as it stands, and as hexadecimal and Base64 show it, wherever it begins.
 fn disguises(secret: &str) -> Vec<String> {
-    let hexadecimal = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let mut disguises = vec![secret.to_lowercase(), hexadecimal];
+    let mut disguises = vec![secret.to_lowercase(), hexadecimal(secret)];
     for before in 0..3 {
         let encoded = STANDARD_NO_PAD.encode(format!("{}{secret}", "x".repeat(before)));
         // Without the characters that the neighbours have a part in.
         disguises.push(encoded[2 * before..encoded.len() - 2].to_owned());
     }
     disguises
+}
+
+#[test]
+fn a_secret_is_found_behind_its_disguises() {
+    for before in 0..3 {
+        let text = format!("{}{MARKER} and more", "{".repeat(before));
+        for shown in [text.clone(), STANDARD_NO_PAD.encode(&text), hexadecimal(&text)] {
+            assert!(disguises(MARKER).iter().any(|disguise| shown.contains(disguise)), "{shown}");
+        }
+    }
 }
 
 #[tokio::test]

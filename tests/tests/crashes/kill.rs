@@ -79,7 +79,6 @@ async fn killed_at_any_instant_the_service_loses_and_doubles_nothing() {
             other => panic!("{id}: {other:?}"),
         }
     }
-    println!("{completed} completed, {abandoned} abandoned");
     assert!(completed > 0 && abandoned > 0, "the kills came too early or too late: {completed}, {abandoned}");
     assert_eq!(audit.accounts["ann"].held(), 0);
 }

@@ -15,6 +15,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 const SOCKETS: u64 = 120;
+/// In a frame's second byte, before its length; 126 and 127 say that the length follows.
+const MASKED: u8 = 0x80;
 
 /// A WebSocket whose bytes are ours, upgraded by hand.
 async fn upgraded(app: &TestApp) -> TcpStream {
@@ -42,7 +44,7 @@ fn bytes(random: &mut StdRng, most: usize) -> Vec<u8> {
 
 /// A frame of a client: masked, with a mask of zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![first, 0x80 | 126];
+    let mut frame = vec![first, MASKED | 0x7e];
     frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
     frame.extend([0; 4]);
     frame.extend(payload);
@@ -75,7 +77,7 @@ fn noise(kind: u64, random: &mut StdRng) -> Vec<u8> {
             whole[..random.random_range(0..whole.len())].to_vec()
         }
         // Announces more than there is memory.
-        4 => [&[TEXT, 0x80 | 127][..], &(u64::MAX >> 1).to_be_bytes(), &bytes(random, 100)].concat(),
+        4 => [&[TEXT, MASKED | 0x7f][..], &(u64::MAX >> 1).to_be_bytes(), &bytes(random, 100)].concat(),
         // Any opcode, reserved bits, fragments of nothing, control frames that are too long.
         _ => (0..20).flat_map(|_| frame(random.random(), &bytes(random, 300))).collect(),
     }
