@@ -147,19 +147,22 @@ BEGIN
     -- its own. The lock's own statement does not.
     --
     -- Arrays are read by subscript and not with unnest, which would copy each of them into a tuple store.
-    SELECT coalesce(last.position, 0), coalesce(last.chain_hash, decode(repeat('00', 32), 'hex')),
-           greatest(last.recorded_at, clock_timestamp()),
-           NOT EXISTS (SELECT FROM unnest(command_ids) AS u (id) JOIN events e ON e.command_id = u.id)
+    SELECT e.position, e.chain_hash, greatest(e.recorded_at, clock_timestamp()),
+           NOT EXISTS (SELECT FROM unnest(command_ids) AS u (id) JOIN events known ON known.command_id = u.id)
            AND NOT EXISTS (
                SELECT FROM generate_series(1, cardinality(stream_ids)) AS s (i)
                WHERE stream_expected[s.i] > 0 AND stream_expected[s.i] <> coalesce((
-                   SELECT e.sequence FROM events e
-                   WHERE e.aggregate_type = stream_types[s.i] AND e.aggregate_id = stream_ids[s.i]
-                   ORDER BY e.sequence DESC LIMIT 1), 0))
+                   SELECT last.sequence FROM events last
+                   WHERE last.aggregate_type = stream_types[s.i] AND last.aggregate_id = stream_ids[s.i]
+                   ORDER BY last.sequence DESC LIMIT 1), 0))
         INTO head_before, hash, recorded, is_as_expected
-        FROM (VALUES (1)) AS always
-        LEFT JOIN LATERAL (
-            SELECT e.position, e.chain_hash, e.recorded_at FROM events e ORDER BY e.position DESC LIMIT 1) AS last ON true;
+        FROM events e ORDER BY e.position DESC LIMIT 1;
+    IF head_before IS NULL THEN
+        head_before := 0;
+        hash := decode(repeat('00', 32), 'hex');
+        recorded := clock_timestamp();
+        is_as_expected := false;
+    END IF;
     stamp := int8send((extract(epoch FROM recorded) * 1000000)::bigint);
 
     IF is_as_expected AND NOT one_by_one THEN
