@@ -53,6 +53,8 @@ pub fn variables(database: &TestDatabase, providers: &Providers) -> Vec<(String,
             ("DATABASE_URL", database.options.url.clone()),
             ("AIHUB__SERVER__LISTEN", "127.0.0.1:0".to_owned()),
             ("AIHUB__SERVER__DATA_DIR", data_dir.display().to_string()),
+            // Some tests leave a call behind that hangs.
+            ("AIHUB__SERVER__DRAIN_MS", "500".to_owned()),
             ("AIHUB__DATABASE__MAX_CONNECTIONS", "8".to_owned()),
             ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY.to_owned()),
             ("JWT_SECRET", SECRET.to_owned()),

@@ -105,7 +105,7 @@ async fn a_token_is_taken_from_each_of_its_three_places_but_from_one_only() {
 #[tokio::test]
 async fn a_socket_ends_with_its_token_unless_a_fresh_one_came_in_time() {
     let app = TestApp::start(|config| config.auth.leeway_s = 0).await;
-    let brief = app.token_for("ann", "ann", TimeDelta::seconds(2));
+    let brief = app.token_for("ann", "ann", TimeDelta::seconds(4));
     let mut renewed = Client::connect(app.address, &brief).await;
     let mut expired = Client::connect(app.address, &brief).await;
     renewed.send(&json!({ "type": "auth", "token": app.token("ann") })).await;

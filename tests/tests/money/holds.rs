@@ -25,7 +25,6 @@ async fn no_provider_is_called_before_the_request_and_its_hold_are_committed() {
     // As a slow disk would, this keeps every commit waiting.
     let mut brake = PgConnection::connect(&app.database.options.url).await.unwrap();
     let mut transaction = brake.begin().await.unwrap();
-    // The log's lock, as `append_events` takes it.
     sqlx::query("SELECT pg_advisory_xact_lock(418380281186)").execute(&mut *transaction).await.unwrap();
     client.send(&chat("a", "Why is the sky blue?")).await;
     let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
