@@ -12,6 +12,7 @@ mod answers;
 mod closing;
 mod dispatch;
 mod drive;
+mod eligible;
 mod meter;
 mod opening;
 
@@ -39,10 +40,11 @@ use crate::{
         event_log::{EventLog, Metadata},
         vault::ContentVault,
     },
-    principal::{Operation, Principal},
-    request::{AUTO, AnswerRequest},
+    principal::Principal,
+    request::AnswerRequest,
 };
 use dispatch::Progress;
+use eligible::eligible;
 use meter::Metered;
 
 /// Makes request ids out of idempotency keys.
@@ -141,7 +143,9 @@ impl Gateway {
             return Ok(Submitted { items: same.answer.read(0), answer: same.answer });
         }
         let now = self.clock.now();
-        let candidates = self.permitted_candidates(principal, &request, now)?;
+        let (provider, model) = (&request.provider, request.model.as_deref());
+        let all = self.catalog.candidates(request.kind, provider, model, request.fallback, now)?;
+        let candidates = eligible(all, principal, &request)?;
         let input_tokens = request.input_tokens_estimate();
         let output_tokens = candidates.first().map_or(0, |candidate| self.held_output_tokens(&request, candidate));
         let running = self.limits.admit(principal, input_tokens + u64::from(output_tokens))?;
@@ -173,40 +177,6 @@ impl Gateway {
         };
         self.tasks.spawn(self.clone().serve(job, entry, running));
         Ok(Submitted { answer, items })
-    }
-
-    /// The candidates that the principal may use. What an explicit choice lacks is refused; `auto` passes over it.
-    fn permitted_candidates(
-        &self,
-        principal: &Principal,
-        request: &AnswerRequest,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<Candidate>, GatewayError> {
-        let operation = match request.kind {
-            RequestKind::Chat | RequestKind::Completion => Operation::Chat,
-            RequestKind::Embedding => Operation::Embedding,
-        };
-        let all = self.catalog.candidates(
-            request.kind,
-            &request.provider,
-            request.model.as_deref(),
-            request.fallback,
-            now,
-        )?;
-        let mut permitted = Vec::with_capacity(all.len());
-        let mut refusal = None;
-        for candidate in all {
-            let checked = principal.capabilities.require(operation, &candidate.upstream.name, &candidate.model_name);
-            match checked {
-                Ok(()) => permitted.push(candidate),
-                Err(missing) if request.provider != AUTO && permitted.is_empty() => return Err(missing.into()),
-                Err(missing) => refusal = refusal.or(Some(missing)),
-            }
-        }
-        match refusal {
-            Some(missing) if permitted.is_empty() => Err(missing.into()),
-            _ => Ok(permitted),
-        }
     }
 
     /// The request's whole life. Ends with the answer's end, always.

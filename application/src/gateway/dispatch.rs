@@ -110,7 +110,7 @@ impl Progress {
 
 /// What one pass over the candidates came to.
 enum Round<T> {
-    Answered(Candidate, Turn, T),
+    Answered(Box<Candidate>, Turn, T),
     /// Nobody can do it: asking again would not help.
     Ended(Ending),
     /// Nobody could just now; somebody may after this time.
@@ -151,7 +151,7 @@ impl Gateway {
         let mut back_off = FIRST_BACK_OFF;
         for round in 1..=MAX_ROUNDS {
             match self.ask_each(job, progress, &call).await {
-                Round::Answered(candidate, turn, answered) => return Ok((candidate, turn, answered)),
+                Round::Answered(candidate, turn, answered) => return Ok((*candidate, turn, answered)),
                 Round::Ended(ending) => return Err(ending),
                 Round::Later(wait) => {
                     let wait = wait.max(back_off.mul_f64(rand::random_range(0.75..1.0)));
@@ -176,8 +176,8 @@ impl Gateway {
         let mut too_long = 0;
         let mut note_later = |wait: Duration| later = Some(later.map_or(wait, |other| other.min(wait)));
         for candidate in &job.candidates {
-            let held_tokens = self.held_output_tokens(&job.request, candidate);
-            let mut turn = match candidate.upstream.turn(job.input_tokens + u64::from(held_tokens)) {
+            let held_tokens = u64::from(self.held_output_tokens(&job.request, candidate));
+            let mut turn = match candidate.upstream.turn(job.input_tokens + held_tokens) {
                 Ok(turn) => turn,
                 Err(unavailable) => {
                     progress.skip(candidate, unavailable.reason.as_str());
@@ -197,7 +197,7 @@ impl Gateway {
             }
             progress.begin_attempt(job, candidate);
             match call(self, job, candidate, progress).await {
-                Ok(answered) => return Round::Answered(candidate.clone(), turn, answered),
+                Ok(answered) => return Round::Answered(Box::new(candidate.clone()), turn, answered),
                 Err(error) => {
                     turn.failed(&error);
                     progress.end_attempt(Some(&error));
@@ -279,15 +279,16 @@ impl Gateway {
         candidate.upstream.provider.embed(call).await
     }
 
-    /// Sees to it that what is held covers this candidate's price; `false` when the account cannot.
-    async fn hold_for(
+    /// Sees to it that what is held covers the input and `output_tokens` at this candidate's price; `false` when the
+    /// account cannot.
+    pub(super) async fn hold_for(
         &self,
         job: &Job,
         candidate: &Candidate,
-        output_tokens: u32,
+        output_tokens: u64,
         progress: &mut Progress,
     ) -> Result<bool, Ending> {
-        let worst_case = candidate.price.worst_case(job.input_tokens, u64::from(output_tokens));
+        let worst_case = candidate.price.worst_case(job.input_tokens, output_tokens);
         let needed = self.settings.rate.charge(worst_case);
         if needed <= progress.reserved {
             return Ok(true);
@@ -296,7 +297,7 @@ impl Gateway {
     }
 
     /// Holds `by` more; `false` when the account cannot.
-    pub(super) async fn extend(&self, job: &Job, by: Microcredits, progress: &mut Progress) -> Result<bool, Ending> {
+    async fn extend(&self, job: &Job, by: Microcredits, progress: &mut Progress) -> Result<bool, Ending> {
         let command =
             AccountCommand::ExtendReservation { reservation_id: job.id.clone(), by, extended_at: self.clock.now() };
         match self.accounts.execute(&job.principal.account, &command, &|_| Ok(vec![]), &job.metadata).await {

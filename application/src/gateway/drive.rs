@@ -1,6 +1,6 @@
 //! A provider's stream is passed on piece by piece, and metered.
 
-use aihub_domain::{money::Microcredits, request::event::CancelReason};
+use aihub_domain::request::event::CancelReason;
 use futures::StreamExt;
 
 use super::{
@@ -16,9 +16,9 @@ impl Gateway {
     pub(super) async fn drive(&self, job: &Job, live: Live, progress: &mut Progress) -> Ending {
         let Live { candidate, mut turn, mut stream, first } = live;
         let mut next = Some(Ok(first));
-        // From how much output on what is held may not suffice. It always does where the client set a limit.
+        // Output that is held for, where that may not suffice. It always does where the client set a limit.
         let step = u64::from(self.held_output_tokens(&job.request, &candidate)).max(1);
-        let mut extend_at = job.request.max_tokens.is_none().then_some(step - step / 8);
+        let mut held_tokens = job.request.max_tokens.is_none().then_some(step);
 
         while let Some(delta) = next {
             match delta {
@@ -30,12 +30,11 @@ impl Gateway {
                 }
                 Err(error) => return interrupted(job, &mut turn, &error, progress),
             }
-            if let Some(threshold) = extend_at
-                && progress.meter.output_estimate() >= threshold
+            if let Some(held) = held_tokens
+                && progress.meter.output_estimate() + step / 8 >= held
             {
-                let by = self.settings.rate.charge(candidate.price.worst_case(0, step)).max(Microcredits(1));
-                match self.extend(job, by, progress).await {
-                    Ok(true) => extend_at = Some(threshold + step),
+                match self.hold_for(job, &candidate, held + step, progress).await {
+                    Ok(true) => held_tokens = Some(held + step),
                     Ok(false) => return Ending::Cancelled(CancelReason::CreditsExhausted),
                     Err(ending) => return ending,
                 }
