@@ -77,9 +77,6 @@ CREATE FUNCTION event_leaf_hash(
         || int4send(octet_length(convert_to(metadata::text, 'UTF8'))) || convert_to(metadata::text, 'UTF8'))
 $$;
 
-CREATE FUNCTION microseconds_since_epoch(at timestamptz) RETURNS bigint LANGUAGE sql IMMUTABLE
-    AS $$ SELECT (extract(epoch FROM at) * 1000000)::bigint $$;
-
 -- Appends the units of a batch, in their order, each whole or not at all, and commits.
 --
 -- It is a procedure, because it commits before it answers: in the extended protocol a statement is committed by the
@@ -93,9 +90,7 @@ CREATE FUNCTION microseconds_since_epoch(at timestamptz) RETURNS bigint LANGUAGE
 -- The call has to come from a connection that pins the plans, see `infrastructure/src/event_store/writer/call.rs`.
 CREATE PROCEDURE append_events(
     -- One element a unit.
-    IN command_ids      uuid[],
-    IN unit_parts       integer[],
-    IN unit_leaf_hashes bytea[],    -- that of its first event
+    IN unit_parts       integer[],  -- how many it has
     -- One element a part.
     IN part_streams     integer[],  -- index into the streams, from 1
     IN part_expected    bigint[],
@@ -115,7 +110,7 @@ CREATE PROCEDURE append_events(
     IN event_versions   text[],
     IN payloads         json[],
     IN metadatas        json[],
-    IN event_commands   uuid[],     -- null except at a unit's first event
+    IN command_ids      uuid[],     -- at a unit's first event, otherwise null
     IN leaf_hashes      bytea[],
     -- The position of the last event before the batch.
     OUT head_before     bigint,
@@ -134,14 +129,15 @@ DECLARE
     stamp       bytea;
     chain       bytea[];
     is_as_expected boolean;
-    heads       bigint[];
-    known_at    bigint[];
-    known_leaf  bytea[];
-    part        integer := 0;
-    event       integer := 0;
     count       integer := cardinality(leaf_hashes);
-    moved       integer;
-    kept        integer[];          -- the indexes of the events that are appended
+    -- What follows is for the long way only.
+    heads       bigint[];           -- of the streams, as they run on
+    known_at    bigint[];           -- at a unit's first event, where its command is in the log
+    known_leaf  bytea[];
+    part        integer := 0;       -- the last part and event that were looked at
+    event       integer := 0;
+    moved       integer;            -- the first part of the unit that meets another head
+    kept        integer[] := '{}';  -- the indexes of the events that are appended
 BEGIN
     -- The key is the ASCII text "aihub" as a number.
     done := pg_advisory_xact_lock(418380281186);
@@ -151,20 +147,23 @@ BEGIN
     -- its own. The lock's own statement does not.
     --
     -- Arrays are read by subscript and not with unnest, which would copy each of them into a tuple store.
-    SELECT coalesce(last.position, 0), coalesce(last.chain_hash, decode(repeat('00', 32), 'hex')),
-           greatest(last.recorded_at, clock_timestamp()),
-           NOT EXISTS (SELECT FROM unnest(command_ids) AS u (id) JOIN events e ON e.command_id = u.id)
+    SELECT e.position, e.chain_hash, greatest(e.recorded_at, clock_timestamp()),
+           NOT EXISTS (SELECT FROM unnest(command_ids) AS u (id) JOIN events known ON known.command_id = u.id)
            AND NOT EXISTS (
                SELECT FROM generate_series(1, cardinality(stream_ids)) AS s (i)
                WHERE stream_expected[s.i] > 0 AND stream_expected[s.i] <> coalesce((
-                   SELECT e.sequence FROM events e
-                   WHERE e.aggregate_type = stream_types[s.i] AND e.aggregate_id = stream_ids[s.i]
-                   ORDER BY e.sequence DESC LIMIT 1), 0))
+                   SELECT last.sequence FROM events last
+                   WHERE last.aggregate_type = stream_types[s.i] AND last.aggregate_id = stream_ids[s.i]
+                   ORDER BY last.sequence DESC LIMIT 1), 0))
         INTO head_before, hash, recorded, is_as_expected
-        FROM (VALUES (1)) AS always
-        LEFT JOIN LATERAL (
-            SELECT e.position, e.chain_hash, e.recorded_at FROM events e ORDER BY e.position DESC LIMIT 1) AS last ON true;
-    stamp := int8send(microseconds_since_epoch(recorded));
+        FROM events e ORDER BY e.position DESC LIMIT 1;
+    IF head_before IS NULL THEN
+        head_before := 0;
+        hash := decode(repeat('00', 32), 'hex');
+        recorded := clock_timestamp();
+        is_as_expected := false;
+    END IF;
+    stamp := int8send((extract(epoch FROM recorded) * 1000000)::bigint);
 
     IF is_as_expected AND NOT one_by_one THEN
         FOR i IN 1 .. count LOOP
@@ -174,7 +173,7 @@ BEGIN
         INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
                             position, recorded_at, command_id, leaf_hash, chain_hash)
             SELECT stream_types[event_streams[i]], stream_ids[event_streams[i]], sequences[i], event_types[i],
-                   event_versions[i], payloads[i], metadatas[i], head_before + i, recorded, event_commands[i],
+                   event_versions[i], payloads[i], metadatas[i], head_before + i, recorded, command_ids[i],
                    leaf_hashes[i], chain[i]
             FROM generate_series(1, count) AS e (i);
         done := pg_notify('events', (head_before + count)::text);
@@ -190,9 +189,8 @@ BEGIN
         SELECT array_agg(e.position ORDER BY u.nth), array_agg(e.leaf_hash ORDER BY u.nth)
             INTO known_at, known_leaf
             FROM unnest(command_ids) WITH ORDINALITY AS u (id, nth) LEFT JOIN events e ON e.command_id = u.id;
-        kept := '{}';
 
-        FOR unit IN 1 .. cardinality(command_ids) LOOP
+        FOR unit IN 1 .. cardinality(unit_parts) LOOP
             moved := NULL;
             FOR nth IN 1 .. unit_parts[unit] LOOP
                 IF heads[part_streams[part + nth]] <> part_expected[part + nth] THEN
@@ -200,9 +198,9 @@ BEGIN
                     EXIT;
                 END IF;
             END LOOP;
-            IF known_at[unit] IS NOT NULL THEN
-                outcomes[unit] := CASE WHEN known_leaf[unit] = unit_leaf_hashes[unit] THEN 1 ELSE 2 END;
-                details[unit] := known_at[unit];
+            IF known_at[event + 1] IS NOT NULL THEN
+                outcomes[unit] := CASE WHEN known_leaf[event + 1] = leaf_hashes[event + 1] THEN 1 ELSE 2 END;
+                details[unit] := known_at[event + 1];
             ELSIF moved IS NOT NULL THEN
                 outcomes[unit] := 3;
                 details[unit] := moved;
@@ -228,7 +226,7 @@ BEGIN
             INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
                                 position, recorded_at, command_id, leaf_hash, chain_hash)
                 SELECT stream_types[event_streams[i]], stream_ids[event_streams[i]], sequences[i], event_types[i],
-                       event_versions[i], payloads[i], metadatas[i], head_before + k.nth, recorded, event_commands[i],
+                       event_versions[i], payloads[i], metadatas[i], head_before + k.nth, recorded, command_ids[i],
                        leaf_hashes[i], chain[i]
                 FROM unnest(kept) WITH ORDINALITY AS k (i, nth);
             done := pg_notify('events', (head_before + cardinality(kept))::text);
@@ -252,7 +250,7 @@ BEGIN
     NEW.leaf_hash := event_leaf_hash(NEW.aggregate_type, NEW.aggregate_id, NEW.sequence, NEW.event_type,
                                      NEW.event_version, NEW.payload, NEW.metadata);
     NEW.chain_hash := sha256(coalesce(previous.chain_hash, decode(repeat('00', 32), 'hex'))
-        || int8send(NEW.position) || int8send(microseconds_since_epoch(NEW.recorded_at)) || NEW.leaf_hash);
+        || int8send(NEW.position) || int8send((extract(epoch FROM NEW.recorded_at) * 1000000)::bigint) || NEW.leaf_hash);
     PERFORM pg_notify('events', NEW.position::text);
     RETURN NEW;
 END

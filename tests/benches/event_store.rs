@@ -101,7 +101,7 @@ async fn fresh() -> TestDatabase {
 async fn ours(nodes: usize, callers: usize, time: Duration) -> Cell {
     let database = fresh().await;
     let nodes: Vec<_> = (0..nodes).map(|_| Arc::new(Node::start(&database.database))).collect();
-    measure(callers, time, |caller| {
+    measure(callers, time, move |caller| {
         let node = nodes[caller % nodes.len()].clone();
         async move { node.log.append(unit(&Uuid::now_v7().to_string(), 0)).await.unwrap().position }
     })
@@ -115,7 +115,7 @@ async fn bare(nodes: usize, callers: usize, time: Duration) -> Cell {
     for _ in 0..nodes {
         writers.push(Arc::new(BareWriter::start(&database.database).await));
     }
-    measure(callers, time, |caller| {
+    measure(callers, time, move |caller| {
         let writer = writers[caller % writers.len()].clone();
         async move { writer.append(&Uuid::now_v7().to_string()).await }
     })
@@ -125,7 +125,7 @@ async fn bare(nodes: usize, callers: usize, time: Duration) -> Cell {
 /// As many connections in all as it does best with, shared by the nodes.
 async fn postgres_es(nodes: usize, callers: usize, time: Duration) -> Cell {
     let (_database, repositories) = repositories(nodes).await;
-    measure(callers, time, |caller| {
+    measure(callers, time, move |caller| {
         let repository = repositories[caller % repositories.len()].clone();
         async move {
             repository.persist::<Account>(&[serialized(&Uuid::now_v7().to_string(), 1)], None).await.unwrap();
@@ -158,7 +158,7 @@ async fn ours_on_one_stream(callers: usize, time: Duration) -> Cell {
     let database = fresh().await;
     let node = Arc::new(Node::start(&database.database));
     let sequence = Arc::new(std::sync::Mutex::new(0));
-    measure(callers, time, |_| {
+    measure(callers, time, move |_| {
         let (node, sequence) = (node.clone(), sequence.clone());
         async move {
             let outcome = {
@@ -177,7 +177,7 @@ async fn postgres_es_on_one_stream(callers: usize, time: Duration) -> Cell {
     let (_database, repositories) = repositories(1).await;
     let sequence = Arc::new(AtomicU64::new(0));
     let reload = Arc::new(Mutex::new(()));
-    measure(callers, time, |_| {
+    measure(callers, time, move |_| {
         let (repository, sequence, reload) = (repositories[0].clone(), sequence.clone(), reload.clone());
         async move {
             loop {

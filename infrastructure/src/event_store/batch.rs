@@ -115,9 +115,7 @@ fn malformed(problem: impl std::fmt::Display) -> AppendError {
 /// The arguments of `append_events`, by column. What each means stands at the procedure.
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
-    pub command_ids: Vec<Uuid>,
     pub unit_parts: Vec<i32>,
-    pub unit_leaf_hashes: Vec<&'a [u8]>,
     pub part_streams: Vec<i32>,
     pub part_expected: Vec<i64>,
     pub part_events: Vec<i32>,
@@ -131,7 +129,7 @@ pub struct Batch<'a> {
     pub event_versions: Vec<&'a str>,
     pub payloads: Vec<JsonText<'a>>,
     pub metadatas: Vec<JsonText<'a>>,
-    pub event_commands: Vec<Option<Uuid>>,
+    pub command_ids: Vec<Option<Uuid>>,
     pub leaf_hashes: Vec<&'a [u8]>,
 }
 
@@ -142,13 +140,9 @@ impl<'a> Batch<'a> {
         // The index of a stream, and the sequence that the parts so far make.
         let mut streams: HashMap<(&str, &str), (usize, u64)> = HashMap::new();
         for unit in units {
-            batch.command_ids.push(unit.command_id);
             batch.unit_parts.push(count(unit.parts.len()));
             let mut events = unit.events.iter();
             let mut command_id = Some(unit.command_id);
-            if let Some(first) = unit.events.first() {
-                batch.unit_leaf_hashes.push(&first.leaf_hash);
-            }
             for part in &unit.parts {
                 let (stream, made) = streams.entry((part.aggregate_type, &part.aggregate_id)).or_insert_with(|| {
                     batch.stream_types.push(part.aggregate_type);
@@ -168,7 +162,7 @@ impl<'a> Batch<'a> {
                     batch.event_versions.push(&event.event.event_version);
                     batch.payloads.push(JsonText(&event.event.payload));
                     batch.metadatas.push(JsonText(&event.metadata));
-                    batch.event_commands.push(command_id.take());
+                    batch.command_ids.push(command_id.take());
                     batch.leaf_hashes.push(&event.leaf_hash);
                 }
             }

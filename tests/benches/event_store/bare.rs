@@ -2,6 +2,7 @@
 //! the promises are paid against.
 
 use aihub_infrastructure::{database::Database, event_store::batch::json_text::JsonText};
+use futures::future::join;
 use sqlx::{PgConnection, PgPool, types::Uuid};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -41,12 +42,17 @@ impl BareWriter {
         let mut connection = database.dedicated("bare", &[]).await.unwrap();
         let (queue, mut waiting) = mpsc::channel(8192);
         TaskTracker::new().spawn(async move {
-            let mut rows = Vec::new();
-            while waiting.recv_many(&mut rows, BATCH).await > 0 {
-                insert(&mut connection, &rows).await;
-                for row in rows.drain(..) {
-                    row.done.send(()).unwrap();
+            let mut untold: Vec<Row> = Vec::new();
+            loop {
+                let mut rows = Vec::new();
+                if waiting.is_empty() {
+                    tell(std::mem::take(&mut untold));
                 }
+                if waiting.recv_many(&mut rows, BATCH).await == 0 {
+                    return;
+                }
+                join(insert(&mut connection, &rows), async { tell(untold) }).await;
+                untold = rows;
             }
         });
         Self { queue }
@@ -65,6 +71,12 @@ impl BareWriter {
         self.queue.send(row).await.unwrap();
         inserted.await.unwrap();
         1
+    }
+}
+
+fn tell(rows: Vec<Row>) {
+    for row in rows {
+        row.done.send(()).unwrap();
     }
 }
 

@@ -1,8 +1,12 @@
 //! Callers that call again as soon as they are answered.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
+use tokio_util::task::TaskTracker;
 
 /// What came of one cell of the table.
 pub struct Cell {
@@ -20,17 +24,18 @@ impl Cell {
     }
 }
 
-/// A first tenth of `time` is not counted.
+/// Each caller is a task of its own. A first tenth of `time` is not counted.
 pub async fn measure<F, Call>(callers: usize, time: Duration, call: F) -> Cell
 where
-    F: Fn(usize) -> Call + Sync,
+    F: Fn(usize) -> Call + Send + Sync + 'static,
     Call: Future<Output = u64> + Send,
 {
     let begin = Instant::now() + time / 10;
     let end = begin + time;
+    let (call, tracker) = (Arc::new(call), TaskTracker::new());
     let callers = join_all((0..callers).map(|caller| {
-        let call = &call;
-        async move {
+        let call = call.clone();
+        tracker.spawn(async move {
             let mut micros = Vec::new();
             loop {
                 let called = Instant::now();
@@ -42,9 +47,9 @@ where
                     micros.push(u64::try_from(called.elapsed().as_micros()).unwrap());
                 }
             }
-        }
+        })
     }));
-    let mut micros: Vec<u64> = callers.await.into_iter().flatten().collect();
+    let mut micros: Vec<u64> = callers.await.into_iter().flat_map(Result::unwrap).collect();
     let elapsed = begin.elapsed().as_secs_f64();
     micros.sort_unstable();
     Cell { rate: micros.len() as f64 / elapsed, micros }

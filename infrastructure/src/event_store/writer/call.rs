@@ -62,11 +62,9 @@ pub async fn connect(database: &Database, options: &WriterOptions) -> Result<PgC
 /// Appends the batch and commits, in one round trip.
 pub async fn append(connection: &mut PgConnection, batch: &Batch<'_>) -> Result<Answer, sqlx::Error> {
     let row = sqlx::query!(
-        "CALL append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+        "CALL append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
          NULL, NULL, NULL, NULL)",
-        &batch.command_ids,
         &batch.unit_parts,
-        &batch.unit_leaf_hashes as _,
         &batch.part_streams,
         &batch.part_expected,
         &batch.part_events,
@@ -80,7 +78,7 @@ pub async fn append(connection: &mut PgConnection, batch: &Batch<'_>) -> Result<
         &batch.event_versions as _,
         &batch.payloads as _,
         &batch.metadatas as _,
-        &batch.event_commands as _,
+        &batch.command_ids as _,
         &batch.leaf_hashes as _,
     )
     .fetch_one(connection)

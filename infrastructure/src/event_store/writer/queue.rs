@@ -88,18 +88,21 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// The next batch, as large as the limits allow and with distinct command ids; none when the queue is closed and
-    /// empty. Waits for a first unit, not for more.
+    /// The next batch, as large as the limits allow and with distinct command ids; none if nothing waits.
+    pub fn try_take(&self) -> Option<Vec<Queued>> {
+        let mut waiting = self.waiting();
+        (!waiting.units.is_empty()).then(|| self.take_batch(&mut waiting))
+    }
+
+    /// The next batch; none when the queue is closed and empty. Waits for a first unit, not for more.
     pub async fn take(&self) -> Option<Vec<Queued>> {
         loop {
-            {
-                let mut waiting = self.waiting();
-                if !waiting.units.is_empty() {
-                    return Some(self.take_batch(&mut waiting));
-                }
-                if waiting.closed {
-                    return None;
-                }
+            if let Some(batch) = self.try_take() {
+                return Some(batch);
+            }
+            if self.waiting().closed {
+                // What was queued before it closed is there to be seen now.
+                return self.try_take();
             }
             self.changed.notified().await;
         }

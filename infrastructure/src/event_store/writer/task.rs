@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aihub_application::ports::event_log::AppendError;
+use futures::future::join;
 use metrics::{counter, histogram};
 use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
@@ -10,12 +11,14 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     WriterOptions,
     call::{self, Answer},
-    queue::{Queue, Queued},
+    queue::{Outcome, Queue, Queued},
 };
 use crate::{database::Database, event_store::batch::Batch};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+type Told = (Queued, Outcome);
 
 pub struct Task {
     database: Database,
@@ -31,13 +34,23 @@ impl Task {
     }
 
     pub async fn run(mut self) {
-        while let Some(units) = self.queue.take().await {
-            self.append(units).await;
+        // The outcomes of the last batch are told while the server works on the next one, not before it has it.
+        let mut untold = Vec::new();
+        loop {
+            let mut units = self.queue.try_take();
+            if units.is_none() {
+                tell(std::mem::take(&mut untold));
+                units = self.queue.take().await;
+            }
+            let Some(units) = units else {
+                return;
+            };
+            (untold, ()) = join(self.append(units), async { tell(untold) }).await;
         }
     }
 
-    /// Sends the batch until it is answered, refused or out of time, and tells each unit's caller.
-    async fn append(&mut self, units: Vec<Queued>) {
+    /// Sends the batch until it is answered, refused or out of time.
+    async fn append(&mut self, units: Vec<Queued>) -> Vec<Told> {
         let mut batch = Batch::of(units.iter().map(|queued| &queued.unit));
         let started = Instant::now();
         let give_up_at = units.first().map_or(started, |first| first.since) + self.options.give_up_after;
@@ -47,7 +60,8 @@ impl Task {
             let error = match timeout(self.options.call_timeout, self.call(&batch)).await {
                 Ok(Ok(answer)) => {
                     record(&batch, &answer, started);
-                    return tell(units, &answer, is_retry);
+                    let counts: Vec<usize> = units.iter().map(|queued| queued.unit.event_count()).collect();
+                    return units.into_iter().zip(answer.outcomes(counts, is_retry)).collect();
                 }
                 Ok(Err(error)) => error,
                 Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
@@ -71,7 +85,7 @@ impl Task {
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         };
         drop(batch);
-        self.refuse(units, &error).await;
+        self.refuse(units, &error).await
     }
 
     async fn call(&mut self, batch: &Batch<'_>) -> Result<Answer, sqlx::Error> {
@@ -83,22 +97,19 @@ impl Task {
     }
 
     /// The whole batch has no outcome. Where that is one unit's fault, the others do not suffer for it.
-    async fn refuse(&mut self, units: Vec<Queued>, error: &sqlx::Error) {
-        if is_refusal(error) && units.len() > 1 {
-            for unit in units {
-                Box::pin(self.append(vec![unit])).await;
-            }
-            return;
-        }
-        for Queued { outcome, .. } in units {
-            let error = if is_refusal(error) {
-                AppendError::Malformed(error.to_string())
+    async fn refuse(&mut self, units: Vec<Queued>, error: &sqlx::Error) -> Vec<Told> {
+        let mut outcomes = Vec::with_capacity(units.len());
+        let is_alone = units.len() == 1;
+        for unit in units {
+            if !is_refusal(error) {
+                outcomes.push((unit, Err(AppendError::Unavailable(error.to_string()))));
+            } else if is_alone {
+                outcomes.push((unit, Err(AppendError::Malformed(error.to_string()))));
             } else {
-                AppendError::Unavailable(error.to_string())
-            };
-            // A caller that no longer waits has its unit in the log all the same.
-            let _ = outcome.send(Err(error));
+                outcomes.extend(Box::pin(self.append(vec![unit])).await);
+            }
         }
+        outcomes
     }
 }
 
@@ -119,9 +130,8 @@ fn is_refusal(error: &sqlx::Error) -> bool {
     }
 }
 
-fn tell(units: Vec<Queued>, answer: &Answer, is_retry: bool) {
-    let counts: Vec<usize> = units.iter().map(|queued| queued.unit.event_count()).collect();
-    for (queued, outcome) in units.into_iter().zip(answer.outcomes(counts, is_retry)) {
+fn tell(outcomes: Vec<Told>) {
+    for (queued, outcome) in outcomes {
         if matches!(outcome, Err(AppendError::Conflict { .. })) {
             counter!("event_log_conflicts_total").increment(1);
         }
