@@ -22,6 +22,7 @@ use aihub_domain::{
     request::event::{CancelReason, RequestKind},
 };
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -255,10 +256,17 @@ impl Gateway {
         let reserved = self.open(job).await?;
         *accepted = true;
         let mut progress = Progress::new(job, reserved);
-        let ending = tokio::select! {
-            biased;
-            ending = self.work(job, &mut progress) => ending,
-            reason = self.interruption(job) => Ending::Cancelled(reason),
+        let interruption = self.interruption(job);
+        tokio::pin!(interruption);
+        // Nobody is asked for a request that is to end already; later on, work that is done comes first.
+        let ending = if let Some(reason) = interruption.as_mut().now_or_never() {
+            Ending::Cancelled(reason)
+        } else {
+            tokio::select! {
+                biased;
+                ending = self.work(job, &mut progress) => ending,
+                reason = interruption => Ending::Cancelled(reason),
+            }
         };
         self.close(job, progress, ending).await
     }
