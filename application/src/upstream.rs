@@ -169,6 +169,11 @@ impl Upstream {
 }
 
 impl Turn {
+    /// Its first visible piece is there.
+    pub fn answered(&mut self) {
+        self.probe.answered();
+    }
+
     pub fn succeeded(&mut self) {
         self.probe.succeeded();
     }

@@ -119,7 +119,8 @@ enum Round<T> {
 
 impl Gateway {
     pub(super) async fn dispatch(&self, job: &Job, progress: &mut Progress) -> Result<Live, Ending> {
-        let (candidate, turn, (stream, first)) = self.ask(job, progress, Self::begin_stream).await?;
+        let (candidate, mut turn, (stream, first)) = self.ask(job, progress, Self::begin_stream).await?;
+        turn.answered();
         Ok(Live { candidate, turn, stream, first })
     }
 
