@@ -53,6 +53,13 @@ pub struct Candidate {
     pub price: Price,
 }
 
+impl Candidate {
+    /// The model in metrics. Names of models that are not listed are the clients' words: there may be any number.
+    pub fn model_label(&self) -> &str {
+        if self.upstream.models.listed.contains_key(&self.model_name) { &self.model_name } else { "(unlisted)" }
+    }
+}
+
 impl Models {
     fn get(&self, name: &str, serves: Serves) -> Option<Model> {
         if let Some(model) = self.listed.get(name) {
