@@ -79,7 +79,8 @@ impl Models {
 
 impl Catalog {
     /// Whom to ask for `model`, best first. An explicit provider comes first; the others follow in the order of
-    /// `auto`, each with the model itself or else the first equivalent that it has. Without `fallback` there is one.
+    /// `auto`, each with the model itself or else the first equivalent that it has. Without `fallback` an explicit
+    /// provider is the only one; of those of `auto` only the first that can be called is to be asked.
     pub fn candidates(
         &self,
         kind: RequestKind,
@@ -125,6 +126,9 @@ impl Catalog {
             // A model without a price that is valid today cannot be charged, so it is not offered.
             let Some(price) = found.prices.iter().find(|price| price.is_valid_at(now)).cloned() else {
                 tracing::warn!(provider.name = %upstream.name, model.name = name, "no price is valid today");
+                if is_explicit {
+                    return Err(not_found(&model));
+                }
                 continue;
             };
             candidates.push(Candidate { upstream: upstream.clone(), model_name: name.to_owned(), model: found, price });
@@ -132,7 +136,7 @@ impl Catalog {
         if candidates.is_empty() {
             return Err(not_found(&model));
         }
-        if !fallback {
+        if !fallback && explicit.is_some() {
             candidates.truncate(1);
         }
         Ok(candidates)

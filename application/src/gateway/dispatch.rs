@@ -177,6 +177,11 @@ impl Gateway {
         let mut too_long = 0;
         let mut note_later = |wait: Duration| later = Some(later.map_or(wait, |other| other.min(wait)));
         for candidate in &job.candidates {
+            // Without fallback, whoever was called first stays the only one; passing over others is no fallback.
+            let mut called = progress.attempts.iter().filter(|attempt| !attempt.skipped);
+            if !job.request.fallback && called.next().is_some_and(|first| first.provider != candidate.upstream.name) {
+                continue;
+            }
             let held_tokens = self.held_output_tokens(&job.request, candidate);
             let mut turn = match candidate.upstream.turn(job.input_tokens + u64::from(held_tokens)) {
                 Ok(turn) => turn,
@@ -215,7 +220,8 @@ impl Gateway {
                         | FailureKind::ServerError => note_later(error.retry_after.unwrap_or_default()),
                         _ => {}
                     }
-                    if too_long == job.candidates.len() {
+                    let nobody_else = !job.request.fallback || too_long == job.candidates.len();
+                    if error.kind == FailureKind::ContextTooLong && nobody_else {
                         return Round::Ended(Ending::Failed(refused_by(&error)));
                     }
                 }
