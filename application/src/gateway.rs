@@ -318,8 +318,11 @@ fn record(job: &Job, end: &AnswerEnd) {
     metrics::counter!("aihub_requests_total", "outcome" => outcome).increment(1);
     metrics::histogram!("aihub_request_duration_seconds").record(job.started.elapsed().as_secs_f64());
     if let AnswerEnd::Done(done) = end {
-        let label = |name: &Option<String>| name.clone().unwrap_or_default();
-        let labels = [("provider", label(&done.provider)), ("model", label(&done.model))];
+        // Not the provider's own name for the model, which may be any text.
+        let answered = job.candidates.iter().find(|candidate| Some(&candidate.upstream.name) == done.provider.as_ref());
+        let [provider, model] =
+            answered.map_or(["", ""], |candidate| [candidate.upstream.name.as_str(), candidate.model_label()]);
+        let labels = [("provider", provider.to_owned()), ("model", model.to_owned())];
         metrics::counter!("aihub_prompt_tokens_total", &labels).increment(done.usage.prompt_tokens());
         metrics::counter!("aihub_completion_tokens_total", &labels).increment(done.usage.output);
         if let Some(first_chunk_ms) = done.first_chunk_ms {

@@ -119,7 +119,8 @@ enum Round<T> {
 
 impl Gateway {
     pub(super) async fn dispatch(&self, job: &Job, progress: &mut Progress) -> Result<Live, Ending> {
-        let (candidate, turn, (stream, first)) = self.ask(job, progress, Self::begin_stream).await?;
+        let (candidate, mut turn, (stream, first)) = self.ask(job, progress, Self::begin_stream).await?;
+        turn.answered();
         Ok(Live { candidate, turn, stream, first })
     }
 
@@ -176,6 +177,11 @@ impl Gateway {
         let mut too_long = 0;
         let mut note_later = |wait: Duration| later = Some(later.map_or(wait, |other| other.min(wait)));
         for candidate in &job.candidates {
+            // Without fallback, whoever was called first stays the only one; passing over others is no fallback.
+            let mut called = progress.attempts.iter().filter(|attempt| !attempt.skipped);
+            if !job.request.fallback && called.next().is_some_and(|first| first.provider != candidate.upstream.name) {
+                continue;
+            }
             let held_tokens = u64::from(self.held_output_tokens(&job.request, candidate));
             let mut turn = match candidate.upstream.turn(job.input_tokens + held_tokens) {
                 Ok(turn) => turn,
@@ -214,7 +220,8 @@ impl Gateway {
                         | FailureKind::ServerError => note_later(error.retry_after.unwrap_or_default()),
                         _ => {}
                     }
-                    if too_long == job.candidates.len() {
+                    let nobody_else = !job.request.fallback || too_long == job.candidates.len();
+                    if error.kind == FailureKind::ContextTooLong && nobody_else {
                         return Round::Ended(Ending::Failed(refused_by(&error)));
                     }
                 }
