@@ -160,7 +160,7 @@ impl<'a> Batch<'a> {
         let mut streams: HashMap<(&str, &str), (usize, u64)> = HashMap::new();
         let mut bases: Vec<&Basis> = Vec::new();
         for unit in units {
-            let basis = unit.basis.as_ref().map(|basis| {
+            let shared = unit.basis.as_ref().map(|basis| {
                 // The last is the likeliest: one busy account's.
                 bases.iter().rposition(|other| other.is(basis)).unwrap_or_else(|| {
                     bases.push(basis);
@@ -169,7 +169,7 @@ impl<'a> Batch<'a> {
             });
             // One without is alone with a number of its own.
             let alone = -1 - count(batch.unit_bases.len());
-            batch.unit_bases.push(basis.map_or(alone, count));
+            batch.unit_bases.push(shared.map_or(alone, count));
             batch.unit_parts.push(count(unit.parts.len()));
             let mut events = unit.events.iter();
             let mut command_id = Some(unit.command_id);
