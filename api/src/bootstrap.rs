@@ -51,6 +51,7 @@ use crate::{
 /// How long the last commits may take after the drain's time is up.
 const LAST_COMMITS: Duration = Duration::from_secs(15);
 const LAST_FRAMES: Duration = Duration::from_secs(3);
+const LAST_RESPONSES: Duration = Duration::from_secs(2);
 /// A node that lives ends its requests at their deadline; this much later somebody else does.
 const DEADLINE_GRACE: Duration = Duration::from_mins(1);
 /// Connections for what is read over HTTP, beside the configured ones.
@@ -177,7 +178,7 @@ impl App {
         let server = axum::serve(listener, router(self.hub.clone()))
             .with_graceful_shutdown(async move { draining.cancelled().await })
             .into_future();
-        let server = TaskTracker::new().spawn(server);
+        let mut server = TaskTracker::new().spawn(server);
 
         shutdown.cancelled().await;
         let drain = Duration::from_millis(self.config.server.drain_ms);
@@ -194,7 +195,11 @@ impl App {
         self.hub.sessions.close();
         let last_frames = timeout(LAST_FRAMES, self.hub.sessions.wait()).await;
         tracing::debug!(in_time = last_frames.is_ok(), "sockets closed");
-        server.abort();
+        // It ends by itself when what was asked over HTTP is answered.
+        if timeout(LAST_RESPONSES, &mut server).await.is_err() {
+            tracing::warn!("some HTTP calls were not answered in time");
+            server.abort();
+        }
         if let Some(simulated) = &self.simulated {
             simulated.stop.cancel();
         }
