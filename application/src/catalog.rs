@@ -20,6 +20,7 @@ pub struct Model {
     /// The provider's own name for it.
     pub upstream_name: String,
     pub serves: Serves,
+    /// Input that fits into it; of an embedding, each text by itself.
     pub context_tokens: u64,
     pub max_output_tokens: u32,
     /// Dated; at most one is valid at a time.

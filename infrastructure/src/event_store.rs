@@ -91,9 +91,15 @@ impl PostgresEventLog {
 
 impl EventLog for PostgresEventLog {
     fn append(&self, unit: Unit) -> Append {
+        let basis = unit.basis.clone();
         match PreparedUnit::new(unit) {
             Ok(unit) => self.writer.append(unit),
-            Err(error) => futures::future::ready(Err(error)).boxed(),
+            Err(error) => {
+                if let Some(basis) = basis {
+                    basis.break_off();
+                }
+                futures::future::ready(Err(error)).boxed()
+            }
         }
     }
 

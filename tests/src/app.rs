@@ -27,6 +27,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use uuid::Uuid;
+
 use crate::{PATIENCE, TestDatabase, audit::Audit, client::Client, database, providers::Providers};
 
 pub const SECRET: &str = "a secret of the tests, at least 32 bytes long";
@@ -125,7 +127,7 @@ impl TestApp {
 
     pub async fn grant(&self, account: &str, amount: Microcredits) {
         let command = AccountCommand::GrantCredits {
-            grant_id: "the test's".to_owned(),
+            grant_id: Uuid::now_v7().to_string(),
             amount,
             reason: "a test".to_owned(),
             actor: "a test".to_owned(),

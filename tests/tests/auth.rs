@@ -122,7 +122,8 @@ async fn a_socket_ends_with_its_token_unless_a_fresh_one_came_in_time() {
 async fn a_fresh_token_of_somebody_else_is_refused_and_changes_nothing() {
     let app = TestApp::start(|_| ()).await;
     let mut client = app.connect("ann").await;
-    let others = [app.token("eve"), app.token_for("ann", "eve", TimeDelta::hours(1))];
+    let of = |user: &str, account: &str| app.token_for(user, account, TimeDelta::hours(1));
+    let others = [of("eve", "eve"), of("ann", "eve"), of("eve", "ann")];
     for (token, code) in others.iter().map(|token| (token.as_str(), "FORBIDDEN")).chain([("x", "UNAUTHORIZED")]) {
         client.send(&json!({ "type": "auth", "token": token })).await;
         let error = client.next().await;

@@ -112,7 +112,7 @@ async fn beyond_its_places_a_node_queues_so_many_and_refuses_the_rest() {
 async fn a_request_waits_no_longer_than_it_may_and_can_be_cancelled_meanwhile() {
     let app = TestApp::start(|config| {
         config.limits.node.running_requests = 1;
-        config.limits.node.wait_ms = 300;
+        config.limits.node.wait_ms = 1_000;
     })
     .await;
     let mut client = app.connect("ann").await;

@@ -1,10 +1,6 @@
 //! Content and secrets stand in clear nowhere: not in a table, not in a log line, not in a metric.
 
-use std::{
-    fmt::Write as _,
-    io::Write,
-    sync::{Arc, Mutex},
-};
+use std::{cell::RefCell, fmt::Write as _, io::Write};
 
 use aihub_tests::{
     app::{SECRET, TestApp},
@@ -15,17 +11,26 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_tungstenite::tungstenite::Message;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, dynamic_filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// A word that the simulated answers take up when it stands at the end of a prompt.
 const MARKER: &str = "zebrafinch7391";
 
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What is logged on this thread, once somebody wants to know.
+    static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
 
-impl Write for Captured {
+struct ThreadsLog;
+
+impl Write for ThreadsLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOG.with_borrow_mut(|log| log.get_or_insert_default().extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -34,18 +39,19 @@ impl Write for Captured {
     }
 }
 
-impl<'a> MakeWriter<'a> for Captured {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
+/// From here on, what is logged on this thread is kept, debugging messages as well.
+///
+/// The subscriber is the process's: with one of the thread alone, a message that another test's thread comes by first
+/// is taken for one that nobody wants.
+fn capture_log() {
+    let wanted = dynamic_filter_fn(|_, _| LOG.with_borrow(Option::is_some)).with_max_level_hint(LevelFilter::DEBUG);
+    let text = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| ThreadsLog).with_filter(wanted);
+    tracing_subscriber::registry().with(text).init();
+    LOG.set(Some(Vec::new()));
 }
 
-impl Captured {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
+fn captured_log() -> String {
+    LOG.with_borrow(|log| String::from_utf8_lossy(log.as_deref().unwrap_or_default()).into_owned())
 }
 
 /// Every row of every table, as text.
@@ -92,9 +98,8 @@ fn a_secret_is_found_behind_its_disguises() {
 
 #[tokio::test]
 async fn content_and_secrets_are_in_clear_in_no_table_no_log_line_and_no_metric() {
-    let (captured, recorder) = (Captured::default(), PrometheusBuilder::new().build_recorder());
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
-    let _logging = tracing::subscriber::set_default(subscriber.with_writer(captured.clone()).finish());
+    capture_log();
+    let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     let _measuring = metrics::set_default_local_recorder(&recorder);
 
@@ -137,12 +142,12 @@ async fn content_and_secrets_are_in_clear_in_no_table_no_log_line_and_no_metric(
     // What shows that there was something to be found.
     let position = sqlx::query_scalar::<_, i64>("SELECT max(position) FROM events").fetch_one(app.database.pool());
     assert!(position.await.unwrap() > 30);
-    assert!(captured.text().contains("a provider failed"), "nothing is logged here");
+    assert!(captured_log().contains("a provider failed"), "nothing is logged here");
     assert!(handle.render().contains("aihub_requests_total"), "nothing is measured here");
 
     let dump = dump(app.database.pool()).await;
     app.stop().await;
-    let haystacks = [("a table", dump), ("the log", captured.text()), ("a metric", handle.render())];
+    let haystacks = [("a table", dump), ("the log", captured_log()), ("a metric", handle.render())];
     for secret in [MARKER, SECRET, "sk-simulated", &token, token.rsplit('.').next().unwrap()] {
         for (place, haystack) in &haystacks {
             let haystack_lowercase = haystack.to_lowercase();

@@ -118,7 +118,7 @@ impl Progress {
 
 /// What one pass over the candidates came to.
 enum Round<T> {
-    Answered(Candidate, Turn, T),
+    Answered(Box<Candidate>, Turn, T),
     /// Nobody can do it: asking again would not help.
     Ended(Ending),
     /// Nobody could just now; somebody may after this time.
@@ -160,7 +160,7 @@ impl Gateway {
         let mut back_off = FIRST_BACK_OFF;
         for round in 1..=MAX_ROUNDS {
             match self.ask_each(job, progress, &call).await {
-                Round::Answered(candidate, turn, answered) => return Ok((candidate, turn, answered)),
+                Round::Answered(candidate, turn, answered) => return Ok((*candidate, turn, answered)),
                 Round::Ended(ending) => return Err(ending),
                 Round::Later(wait) => {
                     let wait = wait.max(back_off.mul_f64(rand::random_range(0.75..1.0)));
@@ -211,7 +211,7 @@ impl Gateway {
             }
             progress.begin_attempt(job, candidate);
             match call(self, job, candidate, progress).await {
-                Ok(answered) => return Round::Answered(candidate.clone(), turn, answered),
+                Ok(answered) => return Round::Answered(Box::new(candidate.clone()), turn, answered),
                 Err(error) => {
                     turn.failed(&error);
                     progress.end_attempt(Some(&error));

@@ -4,7 +4,7 @@ pub mod json_text;
 
 use std::{collections::HashMap, sync::Arc};
 
-use aihub_application::ports::event_log::{AppendError, NewEvent, Unit};
+use aihub_application::ports::event_log::{AppendError, Basis, NewEvent, Unit};
 use uuid::Uuid;
 
 use self::json_text::JsonText;
@@ -14,6 +14,7 @@ use super::chain::{Hash, Leaf};
 #[derive(Debug)]
 pub struct PreparedUnit {
     pub command_id: Uuid,
+    pub basis: Option<Basis>,
     parts: Vec<Part>,
     events: Vec<PreparedEvent>,
     /// What its texts take.
@@ -54,6 +55,7 @@ impl PreparedUnit {
         let metadata: Arc<str> = serde_json::to_string(&*unit.metadata).map_err(malformed)?.into();
         Self::of(
             unit.command_id,
+            unit.basis,
             unit.streams.into_iter().map(|stream| Addition {
                 aggregate_type: stream.aggregate_type,
                 aggregate_id: stream.aggregate_id,
@@ -63,8 +65,12 @@ impl PreparedUnit {
         )
     }
 
-    pub fn of(command_id: Uuid, additions: impl IntoIterator<Item = Addition>) -> Result<Self, AppendError> {
-        let mut unit = Self { command_id, parts: Vec::new(), events: Vec::new(), bytes: 0 };
+    pub fn of(
+        command_id: Uuid,
+        basis: Option<Basis>,
+        additions: impl IntoIterator<Item = Addition>,
+    ) -> Result<Self, AppendError> {
+        let mut unit = Self { command_id, basis, parts: Vec::new(), events: Vec::new(), bytes: 0 };
         for addition in additions {
             unit.add(addition)?;
         }
@@ -103,6 +109,18 @@ impl PreparedUnit {
         Ok(())
     }
 
+    /// Whether a unit that it takes for granted was refused.
+    pub fn is_broken(&self) -> bool {
+        self.basis.as_ref().is_some_and(Basis::is_broken)
+    }
+
+    /// It was refused: what takes it for granted is not to be appended.
+    pub fn break_off(&self) {
+        if let Some(basis) = &self.basis {
+            basis.break_off();
+        }
+    }
+
     pub fn event_count(&self) -> usize {
         self.events.len()
     }
@@ -116,6 +134,7 @@ fn malformed(problem: impl std::fmt::Display) -> AppendError {
 #[derive(Debug, Default)]
 pub struct Batch<'a> {
     pub unit_parts: Vec<i32>,
+    pub unit_bases: Vec<i32>,
     pub part_streams: Vec<i32>,
     pub part_expected: Vec<i64>,
     pub part_events: Vec<i32>,
@@ -139,7 +158,18 @@ impl<'a> Batch<'a> {
         let mut batch = Self::default();
         // The index of a stream, and the sequence that the parts so far make.
         let mut streams: HashMap<(&str, &str), (usize, u64)> = HashMap::new();
+        let mut bases: Vec<&Basis> = Vec::new();
         for unit in units {
+            let shared = unit.basis.as_ref().map(|basis| {
+                // The last is the likeliest: one busy account's.
+                bases.iter().rposition(|other| other.is(basis)).unwrap_or_else(|| {
+                    bases.push(basis);
+                    bases.len() - 1
+                })
+            });
+            // One without is alone with a number of its own.
+            let alone = -1 - count(batch.unit_bases.len());
+            batch.unit_bases.push(shared.map_or(alone, count));
             batch.unit_parts.push(count(unit.parts.len()));
             let mut events = unit.events.iter();
             let mut command_id = Some(unit.command_id);

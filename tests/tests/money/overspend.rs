@@ -115,6 +115,29 @@ async fn whoever_gives_back_what_was_not_used_makes_room_for_others_and_nothing_
 }
 
 #[tokio::test]
+async fn what_one_node_gave_back_another_one_can_spend_at_once() {
+    let first = TestApp::start(|_| ()).await;
+    let hold = hold(&first).await;
+    let second = TestApp::start_on(&first.database, &first.providers, |_| ()).await;
+    first.grant("poor", Microcredits(hold)).await;
+    let (mut here, mut there) = (first.connect("poor").await, second.connect("poor").await);
+    first.providers.rule(json!({ "model": "gpt-6-luna", "hang": true, "times": 1 }));
+    here.send(&question(1)).await;
+    first.providers.ended(Outcome::Hung).await;
+    let refused = there.ask(&question(2)).await;
+    assert_eq!(microcredits(&refused.error("INSUFFICIENT_CREDITS")["details"]["available"]), 0);
+    here.send(&json!({ "type": "cancel", "id": "1" })).await;
+    here.answer("1").await.done();
+    // What the second node remembers is that there was nothing left.
+    let spent = there.ask(&question(3)).await.charged();
+    there.ask(&question(4)).await.error("INSUFFICIENT_CREDITS");
+    first.grant("poor", Microcredits(spent)).await;
+    there.ask(&question(5)).await.done();
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test]
 async fn beyond_its_usage_limit_an_account_is_told_when_it_may_go_on() {
     let app = TestApp::start(|_| ()).await;
     let hold = hold(&app).await;

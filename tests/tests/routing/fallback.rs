@@ -21,8 +21,8 @@ fn add_faulty(config: &mut Config, name: &str, like: &str, knobs: &str) {
     terms.default = false;
     settings.models = [(format!("{name}-model"), terms)].into();
     settings.priority = 50;
-    settings.timeouts.first_byte_ms = 150;
-    settings.timeouts.idle_ms = 150;
+    settings.timeouts.first_byte_ms = 400;
+    settings.timeouts.idle_ms = 400;
     config.providers.insert(name.to_owned(), settings);
     config.routing.equivalents.push(vec![format!("{name}-model"), "claude-haiku-5-5".to_owned()]);
 }

@@ -51,7 +51,7 @@ async fn where_nobody_else_can_the_wait_is_waited() {
 async fn a_provider_that_keeps_failing_is_no_longer_asked_until_a_probe_succeeds() {
     let app = TestApp::start(|config| {
         let breaker = &mut config.providers.get_mut("openai").unwrap().breaker;
-        (breaker.min_calls, breaker.open_for_ms) = (4, 500);
+        (breaker.min_calls, breaker.open_for_ms) = (4, 3_000);
     })
     .await;
     app.providers.rule(json!({ "model": "gpt-6-luna", "fail_before": { "kind": "server_error" } }));

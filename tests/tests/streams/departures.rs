@@ -3,7 +3,12 @@
 use aihub::config::sections::Disconnect;
 use aihub_domain::request::event::{CancelReason, RequestEvent};
 use aihub_infrastructure::simulated_providers::served::Outcome;
-use aihub_tests::{app::TestApp, audit::Audit, client::chat};
+use aihub_tests::{
+    app::TestApp,
+    audit::Audit,
+    client::{Client, chat, with},
+};
+use chrono::TimeDelta;
 use serde_json::json;
 
 #[tokio::test]
@@ -42,7 +47,10 @@ async fn an_answer_is_resumed_by_nobody_else() {
     let app = TestApp::start(|_| ()).await;
     app.connect("ann").await.ask(&chat("a", "mine")).await.done();
     let resume = json!({ "type": "resume", "id": "a", "after": 0 });
-    app.connect("eve").await.ask(&resume).await.error("VALIDATION_ERROR");
+    for (user, account) in [("eve", "eve"), ("eve", "ann"), ("ann", "eve")] {
+        let token = app.token_for(user, account, TimeDelta::hours(1));
+        Client::connect(app.address, &token).await.ask(&resume).await.error("VALIDATION_ERROR");
+    }
     app.connect("ann").await.ask(&resume).await.done();
     app.stop().await;
 }
@@ -87,7 +95,7 @@ async fn with_abort_the_call_is_dropped_when_the_client_leaves() {
     let app = TestApp::start(|config| config.gateway.on_disconnect = Disconnect::Abort).await;
     app.providers.rule(json!({ "model": "gpt-6-luna", "tokens_per_second": 100, "output_tokens": 10_000 }));
     let mut client = app.connect("ann").await;
-    client.send(&aihub_tests::client::with(chat("a", "Go on"), &json!({ "maxTokens": 10_000 }))).await;
+    client.send(&with(chat("a", "Go on"), &json!({ "maxTokens": 10_000 }))).await;
     client.chunks("a", 3).await;
     drop(client);
     let call = app.providers.ended(Outcome::ClientLeft).await;

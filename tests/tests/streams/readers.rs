@@ -55,7 +55,7 @@ async fn a_client_that_does_not_read_slows_nobody_and_misses_nothing() {
 #[tokio::test]
 async fn a_client_that_stands_still_is_given_up_and_its_answer_comes_to_its_end() {
     let app = TestApp::start(|config| {
-        config.server.ping_interval_ms = 100;
+        config.server.ping_interval_ms = 200;
         config.gateway.drain_after_leaving_ms = 100;
     })
     .await;
@@ -73,13 +73,13 @@ async fn a_client_that_stands_still_is_given_up_and_its_answer_comes_to_its_end(
 
 #[tokio::test]
 async fn a_client_that_only_answers_pings_is_not_given_up() {
-    let app = TestApp::start(|config| config.server.ping_interval_ms = 50).await;
+    let app = TestApp::start(|config| config.server.ping_interval_ms = 150).await;
     app.providers.rule(json!({ "model": "gpt-6-luna", "hang_after_tokens": 2 }));
     let mut client = app.connect("ann").await;
     client.send(&chat("a", "Why is the sky blue?")).await;
     client.chunks("a", 2).await;
-    // Reading is what answers the pings; the server has nothing else to say for ten of its intervals.
-    tokio::time::timeout(Duration::from_millis(500), client.receive()).await.unwrap_err();
+    // Reading is what answers the pings; the server has nothing else to say for seven of its intervals.
+    tokio::time::timeout(Duration::from_millis(1_100), client.receive()).await.unwrap_err();
     client.send(&json!({ "type": "cancel", "id": "a" })).await;
     client.answer_after("a", 2).await.done();
     app.stop().await;

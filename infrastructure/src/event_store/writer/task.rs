@@ -45,7 +45,18 @@ impl Task {
             let Some(units) = units else {
                 return;
             };
-            (untold, ()) = join(self.append(units), async { tell(untold) }).await;
+            // Only now is it known which bases the batches before have broken.
+            let (standing, broken): (Vec<_>, Vec<_>) = units.into_iter().partition(|queued| !queued.unit.is_broken());
+            untold.extend(broken.into_iter().map(|queued| (queued, Err(AppendError::Conflict { stream: 0 }))));
+            if standing.is_empty() {
+                continue;
+            }
+            (untold, ()) = join(self.append(standing), async { tell(untold) }).await;
+            for (queued, outcome) in &untold {
+                if outcome.is_err() {
+                    queued.unit.break_off();
+                }
+            }
         }
     }
 
