@@ -42,7 +42,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::{AuthSettings, Authenticator, dev_secret::dev_secret, roles::Roles},
-    config::{Config, providers::Reach},
+    config::{Config, duration_ms, providers::Reach},
     hub::{Hub, HubSettings},
     router::router,
     ws::frame::SocketLimits,
@@ -95,7 +95,7 @@ impl App {
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
         let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_key(&config)?));
-        let node_timeout = Duration::from_millis(config.gateway.node_timeout_ms);
+        let node_timeout = duration_ms(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
         let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests)];
@@ -138,7 +138,7 @@ impl App {
                 malformed_frames_allowed: config.server.malformed_frames_allowed,
             },
             max_sockets: config.server.max_sockets,
-            ping_interval: Duration::from_millis(config.server.ping_interval_ms),
+            ping_interval: duration_ms(config.server.ping_interval_ms),
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
             notices: notices(&config),
         };
@@ -181,7 +181,7 @@ impl App {
         let mut server = TaskTracker::new().spawn(server);
 
         shutdown.cancelled().await;
-        let drain = Duration::from_millis(self.config.server.drain_ms);
+        let drain = duration_ms(self.config.server.drain_ms);
         tracing::info!(drain.limit_ms = self.config.server.drain_ms, "draining");
         gateway.draining.cancel();
         gateway.tasks.close();

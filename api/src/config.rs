@@ -46,6 +46,14 @@ pub use self::layers::{Flag, Sources};
 /// What an unknown account is granted in development, so that the first request works.
 const DEVELOPMENT_WELCOME: Microcredits = Microcredits::from_credits(1_000);
 
+/// The longest duration there is in practice: larger figures mean "never", and dates must not overflow for them.
+const LONGEST: Duration = Duration::from_hours(24 * 366 * 10);
+
+/// What a `*_ms` setting says, at most [`LONGEST`].
+pub fn duration_ms(ms: u64) -> Duration {
+    Duration::from_millis(ms).min(LONGEST)
+}
+
 /// Everything that the hub is told. Serialises with its secrets masked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,13 +102,13 @@ impl Config {
         GatewaySettings {
             node: self.server.node_name(),
             rate: self.credits.per_usd.0,
-            request_timeout: Duration::from_millis(self.gateway.request_timeout_ms),
+            request_timeout: duration_ms(self.gateway.request_timeout_ms),
             output_hold_tokens: self.gateway.output_hold_tokens,
             drain_after_leaving: match self.gateway.on_disconnect {
-                Disconnect::Drain => Duration::from_millis(self.gateway.drain_after_leaving_ms),
+                Disconnect::Drain => duration_ms(self.gateway.drain_after_leaving_ms),
                 Disconnect::Abort => Duration::ZERO,
             },
-            resumable_for: Duration::from_millis(self.gateway.resumable_for_ms),
+            resumable_for: duration_ms(self.gateway.resumable_for_ms),
             welcome_credits: self.welcome_credits(),
         }
     }

@@ -137,16 +137,16 @@ fn tokens_of(text: &str) -> u64 {
     (text.len() as u64).div_ceil(3)
 }
 
+fn serialised_tokens(value: &Value) -> u64 {
+    tokens_of(&value.to_string())
+}
+
 /// A lower bound. A fixed number of bytes a token would not be one: a word in Hindi or the indentation of code is a
 /// single token of dozens of bytes. But tokenizers cut at white space before they do anything else, so a word is at
 /// least a token; the half is for the cuts that they leave out, which are between signs (`}\n//`).
 fn tokens_at_least(text: &str) -> u64 {
     let words = text.split_whitespace().count() as u64;
     (words / 2).max(text.len() as u64 / LONGEST_TOKEN_BYTES)
-}
-
-fn serialised_tokens(value: &Value) -> u64 {
-    tokens_of(&value.to_string())
 }
 
 /// What is not known for a text or an image counts with all that it says.

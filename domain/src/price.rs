@@ -26,11 +26,11 @@ pub struct TokenUsage {
 
 impl TokenUsage {
     pub fn prompt_tokens(&self) -> u64 {
-        self.input + self.cached_input + self.cache_write
+        self.input.saturating_add(self.cached_input).saturating_add(self.cache_write)
     }
 
     pub fn total_tokens(&self) -> u64 {
-        self.prompt_tokens() + self.output
+        self.prompt_tokens().saturating_add(self.output)
     }
 }
 
@@ -126,11 +126,11 @@ impl Price {
 
 impl Rates {
     fn cost(&self, usage: &TokenUsage) -> PicoUsd {
-        let part = |tokens: u64, price: PicoUsdPerToken| i128::from(tokens) * i128::from(price.0);
+        let part = |tokens: u64, price: PicoUsdPerToken| i128::from(tokens).saturating_mul(price.0.into());
         let total = part(usage.input, self.input)
-            + part(usage.cached_input, self.cached_input)
-            + part(usage.cache_write, self.cache_write)
-            + part(usage.output, self.output);
+            .saturating_add(part(usage.cached_input, self.cached_input))
+            .saturating_add(part(usage.cache_write, self.cache_write))
+            .saturating_add(part(usage.output, self.output));
         PicoUsd(i64::try_from(total).unwrap_or(i64::MAX))
     }
 
@@ -167,6 +167,16 @@ mod tests {
     fn luna() -> Price {
         let rates = rates([200_000, 20_000, 250_000, 750_000]);
         price(Some(LongContext { above_input_tokens: 272_000, rates }))
+    }
+
+    #[test]
+    fn a_cost_beyond_all_amounts_is_the_largest_amount() {
+        let most = u64::MAX;
+        let usage = TokenUsage { input: most, cached_input: most, cache_write: most, output: most, reasoning: most };
+        let price = Price { rates: rates([most; 4]), ..price(None) };
+        assert_eq!(price.cost(&usage), PicoUsd(i64::MAX));
+        assert_eq!(price.worst_case(most, most), PicoUsd(i64::MAX));
+        assert_eq!(usage.total_tokens(), most);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The configured providers, each with its adapter.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use aihub_application::{ports::provider::Provider, upstream::Upstream};
 use aihub_infrastructure::providers::{
@@ -11,7 +11,7 @@ use aihub_infrastructure::providers::{
 use anyhow::Context;
 
 use crate::config::{
-    Config,
+    Config, duration_ms,
     providers::{AnthropicVersion, MaxTokensField, ProviderKind, ProviderSettings, ProviderToStart, Reach},
 };
 
@@ -44,10 +44,10 @@ fn http(settings: &ProviderSettings, reach: Reach<'_>, simulator: Option<SocketA
     Ok(ProviderHttp {
         base_url,
         api_key,
-        connect_timeout: Duration::from_millis(settings.timeouts.connect_ms),
-        first_byte_timeout: Duration::from_millis(settings.timeouts.first_byte_ms),
-        idle_timeout: Duration::from_millis(settings.timeouts.idle_ms),
-        answer_timeout: Duration::from_millis(settings.timeouts.answer_ms),
+        connect_timeout: duration_ms(settings.timeouts.connect_ms),
+        first_byte_timeout: duration_ms(settings.timeouts.first_byte_ms),
+        idle_timeout: duration_ms(settings.timeouts.idle_ms),
+        answer_timeout: duration_ms(settings.timeouts.answer_ms),
         extra_headers: ExtraHeaders(headers),
     })
 }

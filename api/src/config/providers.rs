@@ -1,12 +1,12 @@
 //! The providers: how each is reached, what it may be asked, and which of them are simulated.
 
-use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use aihub_application::upstream::{BreakerPolicy, UpstreamLimits, UpstreamSettings};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Config,
+    Config, duration_ms,
     models::{ModelSettings, UnlistedSettings, models},
 };
 use crate::auth::secret::Secret;
@@ -227,10 +227,10 @@ impl ProviderSettings {
                 tokens_per_minute: self.limits.tokens_per_minute,
             },
             breaker: BreakerPolicy {
-                window: Duration::from_millis(self.breaker.window_ms),
+                window: duration_ms(self.breaker.window_ms),
                 min_calls: self.breaker.min_calls,
                 failure_percent: self.breaker.failure_percent,
-                open_for: Duration::from_millis(self.breaker.open_for_ms),
+                open_for: duration_ms(self.breaker.open_for_ms),
             },
         }
     }
