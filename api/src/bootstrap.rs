@@ -19,7 +19,12 @@ use aihub_application::{
 use aihub_infrastructure::{
     database::{Database, DatabaseOptions},
     embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
-    event_store::{PostgresEventLog, subscription::Subscriptions, upcast::Upcasters, writer::WriterOptions},
+    event_store::{
+        PostgresEventLog,
+        subscription::{EventHandler, Subscriptions},
+        upcast::Upcasters,
+        writer::WriterOptions,
+    },
     nodes,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
@@ -46,8 +51,11 @@ use crate::{
 /// How long the last commits may take after the drain's time is up.
 const LAST_COMMITS: Duration = Duration::from_secs(15);
 const LAST_FRAMES: Duration = Duration::from_secs(3);
+const LAST_RESPONSES: Duration = Duration::from_secs(2);
 /// A node that lives ends its requests at their deadline; this much later somebody else does.
 const DEADLINE_GRACE: Duration = Duration::from_mins(1);
+/// Connections for what is read over HTTP, beside the configured ones.
+const READ_CONNECTIONS: u32 = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// A built service: everything is connected, nothing is served yet.
@@ -77,8 +85,12 @@ impl App {
         let stop_workers = CancellationToken::new();
         let node = nodes::process_name(&config.server.node_name());
 
-        let (database, embedded) = open_database(&config).await?;
+        let (reached, embedded) = reach_database(&config).await?;
+        let database = Database::connect(&reached).await?;
         database.migrate().await?;
+        let for_reads =
+            DatabaseOptions { application_name: "aihub-reads", max_connections: READ_CONNECTIONS, ..reached };
+        let reads = Database::connect(&for_reads).await?;
 
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
@@ -86,10 +98,11 @@ impl App {
         let node_timeout = Duration::from_millis(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
-        for view in views() {
-            subscriptions.run(view);
+        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests)];
+        handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
+        for handler in &handlers {
+            subscriptions.run(handler.clone());
         }
-        subscriptions.run(Arc::new(OpenRequests));
         let orphaned =
             PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
 
@@ -126,9 +139,10 @@ impl App {
             },
             max_sockets: config.server.max_sockets,
             ping_interval: Duration::from_millis(config.server.ping_interval_ms),
+            handlers: handlers.iter().map(|handler| handler.name()).collect(),
             notices: notices(&config),
         };
-        let hub = Arc::new(Hub::new(gateway, authenticator, database, subscriptions, metrics, settings));
+        let hub = Arc::new(Hub::new(gateway, authenticator, database, reads, subscriptions, metrics, settings));
         Ok(Self { listener, hub, log, embedded, simulated, workers, stop_workers, config })
     }
 
@@ -164,7 +178,7 @@ impl App {
         let server = axum::serve(listener, router(self.hub.clone()))
             .with_graceful_shutdown(async move { draining.cancelled().await })
             .into_future();
-        let server = TaskTracker::new().spawn(server);
+        let mut server = TaskTracker::new().spawn(server);
 
         shutdown.cancelled().await;
         let drain = Duration::from_millis(self.config.server.drain_ms);
@@ -181,7 +195,11 @@ impl App {
         self.hub.sessions.close();
         let last_frames = timeout(LAST_FRAMES, self.hub.sessions.wait()).await;
         tracing::debug!(in_time = last_frames.is_ok(), "sockets closed");
-        server.abort();
+        // It ends by itself when what was asked over HTTP is answered.
+        if timeout(LAST_RESPONSES, &mut server).await.is_err() {
+            tracing::warn!("some HTTP calls were not answered in time");
+            server.abort();
+        }
         if let Some(simulated) = &self.simulated {
             simulated.stop.cancel();
         }
@@ -191,6 +209,7 @@ impl App {
         if timeout(LAST_COMMITS, self.workers.wait()).await.is_err() {
             tracing::warn!("some workers did not stop in time");
         }
+        self.hub.reads.pool().close().await;
         self.hub.database.pool().close().await;
         if let Some(embedded) = self.embedded {
             embedded.stop().await?;
@@ -202,6 +221,11 @@ impl App {
 
 /// The configured database, or in development one of our own.
 pub async fn open_database(config: &Config) -> anyhow::Result<(Database, Option<EmbeddedPostgres>)> {
+    let (options, embedded) = reach_database(config).await?;
+    Ok((Database::connect(&options).await?, embedded))
+}
+
+async fn reach_database(config: &Config) -> anyhow::Result<(DatabaseOptions, Option<EmbeddedPostgres>)> {
     let (url, embedded) = if let Some(url) = &config.database.url {
         (url.expose().to_owned(), None)
     } else {
@@ -209,8 +233,8 @@ pub async fn open_database(config: &Config) -> anyhow::Result<(Database, Option<
         let embedded = EmbeddedPostgres::start(&dir, &EmbeddedPostgresOptions::default()).await?;
         (embedded.url().to_owned(), Some(embedded))
     };
-    let options = DatabaseOptions { max_connections: config.database.max_connections, ..DatabaseOptions::new(url) };
-    Ok((Database::connect(&options).await?, embedded))
+    let max_connections = config.database.max_connections;
+    Ok((DatabaseOptions { max_connections, ..DatabaseOptions::new(url) }, embedded))
 }
 
 /// The configured settings; in development with a secret of our own where none is configured.

@@ -19,6 +19,8 @@ pub struct Hub {
     pub gateway: Arc<Gateway>,
     pub authenticator: Authenticator,
     pub database: Database,
+    /// A pool of its own for what is read over HTTP, so that slow reports do not keep requests from their commits.
+    pub reads: Database,
     pub subscriptions: Subscriptions,
     pub metrics: PrometheusHandle,
     pub settings: HubSettings,
@@ -32,6 +34,8 @@ pub struct HubSettings {
     pub limits: SocketLimits,
     pub max_sockets: usize,
     pub ping_interval: Duration,
+    /// The handlers of events that this node runs, which it is not ready without.
+    pub handlers: Vec<&'static str>,
     /// What is not configured, for `/health/ready`.
     pub notices: Vec<String>,
 }
@@ -44,12 +48,13 @@ impl Hub {
         gateway: Arc<Gateway>,
         authenticator: Authenticator,
         database: Database,
+        reads: Database,
         subscriptions: Subscriptions,
         metrics: PrometheusHandle,
         settings: HubSettings,
     ) -> Self {
         let (sessions, sockets) = (TaskTracker::new(), Arc::default());
-        Self { gateway, authenticator, database, subscriptions, metrics, settings, sessions, sockets }
+        Self { gateway, authenticator, database, reads, subscriptions, metrics, settings, sessions, sockets }
     }
 
     pub fn socket_place(&self) -> Option<SocketPlace> {

@@ -20,13 +20,19 @@ use std::{
 use aihub_domain::account::{Account, AccountError, command::AccountCommand, event::AccountEvent};
 use cqrs_es::Aggregate;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-use crate::ports::event_log::{AppendError, EventLog, LoadError, Metadata, NewEvent, Snapshot, StreamAppend, Unit};
+use crate::ports::event_log::{
+    AppendError, Basis, EventLog, LoadError, Metadata, NewEvent, Snapshot, StreamAppend, Unit,
+};
 
-/// How often a command is decided again because another writer was first. Each time somebody else got on.
-const MAX_CONFLICTS: u32 = 64;
+/// For how long a command is decided again because another writer was first. Each time somebody else got on.
+const MAX_CONTENTION: Duration = Duration::from_secs(5);
+/// An account that is busy without a break for this long makes one of [`BREATH`], in which another node, or a CLI, can
+/// load it and append: without it a node that keeps the account busy would never let anybody else in.
+const BREATHE_EVERY: Duration = Duration::from_millis(100);
+const BREATH: Duration = Duration::from_millis(3);
 /// A snapshot is kept every so many events of an account.
 const SNAPSHOT_EVERY: u64 = 1_000;
 /// Accounts kept in memory; the ones that nobody uses go first.
@@ -42,7 +48,7 @@ pub enum ExecuteError {
     /// A companion stream had moved on: its aggregate has changed since.
     #[error("a stream that was to be appended to along with the account has moved on")]
     CompanionConflict,
-    #[error("{MAX_CONFLICTS} times in a row another writer was first on this account")]
+    #[error("for {} s other writers were always first on this account", MAX_CONTENTION.as_secs())]
     Contended,
     #[error(transparent)]
     Append(AppendError),
@@ -66,6 +72,8 @@ struct Slot {
     landed: Notify,
     /// Something that was decided did not get into the log: the state in memory is not to be trusted.
     stale: AtomicBool,
+    /// Since when there has always been something in flight.
+    busy_since: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Default)]
@@ -73,6 +81,10 @@ struct Loaded {
     account: Account,
     sequence: u64,
     snapshot_sequence: u64,
+    /// Of everything that is decided on this state and on what it becomes, until it is discarded.
+    basis: Basis,
+    /// What was last read from the log, to read on from when the state is discarded.
+    read: Option<Arc<(Account, u64)>>,
 }
 
 impl Accounts {
@@ -92,9 +104,11 @@ impl Accounts {
         metadata: &Arc<Metadata>,
     ) -> Result<Vec<AccountEvent>, ExecuteError> {
         let slot = self.slot(account_id);
-        for conflicts in 0..MAX_CONFLICTS {
+        let give_up_at = Instant::now() + MAX_CONTENTION;
+        for conflicts in 0.. {
             let (events, append, snapshot) = {
                 let mut state = slot.state.lock().await;
+                slot.breathe().await;
                 if state.is_none() || slot.stale.load(Ordering::Acquire) {
                     self.reload(&slot, &mut state, account_id).await?;
                 }
@@ -121,7 +135,8 @@ impl Accounts {
                 loaded.sequence += events.len() as u64;
                 let snapshot = loaded.due_snapshot()?;
                 let flight = Flight::start(&slot);
-                let unit = Unit { command_id: Uuid::now_v7(), streams, metadata: metadata.clone() };
+                let basis = Some(loaded.basis.clone());
+                let unit = Unit { command_id: Uuid::now_v7(), streams, metadata: metadata.clone(), basis };
                 (events, (self.log.append(unit), flight), snapshot)
             };
             let (append, flight) = append;
@@ -137,6 +152,9 @@ impl Accounts {
                 }
                 Err(AppendError::Conflict { stream: 0 }) => {
                     drop(flight);
+                    if Instant::now() > give_up_at {
+                        break;
+                    }
                     back_off(conflicts).await;
                 }
                 Err(AppendError::Conflict { .. }) => return Err(ExecuteError::CompanionConflict),
@@ -174,13 +192,22 @@ impl Accounts {
         let discard = slot.stale.swap(false, Ordering::AcqRel);
         let mut loaded = match state.take() {
             Some(loaded) if !discard => loaded,
-            _ => self.load_snapshot(account_id).await?,
+            Some(discarded) => {
+                // What nobody waited for may still be queued. It was decided on a state that is no more.
+                discarded.basis.break_off();
+                match discarded.read {
+                    Some(read) => Loaded::read(read.0.clone(), read.1, discarded.snapshot_sequence.min(read.1)),
+                    None => self.load_snapshot(account_id).await?,
+                }
+            }
+            None => self.load_snapshot(account_id).await?,
         };
         for event in self.log.load(Account::TYPE, account_id, loaded.sequence).await? {
             loaded.sequence = event.sequence;
             let event: AccountEvent = event.decode(Account::TYPE, account_id)?;
             loaded.account.evolve(&event);
         }
+        loaded.read = Some(Arc::new((loaded.account.clone(), loaded.sequence)));
         *state = Some(loaded);
         Ok(())
     }
@@ -191,7 +218,7 @@ impl Accounts {
         };
         // A snapshot of an older shape is not worth an error: the events tell everything.
         Ok(serde_json::from_value(snapshot.state)
-            .map(|account| Loaded { account, sequence: snapshot.sequence, snapshot_sequence: snapshot.sequence })
+            .map(|account| Loaded::read(account, snapshot.sequence, snapshot.sequence))
             .unwrap_or_default())
     }
 }
@@ -209,6 +236,10 @@ async fn back_off(conflicts: u32) {
 }
 
 impl Loaded {
+    fn read(account: Account, sequence: u64, snapshot_sequence: u64) -> Self {
+        Self { account, sequence, snapshot_sequence, ..Self::default() }
+    }
+
     fn due_snapshot(&mut self) -> Result<Option<Snapshot>, serde_json::Error> {
         if self.sequence < self.snapshot_sequence + SNAPSHOT_EVERY {
             return Ok(None);
@@ -219,6 +250,15 @@ impl Loaded {
 }
 
 impl Slot {
+    /// Makes room for others, now and then. The caller holds the slot's lock, so that nothing starts meanwhile.
+    async fn breathe(&self) {
+        let busy_since = *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy_since.is_some_and(|since| since.elapsed() > BREATHE_EVERY) {
+            self.all_landed().await;
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+
     async fn all_landed(&self) {
         loop {
             let landed = self.landed.notified();
@@ -242,7 +282,9 @@ struct Flight {
 
 impl Flight {
     fn start(slot: &Arc<Slot>) -> Self {
-        slot.in_flight.fetch_add(1, Ordering::AcqRel);
+        if slot.in_flight.fetch_add(1, Ordering::AcqRel) == 0 {
+            *slot.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         Self { slot: slot.clone(), landed: false }
     }
 
@@ -257,6 +299,7 @@ impl Drop for Flight {
             self.slot.stale.store(true, Ordering::Release);
         }
         if self.slot.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.slot.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.slot.landed.notify_waiters();
         }
     }

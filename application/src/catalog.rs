@@ -20,6 +20,7 @@ pub struct Model {
     /// The provider's own name for it.
     pub upstream_name: String,
     pub serves: Serves,
+    /// Input that fits into it; of an embedding, each text by itself.
     pub context_tokens: u64,
     pub max_output_tokens: u32,
     /// Dated; at most one is valid at a time.
@@ -53,6 +54,13 @@ pub struct Candidate {
     pub price: Price,
 }
 
+impl Candidate {
+    /// The model in metrics. Names of models that are not listed are the clients' words: there may be any number.
+    pub fn model_label(&self) -> &str {
+        if self.upstream.models.listed.contains_key(&self.model_name) { &self.model_name } else { "(unlisted)" }
+    }
+}
+
 impl Models {
     fn get(&self, name: &str, serves: Serves) -> Option<Model> {
         if let Some(model) = self.listed.get(name) {
@@ -72,7 +80,8 @@ impl Models {
 
 impl Catalog {
     /// Whom to ask for `model`, best first. An explicit provider comes first; the others follow in the order of
-    /// `auto`, each with the model itself or else the first equivalent that it has. Without `fallback` there is one.
+    /// `auto`, each with the model itself or else the first equivalent that it has. Without `fallback` an explicit
+    /// provider is the only one; of those of `auto` only the first that can be called is to be asked.
     pub fn candidates(
         &self,
         kind: RequestKind,
@@ -118,6 +127,9 @@ impl Catalog {
             // A model without a price that is valid today cannot be charged, so it is not offered.
             let Some(price) = found.prices.iter().find(|price| price.is_valid_at(now)).cloned() else {
                 tracing::warn!(provider.name = %upstream.name, model.name = name, "no price is valid today");
+                if is_explicit {
+                    return Err(not_found(&model));
+                }
                 continue;
             };
             candidates.push(Candidate { upstream: upstream.clone(), model_name: name.to_owned(), model: found, price });
@@ -125,7 +137,7 @@ impl Catalog {
         if candidates.is_empty() {
             return Err(not_found(&model));
         }
-        if !fallback {
+        if !fallback && explicit.is_some() {
             candidates.truncate(1);
         }
         Ok(candidates)

@@ -20,7 +20,7 @@ pub enum GatewayError {
     Forbidden(#[from] MissingCapability),
     #[error("the request has {} faulty field{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
     Validation(Vec<FaultyField>),
-    #[error("no configured provider has the model {model}")]
+    #[error("no provider that may be asked has the model {model}, or none has a price for it that is valid today")]
     ModelNotFound { model: String, provider: String, known: Vec<String> },
     #[error("{available} credits are available and {required} are required")]
     InsufficientCredits { available: Microcredits, required: Microcredits },

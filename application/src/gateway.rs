@@ -12,6 +12,7 @@ mod answers;
 mod closing;
 mod dispatch;
 mod drive;
+mod eligible;
 mod meter;
 mod opening;
 
@@ -22,6 +23,7 @@ use aihub_domain::{
     request::event::{CancelReason, RequestKind},
 };
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -39,10 +41,12 @@ use crate::{
         event_log::{EventLog, Metadata},
         vault::ContentVault,
     },
-    principal::{Operation, Principal},
-    request::{AUTO, AnswerRequest},
+    principal::Principal,
+    request::AnswerRequest,
 };
+use answers::Known;
 use dispatch::Progress;
+use eligible::eligible;
 use meter::Metered;
 
 /// Makes request ids out of idempotency keys.
@@ -111,6 +115,15 @@ enum Ending {
     Cancelled(CancelReason),
 }
 
+/// Ends the answer when the request's task ends, also where a panic ends it: nobody is to wait for ever.
+struct Finish {
+    gateway: Arc<Gateway>,
+    job: Arc<Job>,
+    /// What was accepted cannot be asked again under its idempotency key; anything else can.
+    accepted: bool,
+    end: Option<AnswerEnd>,
+}
+
 enum Entry {
     Now(Place),
     Queued(Waiting),
@@ -131,17 +144,14 @@ impl Gateway {
         }
         let id = request_id(principal, request.idempotency_key.as_deref());
         if request.idempotency_key.is_some()
-            && let Some(same) = self.answers.of_request(&id)
+            && let Some(known) = self.answers.join(principal, client_id, &id, &request)
         {
-            if same.request.as_ref() != Some(&request) {
-                let reason = "this idempotency key was used for a different request";
-                return Err(GatewayError::DuplicateRequest { request_id: Some(id), reason });
-            }
-            self.answers.rename(principal, client_id, &id);
-            return Ok(Submitted { items: same.answer.read(0), answer: same.answer });
+            return joined(known, id);
         }
         let now = self.clock.now();
-        let candidates = self.permitted_candidates(principal, &request, now)?;
+        let (provider, model) = (&request.provider, request.model.as_deref());
+        let all = self.catalog.candidates(request.kind, provider, model, request.fallback, now)?;
+        let candidates = eligible(all, principal, &request)?;
         let input_tokens = request.input_tokens_estimate();
         let output_tokens = candidates.first().map_or(0, |candidate| self.held_output_tokens(&request, candidate));
         let running = self.limits.admit(principal, input_tokens + u64::from(output_tokens))?;
@@ -151,7 +161,10 @@ impl Gateway {
         };
 
         let answer = Arc::<Answer>::default();
-        self.answers.insert(principal, client_id, &id, &request, &answer);
+        // The same key may have come in meanwhile, on another socket.
+        if let Some(known) = self.answers.insert(principal, client_id, &id, &request, &answer) {
+            return joined(known, id);
+        }
         let items = answer.read(0);
         let started = Instant::now();
         let metadata = Metadata::from([
@@ -175,46 +188,13 @@ impl Gateway {
         Ok(Submitted { answer, items })
     }
 
-    /// The candidates that the principal may use. What an explicit choice lacks is refused; `auto` passes over it.
-    fn permitted_candidates(
-        &self,
-        principal: &Principal,
-        request: &AnswerRequest,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<Candidate>, GatewayError> {
-        let operation = match request.kind {
-            RequestKind::Chat | RequestKind::Completion => Operation::Chat,
-            RequestKind::Embedding => Operation::Embedding,
-        };
-        let all = self.catalog.candidates(
-            request.kind,
-            &request.provider,
-            request.model.as_deref(),
-            request.fallback,
-            now,
-        )?;
-        let mut permitted = Vec::with_capacity(all.len());
-        let mut refusal = None;
-        for candidate in all {
-            let checked = principal.capabilities.require(operation, &candidate.upstream.name, &candidate.model_name);
-            match checked {
-                Ok(()) => permitted.push(candidate),
-                Err(missing) if request.provider != AUTO && permitted.is_empty() => return Err(missing.into()),
-                Err(missing) => refusal = refusal.or(Some(missing)),
-            }
-        }
-        match refusal {
-            Some(missing) if permitted.is_empty() => Err(missing.into()),
-            _ => Ok(permitted),
-        }
-    }
-
     /// The request's whole life. Ends with the answer's end, always.
     async fn serve(self: Arc<Self>, job: Job, entry: Entry, running: Running) {
         let job = Arc::new(job);
+        let mut finish = Finish { gateway: self.clone(), job: job.clone(), accepted: false, end: None };
         let end = match self.enter(&job, entry).await {
             Ok(place) => {
-                let end = self.answer(&job).await;
+                let end = self.answer(&job, &mut finish.accepted).await;
                 drop(place);
                 end
             }
@@ -225,10 +205,7 @@ impl Gateway {
             }
         };
         drop(running);
-        let end = end.map_or_else(AnswerEnd::Failed, AnswerEnd::Done);
-        record(&job, &end);
-        job.answer.end(end);
-        self.answers.ended(&job.id, self.settings.resumable_for);
+        finish.end = Some(end.map_or_else(AnswerEnd::Failed, AnswerEnd::Done));
     }
 
     /// Waits for a place, while the client does.
@@ -245,13 +222,21 @@ impl Gateway {
         }
     }
 
-    async fn answer(self: &Arc<Self>, job: &Arc<Job>) -> Result<Done, GatewayError> {
+    async fn answer(self: &Arc<Self>, job: &Arc<Job>, accepted: &mut bool) -> Result<Done, GatewayError> {
         let reserved = self.open(job).await?;
+        *accepted = true;
         let mut progress = Progress::new(job, reserved);
-        let ending = tokio::select! {
-            biased;
-            ending = self.work(job, &mut progress) => ending,
-            reason = self.interruption(job) => Ending::Cancelled(reason),
+        let interruption = self.interruption(job);
+        tokio::pin!(interruption);
+        // Nobody is asked for a request that is to end already; later on, work that is done comes first.
+        let ending = if let Some(reason) = interruption.as_mut().now_or_never() {
+            Ending::Cancelled(reason)
+        } else {
+            tokio::select! {
+                biased;
+                ending = self.work(job, &mut progress) => ending,
+                reason = interruption => Ending::Cancelled(reason),
+            }
         };
         self.close(job, progress, ending).await
     }
@@ -285,6 +270,34 @@ impl Gateway {
     }
 }
 
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let Self { gateway, job, accepted, end } = self;
+        let end = end.take().unwrap_or_else(|| {
+            AnswerEnd::Failed(GatewayError::internal(&format!("the task of request {} broke off", job.id)))
+        });
+        record(job, &end);
+        // Forgotten first: who hears the refusal may ask again at once.
+        if !*accepted && job.request.idempotency_key.is_some() {
+            gateway.answers.forget(&job.id, &job.answer);
+            job.answer.end(end);
+        } else {
+            job.answer.end(end);
+            gateway.answers.ended(&job.id, &job.answer, gateway.settings.resumable_for);
+        }
+    }
+}
+
+fn joined(known: Known, request_id: String) -> Result<Submitted, GatewayError> {
+    match known {
+        Known::Same(answer) => Ok(Submitted { items: answer.read(0), answer }),
+        Known::Different => {
+            let reason = "this idempotency key was used for a different request";
+            Err(GatewayError::DuplicateRequest { request_id: Some(request_id), reason })
+        }
+    }
+}
+
 fn request_id(principal: &Principal, idempotency_key: Option<&str>) -> String {
     match idempotency_key {
         // The lengths keep two different pairs of names from spelling the same text.
@@ -305,8 +318,11 @@ fn record(job: &Job, end: &AnswerEnd) {
     metrics::counter!("aihub_requests_total", "outcome" => outcome).increment(1);
     metrics::histogram!("aihub_request_duration_seconds").record(job.started.elapsed().as_secs_f64());
     if let AnswerEnd::Done(done) = end {
-        let label = |name: &Option<String>| name.clone().unwrap_or_default();
-        let labels = [("provider", label(&done.provider)), ("model", label(&done.model))];
+        // Not the provider's own name for the model, which may be any text.
+        let answered = job.candidates.iter().find(|candidate| Some(&candidate.upstream.name) == done.provider.as_ref());
+        let [provider, model] =
+            answered.map_or(["", ""], |candidate| [candidate.upstream.name.as_str(), candidate.model_label()]);
+        let labels = [("provider", provider.to_owned()), ("model", model.to_owned())];
         metrics::counter!("aihub_prompt_tokens_total", &labels).increment(done.usage.prompt_tokens());
         metrics::counter!("aihub_completion_tokens_total", &labels).increment(done.usage.output);
         if let Some(first_chunk_ms) = done.first_chunk_ms {

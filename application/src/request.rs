@@ -19,6 +19,8 @@ pub const MAX_TOOLS: usize = 256;
 const MAX_NAME_BYTES: usize = 256;
 /// What an image counts for in the hold; what it really took comes with the provider's usage.
 const TOKENS_PER_IMAGE: u64 = 2_000;
+/// The longest token of the tokenizers that are published, a run of spaces (`o200k_base`, Llama 3).
+const LONGEST_TOKEN_BYTES: u64 = 128;
 
 /// A request that is well formed. Whether it may be served is for the gateway to say.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +33,8 @@ pub struct AnswerRequest {
     pub prompt: Arc<Prompt>,
     /// An embedding's texts; empty otherwise.
     pub inputs: Arc<Vec<String>>,
+    /// Where the client put its text: `messages`, `prompt` or `input`.
+    pub text_field: &'static str,
     pub stream: bool,
     pub max_tokens: Option<u32>,
     /// Whether another provider may answer when the first cannot.
@@ -49,6 +53,11 @@ impl AnswerRequest {
         let idempotency_key = fields.name("idempotencyKey");
         let user = fields.name("user");
         let prompt_text: Option<Value> = fields.take("prompt");
+        let text_field = match (&prompt_text, kind) {
+            (Some(_), _) => "prompt",
+            (None, RequestKind::Embedding) => "input",
+            (None, _) => "messages",
+        };
         let (prompt, inputs, max_tokens) = if kind == RequestKind::Embedding {
             let inputs = fields.inputs(prompt_text);
             if stream {
@@ -76,6 +85,7 @@ impl AnswerRequest {
             model,
             prompt: Arc::new(prompt),
             inputs: Arc::new(inputs),
+            text_field,
             stream,
             max_tokens,
             fallback,
@@ -90,11 +100,27 @@ impl AnswerRequest {
         let mut tokens = tokens_of(prompt.system.as_deref().unwrap_or_default());
         for message in &prompt.messages {
             tokens += 8 + message.content.as_str().map_or_else(|| part_tokens(&message.content), tokens_of);
-            tokens += message.tool_calls.iter().map(|call| tokens_of(&call.to_string())).sum::<u64>();
+            tokens += message.tool_calls.iter().map(serialised_tokens).sum::<u64>();
+            tokens += [&message.name, &message.tool_call_id].into_iter().flatten().map(|id| tokens_of(id)).sum::<u64>();
         }
-        tokens += prompt.tools.iter().map(|tool| tokens_of(&tool.to_string())).sum::<u64>();
+        tokens += prompt.tools.iter().chain(&prompt.tool_choice).map(serialised_tokens).sum::<u64>();
+        tokens += prompt.stop.iter().map(|stop| tokens_of(stop)).sum::<u64>();
         tokens += self.inputs.iter().map(|input| tokens_of(input)).sum::<u64>();
         tokens.max(1)
+    }
+
+    /// How many tokens certainly have to fit into a context at once: those of all messages, or of an embedding's
+    /// longest text. What providers rewrite or drop (tools, images, names) is not counted.
+    pub fn input_tokens_at_least(&self) -> u64 {
+        let text = |part: &Value| part.as_str().map_or(0, tokens_at_least);
+        let of_message = |message: &Message| match &message.content {
+            Value::Array(parts) => parts.iter().filter_map(|part| part.get("text")).map(text).sum(),
+            content => text(content),
+        };
+        let system = self.prompt.system.as_deref().map_or(0, tokens_at_least);
+        let messages: u64 = self.prompt.messages.iter().map(of_message).sum();
+        let longest_input = self.inputs.iter().map(|input| tokens_at_least(input)).max().unwrap_or_default();
+        system + messages + longest_input
     }
 
     /// What is sealed into the log: everything that the client said, as JSON.
@@ -111,14 +137,29 @@ fn tokens_of(text: &str) -> u64 {
     (text.len() as u64).div_ceil(3)
 }
 
+/// A lower bound. A fixed number of bytes a token would not be one: a word in Hindi or the indentation of code is a
+/// single token of dozens of bytes. But tokenizers cut at white space before they do anything else, so a word is at
+/// least a token; the half is for the cuts that they leave out, which are between signs (`}\n//`).
+fn tokens_at_least(text: &str) -> u64 {
+    let words = text.split_whitespace().count() as u64;
+    (words / 2).max(text.len() as u64 / LONGEST_TOKEN_BYTES)
+}
+
+fn serialised_tokens(value: &Value) -> u64 {
+    tokens_of(&value.to_string())
+}
+
+/// What is not known for a text or an image counts with all that it says.
 fn part_tokens(content: &Value) -> u64 {
-    let Some(parts) = content.as_array() else { return 0 };
+    let Some(parts) = content.as_array() else {
+        return if content.is_null() { 0 } else { serialised_tokens(content) };
+    };
     parts
         .iter()
         .map(|part| match part.get("text").and_then(Value::as_str) {
-            Some(text) => tokens_of(text),
-            None if part.get("image_url").is_some() => TOKENS_PER_IMAGE,
-            None => tokens_of(&part.to_string()),
+            text if part.get("image_url").is_some() => TOKENS_PER_IMAGE + text.map_or(0, tokens_of),
+            Some(text) if part.get("type").is_none_or(|kind| kind == "text") => tokens_of(text),
+            _ => serialised_tokens(part),
         })
         .sum()
 }
@@ -263,6 +304,28 @@ mod tests {
     }
 
     #[test]
+    fn everything_that_goes_into_the_prompt_counts_for_the_hold() {
+        let estimate = |message: Value, more: Value| {
+            let mut fields = json!({ "messages": [message] });
+            fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            parse(RequestKind::Chat, &fields).unwrap().input_tokens_estimate()
+        };
+        let long = "x".repeat(300);
+        let (role, plain) = ("user", estimate(json!({"role": "user", "content": "hi"}), json!({})));
+        let image = json!({"type": "image_url", "text": "", "image_url": {"url": "data:"}});
+        assert!(estimate(json!({"role": role, "content": [image]}), json!({})) >= TOKENS_PER_IMAGE);
+        for (message, more) in [
+            (json!({"role": role, "content": {"text": long}}), json!({})),
+            (json!({"role": role, "content": [{"type": "file", "text": "", "file": long}]}), json!({})),
+            (json!({"role": role, "content": "hi", "name": long}), json!({})),
+            (json!({"role": role, "content": "hi"}), json!({"toolChoice": {"function": {"name": long}}})),
+            (json!({"role": role, "content": "hi"}), json!({"stop": [long]})),
+        ] {
+            assert!(estimate(message.clone(), more) >= plain + 99, "{message}");
+        }
+    }
+
+    #[test]
     fn every_faulty_field_is_named_at_once() {
         let fields = json!({
             "prompt": "", "temperature": 3, "topP": "high", "maxTokens": 0, "max_tokens": 5, "stream": 1, "provider": "",
@@ -286,5 +349,33 @@ mod tests {
         assert_eq!(*parse(RequestKind::Embedding, &json!({"prompt": "a"})).unwrap().inputs, ["a"]);
         assert_eq!(faults(RequestKind::Embedding, &json!({"input": ["a", ""]})), ["input"]);
         assert_eq!(faults(RequestKind::Embedding, &json!({"input": "a", "stream": true})), ["stream"]);
+    }
+
+    #[test]
+    fn a_text_is_never_said_to_have_more_tokens_than_it_can_have() {
+        // With the fewest tokens that a tokenizer can make of it.
+        for (text, tokens) in [
+            ("hello world", 2),
+            ("नमस्ते मेरा नाम", 3),
+            (&" ".repeat(1_280), 10),
+            (&"{\n                                        \"a\": 1 }\n".repeat(10), 40),
+            (&"}\n//\n".repeat(100), 100),
+        ] {
+            assert!(tokens_at_least(text) <= tokens, "{text}");
+        }
+        assert_eq!(tokens_at_least(&"word ".repeat(1_000)), 500);
+        assert_eq!(tokens_at_least(&"x".repeat(128_000)), 1_000);
+    }
+
+    #[test]
+    fn messages_need_room_together_and_the_texts_of_an_embedding_each_by_itself() {
+        let text = "word ".repeat(100);
+        let parts = json!([{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": text}}]);
+        let messages = json!([{"role": "user", "content": text}, {"role": "user", "content": parts}]);
+        let chat = parse(RequestKind::Chat, &json!({"system": text, "messages": messages})).unwrap();
+        assert_eq!((chat.input_tokens_at_least(), chat.text_field), (150, "messages"));
+        let embedding = parse(RequestKind::Embedding, &json!({"input": [text, "short", text]})).unwrap();
+        assert_eq!((embedding.input_tokens_at_least(), embedding.text_field), (50, "input"));
+        assert_eq!(parse(RequestKind::Embedding, &json!({"prompt": "a"})).unwrap().text_field, "prompt");
     }
 }

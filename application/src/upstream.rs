@@ -129,14 +129,15 @@ impl Upstream {
             let retry_after = Duration::from_secs(1);
             return Err(Unavailable { reason: UnavailableReason::ConcurrencyLimit, retry_after });
         };
-        if !self.within_rate(tokens) {
-            let retry_after = Duration::from_secs(1);
-            return Err(Unavailable { reason: UnavailableReason::RateLimit, retry_after });
-        }
         let probe = self
             .breaker
             .permit()
             .map_err(|retry_after| Unavailable { reason: UnavailableReason::BreakerOpen, retry_after })?;
+        // Last, because what was taken off the rate cannot be given back.
+        if !self.within_rate(tokens) {
+            let retry_after = Duration::from_secs(1);
+            return Err(Unavailable { reason: UnavailableReason::RateLimit, retry_after });
+        }
         Ok(Turn { upstream: self.clone(), probe, _permit: permit })
     }
 
@@ -164,11 +165,16 @@ impl Upstream {
         let tokens = NonZeroU32::new(u32::try_from(tokens).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
         self.requests.as_ref().is_none_or(|limiter| limiter.check().is_ok())
             // More than a whole minute's tokens in one request can never fit: let the provider judge it.
-            && self.tokens.as_ref().is_none_or(|limiter| limiter.check_n(tokens).is_ok_and(|fits| fits.is_ok()))
+            && self.tokens.as_ref().is_none_or(|limiter| limiter.check_n(tokens).map_or(true, |fits| fits.is_ok()))
     }
 }
 
 impl Turn {
+    /// Its first visible piece is there.
+    pub fn answered(&mut self) {
+        self.probe.answered();
+    }
+
     pub fn succeeded(&mut self) {
         self.probe.succeeded();
     }
@@ -188,5 +194,72 @@ impl Turn {
         if error.kind.counts_against_provider() {
             self.probe.failed();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::ports::provider::{DeltaStream, EmbedCall, Embeddings, GenerateCall};
+
+    /// Nobody asks it.
+    struct Unasked;
+
+    impl Provider for Unasked {
+        fn generate(&self, _: GenerateCall) -> BoxFuture<'_, Result<DeltaStream, ProviderError>> {
+            unreachable!()
+        }
+
+        fn embed(&self, _: EmbedCall) -> BoxFuture<'_, Result<Embeddings, ProviderError>> {
+            unreachable!()
+        }
+    }
+
+    fn upstream(requests: u32, tokens: u32) -> Arc<Upstream> {
+        let limits = UpstreamLimits {
+            max_concurrency: 9,
+            requests_per_minute: NonZeroU32::new(requests),
+            tokens_per_minute: NonZeroU32::new(tokens),
+        };
+        let settings = UpstreamSettings {
+            name: "p".into(),
+            simulated: false,
+            priority: 0,
+            weight: 1,
+            models: Models::default(),
+            limits,
+            breaker: BreakerPolicy { min_calls: 1, ..BreakerPolicy::default() },
+        };
+        Upstream::new(settings, Arc::new(Unasked))
+    }
+
+    fn reason(turn: Result<Turn, Unavailable>) -> &'static str {
+        turn.map_or_else(|unavailable| unavailable.reason.as_str(), |_| "a turn")
+    }
+
+    #[test]
+    fn a_request_above_a_whole_minutes_tokens_is_left_to_the_provider_and_others_are_limited() {
+        let upstream = upstream(9, 100);
+        assert_eq!(reason(upstream.turn(101)), "a turn");
+        assert_eq!(reason(upstream.turn(60)), "a turn");
+        assert_eq!(reason(upstream.turn(60)), "rate_limit");
+    }
+
+    #[test]
+    fn what_the_breaker_refuses_is_not_taken_off_the_rate() {
+        let upstream = upstream(2, 100);
+        let mut turn = upstream.turn(1).ok().unwrap();
+        turn.failed(&ProviderError {
+            kind: FailureKind::ServerError,
+            status: None,
+            message: String::new(),
+            retry_after: None,
+        });
+        for _ in 0..5 {
+            assert_eq!(reason(upstream.turn(1)), "breaker_open");
+        }
+        assert!(upstream.within_rate(1));
     }
 }

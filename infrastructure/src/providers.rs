@@ -20,5 +20,8 @@ mod errors;
 mod retry_after;
 mod sse;
 
+/// No call uses more tokens than this of any kind. A count above it is nonsense, and sums must not overflow for it.
+const MAX_TOKEN_COUNT: u64 = 1 << 40;
+
 #[cfg(test)]
 mod tests;

@@ -137,6 +137,15 @@ impl Terms {
             if is_text && price.output_usd_per_mtok.is_none() {
                 faults.push(Fault::new(format!("{at}.output_usd_per_mtok"), "is missing; 0 is what is free"));
             }
+            if let Some(long) = &price.long_context {
+                let at = format!("{at}.long_context");
+                if long.above_input_tokens == 0 {
+                    faults.push(Fault::new(format!("{at}.above_input_tokens"), "must be at least 1"));
+                }
+                if is_text && long.output_usd_per_mtok.is_none() {
+                    faults.push(Fault::new(format!("{at}.output_usd_per_mtok"), "is missing; 0 is what is free"));
+                }
+            }
             if price.valid_from.zip(price.valid_until).is_some_and(|(from, until)| until <= from) {
                 faults.push(Fault::new(format!("{at}.valid_until"), "must be after `valid_from`"));
             }

@@ -15,7 +15,7 @@ pub struct ModelSettings {
     pub upstream_name: Option<String>,
     #[serde(default)]
     pub serves: ModelKind,
-    /// Input that fits into it.
+    /// Input that fits into it; of an embedding, each text by itself.
     pub context_tokens: u64,
     /// The most that it produces in one answer. An embedding has none.
     #[serde(default)]

@@ -1,6 +1,6 @@
 //! What a provider asks for a model's tokens, from one day to another.
 
-use aihub_domain::price::Price;
+use aihub_domain::price::{LongContext, Price, Rates};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,20 @@ pub struct PriceSettings {
     /// Where the figures come from.
     #[serde(default = "configuration")]
     pub source: String,
+    /// What a call with a long prompt costs instead. Left out, the length makes no difference.
+    pub long_context: Option<LongContextSettings>,
+}
+
+/// The prices of all tokens of a call whose prompt is long. What can be left out means the same as above.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LongContextSettings {
+    /// A prompt of more tokens is long. Those from and into the provider's cache count.
+    pub above_input_tokens: u64,
+    pub input_usd_per_mtok: UsdPerMillionTokens,
+    pub cached_input_usd_per_mtok: Option<UsdPerMillionTokens>,
+    pub cache_write_usd_per_mtok: Option<UsdPerMillionTokens>,
+    pub output_usd_per_mtok: Option<UsdPerMillionTokens>,
 }
 
 fn configuration() -> String {
@@ -39,14 +53,23 @@ impl PriceSettings {
     }
 
     pub fn price(&self, provider: &str, model: &str) -> Price {
-        let input = self.input_usd_per_mtok.0;
-        let or_input = |price: Option<UsdPerMillionTokens>| price.map_or(input, |price| price.0);
         Price {
             id: self.id(provider, model).unwrap_or_default(),
-            input,
-            cached_input: or_input(self.cached_input_usd_per_mtok),
-            cache_write: or_input(self.cache_write_usd_per_mtok),
-            output: self.output_usd_per_mtok.map(|price| price.0).unwrap_or_default(),
+            rates: rates(
+                self.input_usd_per_mtok,
+                self.cached_input_usd_per_mtok,
+                self.cache_write_usd_per_mtok,
+                self.output_usd_per_mtok,
+            ),
+            long_context: self.long_context.as_ref().map(|long| LongContext {
+                above_input_tokens: long.above_input_tokens,
+                rates: rates(
+                    long.input_usd_per_mtok,
+                    long.cached_input_usd_per_mtok,
+                    long.cache_write_usd_per_mtok,
+                    long.output_usd_per_mtok,
+                ),
+            }),
             valid_from: self.valid_from.map_or(DateTime::UNIX_EPOCH, midnight),
             valid_until: self.valid_until.map(midnight),
             source: self.source.clone(),
@@ -60,6 +83,20 @@ impl PriceSettings {
             _ => true,
         };
         starts_before_end(self, other) && starts_before_end(other, self)
+    }
+}
+
+fn rates(
+    UsdPerMillionTokens(input): UsdPerMillionTokens,
+    cached_input: Option<UsdPerMillionTokens>,
+    cache_write: Option<UsdPerMillionTokens>,
+    output: Option<UsdPerMillionTokens>,
+) -> Rates {
+    Rates {
+        input,
+        cached_input: cached_input.map_or(input, |price| price.0),
+        cache_write: cache_write.map_or(input, |price| price.0),
+        output: output.map(|price| price.0).unwrap_or_default(),
     }
 }
 

@@ -47,7 +47,8 @@ impl ServerSettings {
 pub struct DatabaseSettings {
     /// Left out, development starts a private PostgreSQL. Also `DATABASE_URL`.
     pub url: Option<DatabaseUrl>,
-    /// Of this node, beside the three that the event log and the subscriptions keep open.
+    /// Of this node, beside the three that the event log and the subscriptions keep open, and up to four for what is
+    /// read over HTTP.
     pub max_connections: u32,
 }
 

@@ -1,7 +1,10 @@
 use std::{fs, path::PathBuf};
 
 use aihub_application::catalog::Serves;
-use aihub_domain::{money::MicrocreditsPerUsd, price::PicoUsdPerToken};
+use aihub_domain::{
+    money::MicrocreditsPerUsd,
+    price::{LongContext, PicoUsdPerToken, Rates},
+};
 use chrono::DateTime;
 
 use super::{providers::Reach, *};
@@ -18,6 +21,10 @@ fn load(file: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let sources = Sources { file: Some(path), variables, flags: vec![] };
     Config::load(&sources).map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
+}
+
+fn figures(rates: &Rates) -> [u64; 4] {
+    [rates.input, rates.cached_input, rates.cache_write, rates.output].map(|price| price.0)
 }
 
 fn refused(file: &str, variables: &[(&str, &str)]) -> String {
@@ -53,10 +60,7 @@ fn the_built_in_models_have_the_prices_of_the_list_and_a_default_of_each_kind() 
     );
     let price = &luna.prices[0];
     assert_eq!(price.id, "openai/gpt-6-luna@2026-11-22");
-    assert_eq!(
-        [price.input, price.cached_input, price.cache_write, price.output].map(|price| price.0),
-        [100_000, 10_000, 125_000, 500_000]
-    );
+    assert_eq!(figures(&price.rates), [100_000, 10_000, 125_000, 500_000]);
     assert!(price.is_valid_at(DateTime::UNIX_EPOCH) && price.valid_until.is_none());
     assert_eq!(upstream.models.default_text.as_deref(), Some("gpt-6-luna"));
     assert_eq!(upstream.models.default_embedding.as_deref(), Some("text-embedding-3-small"));
@@ -66,10 +70,61 @@ fn the_built_in_models_have_the_prices_of_the_list_and_a_default_of_each_kind() 
 }
 
 #[test]
+fn the_built_in_models_have_the_dearer_prices_of_the_list_for_long_prompts() {
+    let config = load("", &[]).unwrap();
+    let mut found = BTreeMap::new();
+    for (name, provider) in &config.providers {
+        for (model, terms) in provider.upstream_settings(name).models.listed {
+            if let Some(long) = terms.prices[0].long_context {
+                found.insert(model, (long.above_input_tokens, figures(&long.rates)));
+            }
+        }
+    }
+    let expected = [
+        ("claude-haiku-5-5", 100_000, [500_000, 50_000, 625_000, 2_500_000]),
+        ("gpt-5.6-sol", 272_000, [8_000_000, 800_000, 10_000_000, 30_000_000]),
+        ("gpt-6-astra", 272_000, [20_000_000, 2_000_000, 25_000_000, 75_000_000]),
+        ("gpt-6-luna", 272_000, [200_000, 20_000, 250_000, 750_000]),
+        ("gpt-6.1-sol", 272_000, [4_000_000, 200_000, 5_000_000, 15_000_000]),
+        ("gpt-6.1-terra", 272_000, [2_000_000, 100_000, 2_500_000, 7_500_000]),
+    ];
+    assert_eq!(found, expected.map(|(model, above, figures)| (model.to_owned(), (above, figures))).into());
+}
+
+#[test]
+fn a_price_for_long_prompts_has_a_limit_and_its_own_figures() {
+    let long = |long: &str| {
+        load(
+            &format!(
+                "[providers.x]\nkind = \"openai\"\n[providers.x.models.m]\ncontext_tokens = 1\nmax_output_tokens = 1
+                prices = [{{ id = \"a\", input_usd_per_mtok = 1, output_usd_per_mtok = 2, long_context = {{ {long} }} }}]"
+            ),
+            &[],
+        )
+    };
+    let config = long("above_input_tokens = 10, input_usd_per_mtok = 3, output_usd_per_mtok = 4").unwrap();
+    toml::to_string(&config).unwrap();
+    let price = &config.providers["x"].upstream_settings("x").models.listed["m"].prices[0];
+    let expected = Rates {
+        input: PicoUsdPerToken(3_000_000),
+        cached_input: PicoUsdPerToken(3_000_000),
+        cache_write: PicoUsdPerToken(3_000_000),
+        output: PicoUsdPerToken(4_000_000),
+    };
+    assert_eq!(price.long_context, Some(LongContext { above_input_tokens: 10, rates: expected }));
+    let error = long("above_input_tokens = 0, input_usd_per_mtok = 3").unwrap_err();
+    for key in ["above_input_tokens must be at least 1", "output_usd_per_mtok is missing"] {
+        assert!(error.contains(&format!("providers.x.models.m.prices.0.long_context.{key}")), "{key}\n{error}");
+    }
+    let error = long("above_input = 1").unwrap_err();
+    assert!(error.contains("long_context.above_input (aihub.toml): there is no such key"), "{error}");
+}
+
+#[test]
 fn a_price_without_cache_figures_charges_the_cache_like_other_input() {
     let config = load("", &[]).unwrap();
     let openai = config.providers["openai"].upstream_settings("openai");
-    let small = &openai.models.listed["text-embedding-3-small"].prices[0];
+    let small = &openai.models.listed["text-embedding-3-small"].prices[0].rates;
     let input = PicoUsdPerToken(20_000);
     assert_eq!((small.input, small.cached_input, small.cache_write, small.output.0), (input, input, input, 0));
 }

@@ -31,7 +31,7 @@ pub async fn show(
     let Query(parameters) = parameters.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
     let account = parameters.account.unwrap_or_else(|| caller.account.clone());
     caller.require_reports_on(&account)?;
-    let view = account_balance::find(hub.database.pool(), &account).await.map_err(|error| Problem::internal(&error))?;
+    let view = account_balance::find(hub.reads.pool(), &account).await.map_err(|error| Problem::internal(&error))?;
     let Some(balance) = view.value else {
         return Err(Problem::not_found(format!("account {account} is not open")));
     };

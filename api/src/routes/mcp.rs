@@ -27,9 +27,9 @@ pub async fn upgrade(
         .protocols([WEBSOCKET_PROTOCOL])
         .max_message_size(max_frame_bytes)
         .max_frame_size(max_frame_bytes)
-        // A slow client's frames wait in its answers, not here.
-        .write_buffer_size(16 * 1024)
-        .max_write_buffer_size(4 * 1024 * 1024);
+        // A slow client's frames wait in its answers, not here: each is flushed before the next. There is no limit to
+        // the buffer, because a single frame above it would end the socket; answers are bounded where they are made.
+        .write_buffer_size(16 * 1024);
     let sessions = hub.sessions.clone();
     Ok(upgrade
         .on_upgrade(move |socket| {

@@ -21,7 +21,7 @@ pub async fn show(
 ) -> Result<Json<Value>, Problem> {
     caller.capabilities.require_reports(Reports::Own)?;
     let reads_all = caller.capabilities.require_reports(Reports::All).is_ok();
-    let view = request_status::find(hub.database.pool(), &id).await.map_err(|error| Problem::internal(&error))?;
+    let view = request_status::find(hub.reads.pool(), &id).await.map_err(|error| Problem::internal(&error))?;
     // Whether somebody else's request exists is nobody's business.
     let own = |found: &request_status::RequestStatus| found.account == caller.account && found.user_id == caller.user;
     let Some(found) = view.value.filter(|found| reads_all || own(found)) else {

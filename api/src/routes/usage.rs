@@ -58,7 +58,7 @@ pub async fn report(
     }
     let keep_apart = dimensions(&parameters.group_by)?;
     let filter = UsageFilter { from, to, account, user };
-    let view = match usage_daily::report(hub.database.pool(), &filter, &keep_apart).await {
+    let view = match usage_daily::report(hub.reads.pool(), &filter, &keep_apart).await {
         Ok(view) => view,
         Err(ReportError::TooManyRows) => return Err(Problem::faulty("groupBy", ReportError::TooManyRows.to_string())),
         Err(ReportError::Database(error)) => return Err(Problem::internal(&error)),

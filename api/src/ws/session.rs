@@ -198,18 +198,12 @@ impl Session {
     }
 
     async fn start(&mut self, id: String, request: AnswerRequest) -> Result<(), Ended> {
-        let most = self.hub.settings.limits.max_requests_per_socket;
         let stream = request.stream;
         let submitted = if self.running.contains_key(id.as_str()) {
             let reason = "a request with this id is running on this socket";
             Err(GatewayError::DuplicateRequest { request_id: None, reason })
-        } else if self.running.len() >= most {
-            Err(GatewayError::RateLimitExceeded {
-                what: "running requests",
-                scope: "socket",
-                limit: u32::try_from(most).unwrap_or(u32::MAX),
-                retry_after: Duration::from_secs(1),
-            })
+        } else if let Some(error) = self.full() {
+            Err(error)
         } else {
             self.hub.gateway.submit(&self.principal, &id, request)
         };
@@ -228,6 +222,9 @@ impl Session {
             let error = GatewayError::DuplicateRequest { request_id: None, reason };
             return self.refuse(Some(&id), &error).await;
         }
+        if let Some(error) = self.full() {
+            return self.refuse(Some(&id), &error).await;
+        }
         match self.hub.gateway.answers.resume(&self.principal, &id) {
             Some(kept) => {
                 let items = kept.answer.read(after);
@@ -236,6 +233,17 @@ impl Session {
             }
             None => self.refuse(Some(&id), &GatewayError::NothingToResume).await,
         }
+    }
+
+    /// Why this socket takes no further request now, if so.
+    fn full(&self) -> Option<GatewayError> {
+        let most = self.hub.settings.limits.max_requests_per_socket;
+        (self.running.len() >= most).then(|| GatewayError::RateLimitExceeded {
+            what: "running requests",
+            scope: "socket",
+            limit: u32::try_from(most).unwrap_or(u32::MAX),
+            retry_after: Duration::from_secs(1),
+        })
     }
 
     fn follow(&mut self, id: String, answer: Arc<Answer>, items: AnswerItems, stream: bool) {

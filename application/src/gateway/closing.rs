@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aihub_domain::{
     account::{AccountError, command::AccountCommand, event::AccountEvent},
+    content::SealedContent,
     money::Microcredits,
     price::Charge,
     request::{
@@ -22,10 +23,17 @@ use super::{
     meter::Metered,
     opening::request_append,
 };
-use crate::{accounts::ExecuteError, answer::Done, error::GatewayError, ports::provider::FinishReason};
+use crate::{
+    accounts::ExecuteError,
+    answer::Done,
+    error::GatewayError,
+    ports::{provider::FinishReason, vault::VaultError},
+};
 
-const FIRST_RETRY: Duration = Duration::from_millis(20);
-const SLOWEST_RETRY: Duration = Duration::from_secs(2);
+pub(super) const FIRST_RETRY: Duration = Duration::from_millis(20);
+pub(super) const SLOWEST_RETRY: Duration = Duration::from_secs(2);
+/// How often the sealing of an answer is tried, with some 6 s of waiting: the account's settlement comes after it.
+const SEAL_ATTEMPTS: u32 = 10;
 
 impl Gateway {
     pub(super) async fn close(&self, job: &Job, mut progress: Progress, ending: Ending) -> Result<Done, GatewayError> {
@@ -84,9 +92,7 @@ impl Gateway {
             None
         } else {
             let content = json!({ "text": text, "toolCalls": tool_calls }).to_string();
-            // The key was made when the prompt was sealed; only a key that was destroyed meanwhile is no longer there,
-            // and then the answer is not to be kept.
-            self.vault.seal(&job.principal.account, &job.id, content.as_bytes()).await.ok()
+            self.seal_answer(job, content.as_bytes()).await
         };
         Outcome {
             provider: progress.answering.as_ref().map(|answering| answering.provider.clone()),
@@ -101,6 +107,27 @@ impl Gateway {
             answer,
             ended_at: self.clock.now(),
         }
+    }
+
+    /// `None` where the answer is not to be kept, because its key was destroyed meanwhile, or cannot be.
+    async fn seal_answer(&self, job: &Job, content: &[u8]) -> Option<SealedContent> {
+        let mut retry = FIRST_RETRY;
+        for attempt in 1..=SEAL_ATTEMPTS {
+            match self.vault.seal(&job.principal.account, &job.id, content).await {
+                Ok(sealed) => return Some(sealed),
+                Err(VaultError::Erased) => return None,
+                Err(VaultError::Unavailable(error)) if attempt < SEAL_ATTEMPTS => {
+                    tracing::warn!(request.id = %job.id, error.message = %error, "an answer is not sealed yet; trying again");
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(SLOWEST_RETRY);
+                }
+                Err(error) => {
+                    tracing::error!(request.id = %job.id, error.message = %error, "an answer is not in the log: it cannot be sealed");
+                    return None;
+                }
+            }
+        }
+        None
     }
 
     /// Commits the end, as often as it takes: what was accepted is never lost. Returns what was charged.

@@ -3,7 +3,12 @@
 
 use std::time::Duration;
 
-use aihub_domain::{account::command::AccountCommand, money::Microcredits, price::Price, request::event::Attempt};
+use aihub_domain::{
+    account::{AccountError, command::AccountCommand},
+    money::Microcredits,
+    price::Price,
+    request::event::Attempt,
+};
 use futures::StreamExt;
 use tokio::time::Instant;
 
@@ -12,8 +17,9 @@ use crate::{
     accounts::ExecuteError,
     catalog::Candidate,
     error::{FaultyField, GatewayError},
-    ports::provider::{
-        Delta, DeltaStream, EmbedCall, Embeddings, FailureKind, FinishReason, GenerateCall, ProviderError,
+    ports::{
+        event_log::{AppendError, LoadError},
+        provider::{Delta, DeltaStream, EmbedCall, Embeddings, FailureKind, FinishReason, GenerateCall, ProviderError},
     },
     upstream::{Turn, UnavailableReason},
 };
@@ -23,6 +29,8 @@ const MAX_ROUNDS: u32 = 3;
 /// The longest wait for a provider to become available again.
 const MAX_WAIT: Duration = Duration::from_secs(15);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
+const FIRST_EXTEND_RETRY: Duration = Duration::from_millis(20);
+const SLOWEST_EXTEND_RETRY: Duration = Duration::from_secs(2);
 
 /// What is known of a request's work at any moment. Outlives the work, which may be interrupted anywhere.
 pub struct Progress {
@@ -110,7 +118,7 @@ impl Progress {
 
 /// What one pass over the candidates came to.
 enum Round<T> {
-    Answered(Candidate, Turn, T),
+    Answered(Box<Candidate>, Turn, T),
     /// Nobody can do it: asking again would not help.
     Ended(Ending),
     /// Nobody could just now; somebody may after this time.
@@ -119,7 +127,8 @@ enum Round<T> {
 
 impl Gateway {
     pub(super) async fn dispatch(&self, job: &Job, progress: &mut Progress) -> Result<Live, Ending> {
-        let (candidate, turn, (stream, first)) = self.ask(job, progress, Self::begin_stream).await?;
+        let (candidate, mut turn, (stream, first)) = self.ask(job, progress, Self::begin_stream).await?;
+        turn.answered();
         Ok(Live { candidate, turn, stream, first })
     }
 
@@ -151,7 +160,7 @@ impl Gateway {
         let mut back_off = FIRST_BACK_OFF;
         for round in 1..=MAX_ROUNDS {
             match self.ask_each(job, progress, &call).await {
-                Round::Answered(candidate, turn, answered) => return Ok((candidate, turn, answered)),
+                Round::Answered(candidate, turn, answered) => return Ok((*candidate, turn, answered)),
                 Round::Ended(ending) => return Err(ending),
                 Round::Later(wait) => {
                     let wait = wait.max(back_off.mul_f64(rand::random_range(0.75..1.0)));
@@ -176,8 +185,13 @@ impl Gateway {
         let mut too_long = 0;
         let mut note_later = |wait: Duration| later = Some(later.map_or(wait, |other| other.min(wait)));
         for candidate in &job.candidates {
-            let held_tokens = self.held_output_tokens(&job.request, candidate);
-            let mut turn = match candidate.upstream.turn(job.input_tokens + u64::from(held_tokens)) {
+            // Without fallback, whoever was called first stays the only one; passing over others is no fallback.
+            let mut called = progress.attempts.iter().filter(|attempt| !attempt.skipped);
+            if !job.request.fallback && called.next().is_some_and(|first| first.provider != candidate.upstream.name) {
+                continue;
+            }
+            let held_tokens = u64::from(self.held_output_tokens(&job.request, candidate));
+            let mut turn = match candidate.upstream.turn(job.input_tokens + held_tokens) {
                 Ok(turn) => turn,
                 Err(unavailable) => {
                     progress.skip(candidate, unavailable.reason.as_str());
@@ -197,7 +211,7 @@ impl Gateway {
             }
             progress.begin_attempt(job, candidate);
             match call(self, job, candidate, progress).await {
-                Ok(answered) => return Round::Answered(candidate.clone(), turn, answered),
+                Ok(answered) => return Round::Answered(Box::new(candidate.clone()), turn, answered),
                 Err(error) => {
                     turn.failed(&error);
                     progress.end_attempt(Some(&error));
@@ -214,7 +228,8 @@ impl Gateway {
                         | FailureKind::ServerError => note_later(error.retry_after.unwrap_or_default()),
                         _ => {}
                     }
-                    if too_long == job.candidates.len() {
+                    let nobody_else = !job.request.fallback || too_long == job.candidates.len();
+                    if error.kind == FailureKind::ContextTooLong && nobody_else {
                         return Round::Ended(Ending::Failed(refused_by(&error)));
                     }
                 }
@@ -279,15 +294,16 @@ impl Gateway {
         candidate.upstream.provider.embed(call).await
     }
 
-    /// Sees to it that what is held covers this candidate's price; `false` when the account cannot.
-    async fn hold_for(
+    /// Sees to it that what is held covers the input and `output_tokens` at this candidate's price; `false` when the
+    /// account cannot.
+    pub(super) async fn hold_for(
         &self,
         job: &Job,
         candidate: &Candidate,
-        output_tokens: u32,
+        output_tokens: u64,
         progress: &mut Progress,
     ) -> Result<bool, Ending> {
-        let worst_case = candidate.price.worst_case(job.input_tokens, u64::from(output_tokens));
+        let worst_case = candidate.price.worst_case(job.input_tokens, output_tokens);
         let needed = self.settings.rate.charge(worst_case);
         if needed <= progress.reserved {
             return Ok(true);
@@ -295,19 +311,41 @@ impl Gateway {
         self.extend(job, needed - progress.reserved, progress).await
     }
 
-    /// Holds `by` more; `false` when the account cannot.
-    pub(super) async fn extend(&self, job: &Job, by: Microcredits, progress: &mut Progress) -> Result<bool, Ending> {
-        let command =
-            AccountCommand::ExtendReservation { reservation_id: job.id.clone(), by, extended_at: self.clock.now() };
-        match self.accounts.execute(&job.principal.account, &command, &|_| Ok(vec![]), &job.metadata).await {
-            Ok(_) => {
-                progress.reserved += by;
-                Ok(true)
+    /// Holds `by` more; `false` when the account cannot. What passes is waited for: the request's deadline ends that.
+    /// An outcome that was not learned may be a hold that was made; it is then made twice, and released at the end.
+    async fn extend(&self, job: &Job, by: Microcredits, progress: &mut Progress) -> Result<bool, Ending> {
+        let mut retry = FIRST_EXTEND_RETRY;
+        loop {
+            let command =
+                AccountCommand::ExtendReservation { reservation_id: job.id.clone(), by, extended_at: self.clock.now() };
+            match self.accounts.execute(&job.principal.account, &command, &|_| Ok(vec![]), &job.metadata).await {
+                Ok(_) => {
+                    progress.reserved = progress.reserved.saturating_add(by);
+                    return Ok(true);
+                }
+                Err(ExecuteError::Refused(
+                    AccountError::InsufficientCredits { .. } | AccountError::UsageLimitExceeded { .. },
+                )) => return Ok(false),
+                Err(error) if passes(&error) && Instant::now() + retry < job.deadline => {
+                    tracing::warn!(request.id = %job.id, error.message = %error, "no more is held yet; trying again");
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(SLOWEST_EXTEND_RETRY);
+                }
+                // Among them a reservation that is gone: somebody took this request for orphaned and ended it.
+                Err(error) => return Err(Ending::Failed(GatewayError::internal(&error))),
             }
-            Err(ExecuteError::Refused(_)) => Ok(false),
-            Err(error) => Err(Ending::Failed(GatewayError::internal(&error))),
         }
     }
+}
+
+/// Whether the same may succeed a little later.
+fn passes(error: &ExecuteError) -> bool {
+    matches!(
+        error,
+        ExecuteError::Contended
+            | ExecuteError::Append(AppendError::Overloaded | AppendError::Unavailable(_))
+            | ExecuteError::Load(LoadError::Unavailable(_))
+    )
 }
 
 /// The provider found fault with the request itself: its words are for the client.

@@ -1,6 +1,6 @@
 //! A provider's stream is passed on piece by piece, and metered.
 
-use aihub_domain::{money::Microcredits, request::event::CancelReason};
+use aihub_domain::request::event::CancelReason;
 use futures::StreamExt;
 
 use super::{
@@ -12,13 +12,21 @@ use crate::{
     ports::provider::{Delta, FailureKind, ProviderError},
 };
 
+/// By how much our own count may exceed a small `maxTokens` before that is taken to be ignored.
+const COUNTING_ERROR_TOKENS: u64 = 32;
+
 impl Gateway {
     pub(super) async fn drive(&self, job: &Job, live: Live, progress: &mut Progress) -> Ending {
         let Live { candidate, mut turn, mut stream, first } = live;
         let mut next = Some(Ok(first));
-        // From how much output on what is held may not suffice. It always does where the client set a limit.
         let step = u64::from(self.held_output_tokens(&job.request, &candidate)).max(1);
-        let mut extend_at = job.request.max_tokens.is_none().then_some(step - step / 8);
+        let mut held_tokens = step;
+        // From how much output on that may not suffice. Where the client set a limit it does, unless the provider
+        // ignores the limit; our own count is only so good.
+        let mut extend_at = match job.request.max_tokens {
+            None => step - step / 8,
+            Some(_) => step + (step / 2).max(COUNTING_ERROR_TOKENS),
+        };
 
         while let Some(delta) = next {
             match delta {
@@ -30,12 +38,15 @@ impl Gateway {
                 }
                 Err(error) => return interrupted(job, &mut turn, &error, progress),
             }
-            if let Some(threshold) = extend_at
-                && progress.meter.output_estimate() >= threshold
-            {
-                let by = self.settings.rate.charge(candidate.price.worst_case(0, step)).max(Microcredits(1));
-                match self.extend(job, by, progress).await {
-                    Ok(true) => extend_at = Some(threshold + step),
+            let output = progress.meter.output_estimate();
+            if output >= extend_at {
+                let more = step + output.saturating_sub(held_tokens);
+                match self.hold_for(job, &candidate, held_tokens + more, progress).await {
+                    Ok(true) => {
+                        self.limits.debit(&job.principal, more);
+                        held_tokens += more;
+                        extend_at = held_tokens - step / 8;
+                    }
                     Ok(false) => return Ending::Cancelled(CancelReason::CreditsExhausted),
                     Err(ending) => return ending,
                 }

@@ -5,14 +5,16 @@ use aihub_domain::price::TokenUsage;
 use crate::ports::provider::Delta;
 
 /// Counts what comes by, and keeps what the provider says about it. The provider's word counts when the stream came
-/// to its end; a stream that was cut off is counted by what it brought, because then the provider's last word, if
-/// there was one, was spoken before the end.
+/// to its end and no output came after that word: Anthropic's first is a placeholder. Otherwise output is counted by
+/// what came, because then the provider's last word, if there was one, was spoken before the end.
 #[derive(Debug, Clone, Default)]
 pub struct Meter {
     input_estimate: u64,
     reported: Option<TokenUsage>,
     /// Output by our own count, see [`tokens_of_piece`].
     output: u64,
+    /// As much of it as there was when the provider reported last.
+    output_at_report: u64,
 }
 
 /// The longest piece that is taken for one token, in bytes: hardly any token is longer.
@@ -43,6 +45,7 @@ impl Meter {
 
     pub fn report(&mut self, usage: TokenUsage) {
         self.reported = Some(usage);
+        self.output_at_report = self.output;
     }
 
     /// Output by our own count.
@@ -54,9 +57,11 @@ impl Meter {
     pub fn metered(&self, finished: bool) -> Metered {
         match self.reported {
             // An explicit zero is a zero.
-            Some(usage) if finished => Metered { usage, estimated: false },
-            Some(usage) if self.output_estimate() <= usage.output => Metered { usage, estimated: false },
-            Some(usage) => Metered { usage: TokenUsage { output: self.output_estimate(), ..usage }, estimated: true },
+            Some(usage) if finished && self.output == self.output_at_report => Metered { usage, estimated: false },
+            Some(usage) if !finished && self.output <= usage.output => Metered { usage, estimated: false },
+            Some(usage) => {
+                Metered { usage: TokenUsage { output: self.output.max(usage.output), ..usage }, estimated: true }
+            }
             None if self.output == 0 && !finished => Metered { usage: TokenUsage::default(), estimated: true },
             None => {
                 let usage =
@@ -101,6 +106,20 @@ mod tests {
     fn a_missing_usage_is_estimated_and_marked() {
         let metered = seen(&["one", " internationally", " a much longer piece of text"]).metered(true);
         assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (7, 9, true));
+    }
+
+    #[test]
+    fn a_placeholder_at_the_beginning_is_not_taken_for_the_output_when_no_other_report_follows() {
+        let mut meter = Meter::new(7);
+        meter.report(TokenUsage { input: 20, output: 2, ..TokenUsage::default() });
+        for _ in 0..5 {
+            meter.observe(&Delta::Text("a".to_owned()));
+        }
+        let metered = meter.metered(true);
+        assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (20, 5, true));
+        meter.report(TokenUsage { input: 20, output: 4, ..TokenUsage::default() });
+        let metered = meter.metered(true);
+        assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (20, 4, false));
     }
 
     #[test]

@@ -11,15 +11,28 @@ use aihub_domain::{
         event::{Accepted, RequestEvent},
     },
 };
+use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 
-use super::{Ending, Gateway, Job, dispatch::Progress};
+use super::{
+    Gateway, Job,
+    closing::{FIRST_RETRY, SLOWEST_RETRY},
+};
 use crate::{
     accounts::ExecuteError,
     error::GatewayError,
+    policies::expire_requests::{self, OrphanedRequest},
     ports::event_log::{AppendError, Metadata, NewEvent, StreamAppend},
     principal::Principal,
 };
+
+/// An acceptance that may have been committed.
+struct Unconfirmed {
+    request_id: String,
+    account: String,
+    accepted_at: DateTime<Utc>,
+    metadata: Arc<Metadata>,
+}
 
 impl Gateway {
     /// Returns what is held for the request.
@@ -80,24 +93,61 @@ impl Gateway {
             Err(ExecuteError::Refused(refused)) => {
                 Err(GatewayError::from_account(refused, &job.principal.account, now))
             }
-            Err(ExecuteError::Append(AppendError::Overloaded)) => Err(GatewayError::QueueFull {
-                running: self.limits.running(),
-                waiting: 0,
-                retry_after: Duration::from_secs(1),
-            }),
+            // Nothing was committed, and it may well be the next time.
+            Err(ExecuteError::Append(AppendError::Overloaded) | ExecuteError::Contended) => {
+                Err(GatewayError::QueueFull {
+                    running: self.limits.running(),
+                    waiting: 0,
+                    retry_after: Duration::from_secs(1),
+                })
+            }
             Err(error) => {
-                // Whether it was committed is not known. If it was, nobody will drive it: it is ended as soon as the
-                // log answers again, and the client need not wait for that.
-                self.tasks.spawn(self.clone().undo(job.clone()));
+                if let ExecuteError::Append(AppendError::Unavailable(_)) = error {
+                    // Whether it was committed is not known. If it was, nobody will drive it: it is ended as soon as
+                    // the log answers again, and the client need not wait for that.
+                    let unconfirmed = Unconfirmed {
+                        request_id: job.id.clone(),
+                        account: job.principal.account.clone(),
+                        accepted_at: now,
+                        metadata: job.metadata.clone(),
+                    };
+                    self.tasks.spawn(self.clone().undo(unconfirmed));
+                }
                 Err(GatewayError::internal(&error))
             }
         }
     }
 
-    async fn undo(self: Arc<Self>, job: Arc<Job>) {
-        let ending = Ending::Failed(GatewayError::internal("the request's acceptance was not confirmed"));
-        // Refused where it was never accepted: then there is nothing to undo.
-        drop(self.close(&job, Progress::new(&job, Microcredits::ZERO), ending).await);
+    /// Ends what was committed after all, as often as it takes.
+    async fn undo(self: Arc<Self>, unconfirmed: Unconfirmed) {
+        let mut retry = FIRST_RETRY;
+        while let Err(error) = self.try_undo(&unconfirmed).await {
+            let id = &unconfirmed.request_id;
+            if !expire_requests::is_outage(&error) && !matches!(error, ExecuteError::Contended) {
+                tracing::error!(request.id = %id, error.message = %error, "an unconfirmed acceptance cannot be undone");
+                return;
+            }
+            tracing::warn!(request.id = %id, error.message = %error, "an unconfirmed acceptance is not undone yet");
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(SLOWEST_RETRY);
+        }
+    }
+
+    async fn try_undo(&self, unconfirmed: &Unconfirmed) -> Result<(), ExecuteError> {
+        let Unconfirmed { request_id, account, accepted_at, metadata } = unconfirmed;
+        let Some(first) = self.log.load(Request::TYPE, request_id, 0).await?.into_iter().next() else { return Ok(()) };
+        // The client may have asked again under the same idempotency key: that acceptance is not ours to undo.
+        match first.decode(Request::TYPE, request_id)? {
+            RequestEvent::RequestAccepted(accepted)
+                if accepted.accepted_at == *accepted_at && accepted.node == self.settings.node => {}
+            _ => return Ok(()),
+        }
+        let orphaned = OrphanedRequest {
+            request_id: request_id.clone(),
+            account: account.clone(),
+            reason: "its acceptance was not confirmed".to_owned(),
+        };
+        expire_requests::end(&self.accounts, &orphaned, self.clock.now(), metadata).await.map(drop)
     }
 
     async fn hold(&self, job: &Job, command: &AccountCommand, accept: &StreamAppend) -> Result<(), ExecuteError> {

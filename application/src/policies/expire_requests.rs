@@ -61,8 +61,8 @@ pub async fn expire_requests(
     Ok(ended)
 }
 
-/// Whether the next request would fare no better.
-fn is_outage(error: &ExecuteError) -> bool {
+/// Whether the log is to blame: the next request would fare no better, and this one may later.
+pub(crate) fn is_outage(error: &ExecuteError) -> bool {
     matches!(
         error,
         ExecuteError::Append(AppendError::Unavailable(_) | AppendError::Overloaded)
@@ -70,7 +70,8 @@ fn is_outage(error: &ExecuteError) -> bool {
     )
 }
 
-async fn end(
+/// Ends one, and releases what is held for it. `false` when it has ended already.
+pub(crate) async fn end(
     accounts: &Accounts,
     request: &OrphanedRequest,
     now: DateTime<Utc>,

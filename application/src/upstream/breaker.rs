@@ -88,6 +88,15 @@ impl Breaker {
 }
 
 impl Probe {
+    /// The call is being answered. That is all a probe is to find out: the breaker closes and others may call, however
+    /// long the answer goes on. Any other call is counted once, at its end.
+    pub fn answered(&mut self) {
+        if let Some(probing) = self.probing.take() {
+            self.machine.on_success();
+            probing.store(false, Ordering::Release);
+        }
+    }
+
     pub fn succeeded(&self) {
         self.machine.on_success();
     }
@@ -209,5 +218,26 @@ mod tests {
         drop(probe);
         assert_eq!(breaker.state(), BreakerState::Closed);
         assert!(breaker.permit().is_ok());
+    }
+
+    #[test]
+    fn a_probe_that_is_being_answered_lets_others_call_and_its_later_failure_counts() {
+        let breaker = breaker(Duration::ZERO);
+        for _ in 0..4 {
+            call(&breaker, true);
+        }
+        let mut probe = loop {
+            if let Ok(probe) = breaker.permit() {
+                break probe;
+            }
+        };
+        probe.answered();
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        assert!(breaker.permit().is_ok());
+        probe.failed();
+        for fails in [true, true] {
+            call(&breaker, fails);
+        }
+        assert_eq!(breaker.state(), BreakerState::Open);
     }
 }

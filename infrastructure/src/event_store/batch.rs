@@ -1,19 +1,23 @@
 //! Units made ready for the log, and the arrays that a call of `append_events` takes.
 
-pub mod json_text;
+pub mod column;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use aihub_application::ports::event_log::{AppendError, NewEvent, Unit};
+use aihub_application::ports::event_log::{AppendError, Basis, NewEvent, Unit};
 use uuid::Uuid;
 
-use self::json_text::JsonText;
+use self::column::{Byteas, Jsons, Texts};
 use super::chain::{Hash, Leaf};
 
 /// A unit with everything computed that can be computed before the log's lock is held.
 #[derive(Debug)]
 pub struct PreparedUnit {
     pub command_id: Uuid,
+    pub basis: Option<Basis>,
     parts: Vec<Part>,
     events: Vec<PreparedEvent>,
     /// What its texts take.
@@ -54,6 +58,7 @@ impl PreparedUnit {
         let metadata: Arc<str> = serde_json::to_string(&*unit.metadata).map_err(malformed)?.into();
         Self::of(
             unit.command_id,
+            unit.basis,
             unit.streams.into_iter().map(|stream| Addition {
                 aggregate_type: stream.aggregate_type,
                 aggregate_id: stream.aggregate_id,
@@ -63,8 +68,12 @@ impl PreparedUnit {
         )
     }
 
-    pub fn of(command_id: Uuid, additions: impl IntoIterator<Item = Addition>) -> Result<Self, AppendError> {
-        let mut unit = Self { command_id, parts: Vec::new(), events: Vec::new(), bytes: 0 };
+    pub fn of(
+        command_id: Uuid,
+        basis: Option<Basis>,
+        additions: impl IntoIterator<Item = Addition>,
+    ) -> Result<Self, AppendError> {
+        let mut unit = Self { command_id, basis, parts: Vec::new(), events: Vec::new(), bytes: 0 };
         for addition in additions {
             unit.add(addition)?;
         }
@@ -103,6 +112,18 @@ impl PreparedUnit {
         Ok(())
     }
 
+    /// Whether a unit that it takes for granted was refused.
+    pub fn is_broken(&self) -> bool {
+        self.basis.as_ref().is_some_and(Basis::is_broken)
+    }
+
+    /// It was refused: what takes it for granted is not to be appended.
+    pub fn break_off(&self) {
+        if let Some(basis) = &self.basis {
+            basis.break_off();
+        }
+    }
+
     pub fn event_count(&self) -> usize {
         self.events.len()
     }
@@ -112,62 +133,108 @@ fn malformed(problem: impl std::fmt::Display) -> AppendError {
     AppendError::Malformed(problem.to_string())
 }
 
-/// The arguments of `append_events`, by column. What each means stands at the procedure.
+/// The arguments of `append_events`, by column, which grow unit by unit. What each means stands at the procedure.
 #[derive(Debug, Default)]
-pub struct Batch<'a> {
+pub struct Batch {
     pub unit_parts: Vec<i32>,
+    pub unit_bases: Vec<i32>,
     pub part_streams: Vec<i32>,
     pub part_expected: Vec<i64>,
     pub part_events: Vec<i32>,
-    pub stream_types: Vec<&'a str>,
-    pub stream_ids: Vec<&'a str>,
+    pub stream_types: Texts,
+    pub stream_ids: Texts,
     pub stream_expected: Vec<i64>,
     pub one_by_one: bool,
     pub event_streams: Vec<i32>,
     pub sequences: Vec<i64>,
-    pub event_types: Vec<&'a str>,
-    pub event_versions: Vec<&'a str>,
-    pub payloads: Vec<JsonText<'a>>,
-    pub metadatas: Vec<JsonText<'a>>,
+    pub event_types: Texts,
+    pub event_versions: Texts,
+    pub payloads: Jsons,
+    pub metadatas: Jsons,
     pub command_ids: Vec<Option<Uuid>>,
-    pub leaf_hashes: Vec<&'a [u8]>,
+    pub leaf_hashes: Byteas,
+    /// What the units' texts take.
+    pub bytes: usize,
+    streams: HashMap<(&'static str, String), StreamInBatch>,
+    bases: Vec<Basis>,
+    distinct_ids: HashSet<Uuid>,
 }
 
-impl<'a> Batch<'a> {
-    /// The units' command ids have to be distinct.
-    pub fn of(units: impl IntoIterator<Item = &'a PreparedUnit>) -> Self {
+#[derive(Debug)]
+struct StreamInBatch {
+    /// From 1.
+    index: i32,
+    /// The sequence that the parts so far make.
+    sequence: u64,
+}
+
+impl Batch {
+    pub fn of(unit: &PreparedUnit) -> Self {
         let mut batch = Self::default();
-        // The index of a stream, and the sequence that the parts so far make.
-        let mut streams: HashMap<(&str, &str), (usize, u64)> = HashMap::new();
-        for unit in units {
-            batch.unit_parts.push(count(unit.parts.len()));
-            let mut events = unit.events.iter();
-            let mut command_id = Some(unit.command_id);
-            for part in &unit.parts {
-                let (stream, made) = streams.entry((part.aggregate_type, &part.aggregate_id)).or_insert_with(|| {
-                    batch.stream_types.push(part.aggregate_type);
-                    batch.stream_ids.push(&part.aggregate_id);
-                    batch.stream_expected.push(part.expected_sequence.cast_signed());
-                    (batch.stream_types.len(), part.expected_sequence)
-                });
-                batch.one_by_one |= *made != part.expected_sequence;
-                *made += part.events as u64;
-                batch.part_streams.push(count(*stream));
-                batch.part_expected.push(part.expected_sequence.cast_signed());
-                batch.part_events.push(count(part.events));
-                for (sequence, event) in (part.expected_sequence + 1..).zip(events.by_ref().take(part.events)) {
-                    batch.event_streams.push(count(*stream));
-                    batch.sequences.push(sequence.cast_signed());
-                    batch.event_types.push(&event.event.event_type);
-                    batch.event_versions.push(&event.event.event_version);
-                    batch.payloads.push(JsonText(&event.event.payload));
-                    batch.metadatas.push(JsonText(&event.metadata));
-                    batch.command_ids.push(command_id.take());
-                    batch.leaf_hashes.push(&event.leaf_hash);
-                }
+        batch.push(unit);
+        batch
+    }
+
+    pub fn event_count(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Whether the unit's command is in the batch already: a call has to have distinct ones.
+    pub fn has_command(&self, command_id: Uuid) -> bool {
+        self.distinct_ids.contains(&command_id)
+    }
+
+    pub fn push(&mut self, unit: &PreparedUnit) {
+        self.bytes += unit.bytes;
+        self.distinct_ids.insert(unit.command_id);
+        let basis = self.basis_of(unit);
+        self.unit_bases.push(basis);
+        self.unit_parts.push(count(unit.parts.len()));
+        let mut events = unit.events.iter();
+        let mut command_id = Some(unit.command_id);
+        for part in &unit.parts {
+            let stream = self.stream_of(part);
+            self.part_streams.push(stream);
+            self.part_expected.push(part.expected_sequence.cast_signed());
+            self.part_events.push(count(part.events));
+            for (sequence, prepared) in (part.expected_sequence + 1..).zip(events.by_ref().take(part.events)) {
+                self.event_streams.push(stream);
+                self.sequences.push(sequence.cast_signed());
+                self.event_types.push(prepared.event.event_type.as_bytes());
+                self.event_versions.push(prepared.event.event_version.as_bytes());
+                self.payloads.push(prepared.event.payload.as_bytes());
+                self.metadatas.push(prepared.metadata.as_bytes());
+                self.command_ids.push(command_id.take());
+                self.leaf_hashes.push(&prepared.leaf_hash);
             }
         }
-        batch
+    }
+
+    /// The number of the unit's basis; one without is alone with a number of its own.
+    fn basis_of(&mut self, unit: &PreparedUnit) -> i32 {
+        let Some(basis) = &unit.basis else {
+            return -1 - count(self.unit_bases.len());
+        };
+        // The last is the likeliest: one busy account's.
+        let index = self.bases.iter().rposition(|other| other.is(basis)).unwrap_or_else(|| {
+            self.bases.push(basis.clone());
+            self.bases.len() - 1
+        });
+        count(index)
+    }
+
+    /// The index of the part's stream, whose sequence moves on by the part's events.
+    fn stream_of(&mut self, part: &Part) -> i32 {
+        let next_index = count(self.stream_expected.len()) + 1;
+        let stream = self.streams.entry((part.aggregate_type, part.aggregate_id.clone())).or_insert_with(|| {
+            self.stream_types.push(part.aggregate_type.as_bytes());
+            self.stream_ids.push(part.aggregate_id.as_bytes());
+            self.stream_expected.push(part.expected_sequence.cast_signed());
+            StreamInBatch { index: next_index, sequence: part.expected_sequence }
+        });
+        self.one_by_one |= stream.sequence != part.expected_sequence;
+        stream.sequence += part.events as u64;
+        stream.index
     }
 }
 

@@ -1,7 +1,7 @@
 //! The same batches in one `INSERT`, into the same columns and indexes, with neither lock nor check nor chain: what
 //! the promises are paid against.
 
-use aihub_infrastructure::{database::Database, event_store::batch::json_text::JsonText};
+use aihub_infrastructure::{database::Database, event_store::batch::column::Jsons};
 use futures::future::join;
 use sqlx::{PgConnection, PgPool, types::Uuid};
 use tokio::sync::{mpsc, oneshot};
@@ -84,6 +84,11 @@ async fn insert(connection: &mut PgConnection, rows: &[Row]) {
     fn column<'a, T>(rows: &'a [Row], of: impl Fn(&'a Row) -> T) -> Vec<T> {
         rows.iter().map(of).collect()
     }
+    fn jsons(rows: &[Row], of: impl Fn(&Row) -> &str) -> Jsons {
+        let mut jsons = Jsons::default();
+        rows.iter().for_each(|row| jsons.push(of(row).as_bytes()));
+        jsons
+    }
     sqlx::query(
         "INSERT INTO bare (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
                            command_id, leaf_hash, chain_hash)
@@ -95,8 +100,8 @@ async fn insert(connection: &mut PgConnection, rows: &[Row]) {
     .bind(vec![1_i64; rows.len()])
     .bind(vec![EVENT_TYPE; rows.len()])
     .bind(vec!["1"; rows.len()])
-    .bind(column(rows, |row| JsonText(&row.payload)))
-    .bind(column(rows, |row| JsonText(&row.metadata)))
+    .bind(jsons(rows, |row| &row.payload))
+    .bind(jsons(rows, |row| &row.metadata))
     .bind(column(rows, |row| row.command_id))
     .bind(vec![[0_u8; 32].as_slice(); rows.len()])
     .bind(vec![[0_u8; 32].as_slice(); rows.len()])

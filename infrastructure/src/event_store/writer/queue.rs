@@ -1,7 +1,8 @@
-//! What waits for the writer: bounded, in the order of the calls.
+//! What waits for the writer: bounded, in the order of the calls, and already in batches. Who queues a unit puts it into
+//! the last batch, so the batches are made while the server works on the one before.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,7 +14,7 @@ use tokio::{
 };
 
 use super::WriterOptions;
-use crate::event_store::batch::PreparedUnit;
+use crate::event_store::batch::{Batch, PreparedUnit};
 
 pub type Outcome = Result<Appended, AppendError>;
 
@@ -23,6 +24,13 @@ pub struct Queued {
     pub unit: PreparedUnit,
     pub since: Instant,
     pub outcome: oneshot::Sender<Outcome>,
+}
+
+/// What goes to the server in one call, and the units that it is made of.
+#[derive(Debug, Default)]
+pub struct QueuedBatch {
+    pub batch: Batch,
+    pub units: Vec<Queued>,
 }
 
 #[derive(Debug)]
@@ -44,7 +52,8 @@ struct Limits {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    units: VecDeque<Queued>,
+    batches: VecDeque<QueuedBatch>,
+    units: usize,
     bytes: usize,
     closed: bool,
 }
@@ -61,7 +70,17 @@ impl Queue {
         Self { limits, waiting: Mutex::default(), changed: Notify::new() }
     }
 
+    /// A unit that is refused here breaks its basis, like one that the log refuses.
     pub fn push(&self, unit: PreparedUnit) -> Result<oneshot::Receiver<Outcome>, AppendError> {
+        let basis = unit.basis.clone();
+        self.push_unit(unit).inspect_err(|_| {
+            if let Some(basis) = basis {
+                basis.break_off();
+            }
+        })
+    }
+
+    fn push_unit(&self, unit: PreparedUnit) -> Result<oneshot::Receiver<Outcome>, AppendError> {
         let bytes = unit.bytes;
         if bytes > self.limits.unit_bytes {
             return Err(AppendError::TooLarge { bytes, limit: self.limits.unit_bytes });
@@ -73,11 +92,19 @@ impl Queue {
             if waiting.closed {
                 return Err(AppendError::Unavailable("it is shutting down".to_owned()));
             }
-            if waiting.units.len() >= self.limits.queued_units || waiting.bytes + bytes > self.limits.queued_bytes {
+            if waiting.units >= self.limits.queued_units || waiting.bytes + bytes > self.limits.queued_bytes {
                 return Err(AppendError::Overloaded);
             }
+            waiting.units += 1;
             waiting.bytes += bytes;
-            waiting.units.push_back(queued);
+            let last = match waiting.batches.pop_back() {
+                Some(last) if self.limits.allow(&last.batch, &queued.unit) => last,
+                full => {
+                    waiting.batches.extend(full);
+                    QueuedBatch::default()
+                }
+            };
+            waiting.batches.push_back(last.with(queued));
         }
         self.changed.notify_one();
         Ok(receiver)
@@ -88,14 +115,19 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// The next batch, as large as the limits allow and with distinct command ids; none if nothing waits.
-    pub fn try_take(&self) -> Option<Vec<Queued>> {
+    /// The next batch; none if nothing waits.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    pub fn try_take(&self) -> Option<QueuedBatch> {
         let mut waiting = self.waiting();
-        (!waiting.units.is_empty()).then(|| self.take_batch(&mut waiting))
+        let next = waiting.batches.pop_front()?;
+        waiting.units -= next.units.len();
+        waiting.bytes -= next.batch.bytes;
+        gauge!("event_log_queue_units").set(waiting.units as f64);
+        Some(next)
     }
 
     /// The next batch; none when the queue is closed and empty. Waits for a first unit, not for more.
-    pub async fn take(&self) -> Option<Vec<Queued>> {
+    pub async fn take(&self) -> Option<QueuedBatch> {
         loop {
             if let Some(batch) = self.try_take() {
                 return Some(batch);
@@ -108,26 +140,25 @@ impl Queue {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-    fn take_batch(&self, waiting: &mut Waiting) -> Vec<Queued> {
-        let (mut batch, mut events, mut bytes) = (Vec::new(), 0, 0);
-        let mut command_ids = HashSet::new();
-        while let Some(Queued { unit, .. }) = waiting.units.front() {
-            events += unit.event_count();
-            bytes += unit.bytes;
-            let full = events > self.limits.batch_events || bytes > self.limits.batch_bytes;
-            // The same command again gets its answer from the call after the one that appends it.
-            if !command_ids.insert(unit.command_id) || full && !batch.is_empty() {
-                break;
-            }
-            batch.extend(waiting.units.pop_front());
-        }
-        waiting.bytes -= batch.iter().map(|queued| queued.unit.bytes).sum::<usize>();
-        gauge!("event_log_queue_units").set(waiting.units.len() as f64);
-        batch
-    }
-
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Limits {
+    /// Whether the batch may take the unit along.
+    fn allow(&self, batch: &Batch, unit: &PreparedUnit) -> bool {
+        batch.event_count() + unit.event_count() <= self.batch_events
+            && batch.bytes + unit.bytes <= self.batch_bytes
+            // The same command again gets its answer from a call after the one that appends it.
+            && !batch.has_command(unit.command_id)
+    }
+}
+
+impl QueuedBatch {
+    fn with(mut self, queued: Queued) -> Self {
+        self.batch.push(&queued.unit);
+        self.units.push(queued);
+        self
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     WriterOptions,
     call::{self, Answer},
-    queue::{Outcome, Queue, Queued},
+    queue::{Outcome, Queue, Queued, QueuedBatch},
 };
 use crate::{database::Database, event_store::batch::Batch};
 
@@ -37,21 +37,37 @@ impl Task {
         // The outcomes of the last batch are told while the server works on the next one, not before it has it.
         let mut untold = Vec::new();
         loop {
-            let mut units = self.queue.try_take();
-            if units.is_none() {
+            let mut next = self.queue.try_take();
+            if next.is_none() {
                 tell(std::mem::take(&mut untold));
-                units = self.queue.take().await;
+                next = self.queue.take().await;
             }
-            let Some(units) = units else {
+            let Some(QueuedBatch { mut batch, mut units }) = next else {
                 return;
             };
-            (untold, ()) = join(self.append(units), async { tell(untold) }).await;
+            // Only now is it known which bases the batches before have broken.
+            if units.iter().any(|queued| queued.unit.is_broken()) {
+                let broken = units.extract_if(.., |queued| queued.unit.is_broken());
+                untold.extend(broken.map(|queued| (queued, Err(AppendError::Conflict { stream: 0 }))));
+                batch = Batch::default();
+                for queued in &units {
+                    batch.push(&queued.unit);
+                }
+                if units.is_empty() {
+                    continue;
+                }
+            }
+            (untold, ()) = join(self.append(batch, units), async { tell(untold) }).await;
+            for (queued, outcome) in &untold {
+                if outcome.is_err() {
+                    queued.unit.break_off();
+                }
+            }
         }
     }
 
     /// Sends the batch until it is answered, refused or out of time.
-    async fn append(&mut self, units: Vec<Queued>) -> Vec<Told> {
-        let mut batch = Batch::of(units.iter().map(|queued| &queued.unit));
+    async fn append(&mut self, mut batch: Batch, units: Vec<Queued>) -> Vec<Told> {
         let started = Instant::now();
         let give_up_at = units.first().map_or(started, |first| first.since) + self.options.give_up_after;
         let mut backoff = FIRST_BACKOFF;
@@ -77,18 +93,17 @@ impl Task {
             self.connection = None;
             is_retry = true;
             counter!("event_log_reconnects_total").increment(1);
-            tracing::warn!(error = %error, events = batch.leaf_hashes.len(), "the event log did not answer");
+            tracing::warn!(error = %error, events = batch.event_count(), "the event log did not answer");
             if Instant::now() + backoff > give_up_at {
                 break error;
             }
             sleep(backoff).await;
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         };
-        drop(batch);
         self.refuse(units, &error).await
     }
 
-    async fn call(&mut self, batch: &Batch<'_>) -> Result<Answer, sqlx::Error> {
+    async fn call(&mut self, batch: &Batch) -> Result<Answer, sqlx::Error> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(call::connect(&self.database, &self.options).await?),
@@ -106,7 +121,7 @@ impl Task {
             } else if is_alone {
                 outcomes.push((unit, Err(AppendError::Malformed(error.to_string()))));
             } else {
-                outcomes.extend(Box::pin(self.append(vec![unit])).await);
+                outcomes.extend(Box::pin(self.append(Batch::of(&unit.unit), vec![unit])).await);
             }
         }
         outcomes
@@ -141,8 +156,8 @@ fn tell(outcomes: Vec<Told>) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a histogram")]
-fn record(batch: &Batch<'_>, answer: &Answer, started: Instant) {
-    histogram!("event_log_batch_events").record(batch.leaf_hashes.len() as f64);
+fn record(batch: &Batch, answer: &Answer, started: Instant) {
+    histogram!("event_log_batch_events").record(batch.event_count() as f64);
     histogram!("event_log_append_seconds").record(started.elapsed());
     histogram!("event_log_lock_wait_seconds").record(answer.lock_wait);
 }

@@ -3,6 +3,8 @@
 use aihub_domain::price::TokenUsage;
 use serde::Deserialize;
 
+use crate::providers::MAX_TOKEN_COUNT;
+
 /// Cumulative; an absent field or a `null` says nothing new.
 #[derive(Deserialize)]
 pub(super) struct Usage {
@@ -40,11 +42,24 @@ impl UsageSoFar {
         let thinking = report.output_tokens_details.as_ref().and_then(|details| details.thinking_tokens);
         self.thinking = thinking.unwrap_or(self.thinking);
         Some(TokenUsage {
-            input: self.input?,
-            cached_input: self.cached,
-            cache_write: self.cache_write,
-            output: self.output?,
-            reasoning: self.thinking,
+            input: self.input?.min(MAX_TOKEN_COUNT),
+            cached_input: self.cached.min(MAX_TOKEN_COUNT),
+            cache_write: self.cache_write.min(MAX_TOKEN_COUNT),
+            output: self.output?.min(MAX_TOKEN_COUNT),
+            reasoning: self.thinking.min(MAX_TOKEN_COUNT),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_beyond_all_reason_is_cut_down_so_that_sums_do_not_overflow() {
+        let report = r#"{"input_tokens": 18446744073709551615, "cache_read_input_tokens": 18446744073709551615,
+            "output_tokens": 18446744073709551615}"#;
+        let usage = UsageSoFar::default().merge(&serde_json::from_str(report).unwrap()).unwrap();
+        assert_eq!(usage.total_tokens(), 3 * MAX_TOKEN_COUNT);
     }
 }

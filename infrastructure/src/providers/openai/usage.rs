@@ -3,6 +3,8 @@
 use aihub_domain::price::TokenUsage;
 use serde::Deserialize;
 
+use crate::providers::MAX_TOKEN_COUNT;
+
 /// A report as it stands in an answer. Absent fields and `null` say nothing new.
 #[derive(Deserialize)]
 pub(super) struct Usage {
@@ -50,11 +52,23 @@ impl UsageSoFar {
         self.cache_write = prompt.and_then(|details| details.cache_write_tokens).unwrap_or(self.cache_write);
         self.reasoning = completion.and_then(|details| details.reasoning_tokens).unwrap_or(self.reasoning);
         Some(TokenUsage {
-            input: self.prompt?.saturating_sub(self.cached).saturating_sub(self.cache_write),
-            cached_input: self.cached,
-            cache_write: self.cache_write,
-            output: self.completion?,
-            reasoning: self.reasoning,
+            input: self.prompt?.saturating_sub(self.cached).saturating_sub(self.cache_write).min(MAX_TOKEN_COUNT),
+            cached_input: self.cached.min(MAX_TOKEN_COUNT),
+            cache_write: self.cache_write.min(MAX_TOKEN_COUNT),
+            output: self.completion?.min(MAX_TOKEN_COUNT),
+            reasoning: self.reasoning.min(MAX_TOKEN_COUNT),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_beyond_all_reason_is_cut_down_so_that_sums_do_not_overflow() {
+        let report = r#"{"prompt_tokens": 18446744073709551615, "completion_tokens": 18446744073709551615}"#;
+        let usage = UsageSoFar::default().merge(&serde_json::from_str(report).unwrap()).unwrap();
+        assert_eq!(usage.total_tokens(), 2 * MAX_TOKEN_COUNT);
     }
 }
