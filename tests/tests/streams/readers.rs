@@ -1,15 +1,18 @@
 //! Readers that are slow, or stand still.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
+use aihub::config::sections::Disconnect;
+use aihub_infrastructure::simulated_providers::served::Outcome;
 use aihub_tests::{
+    PATIENCE,
     app::TestApp,
     audit::Audit,
     client::{Client, chat, upgrade, with},
     until,
 };
 use serde_json::json;
-use tokio::net::TcpSocket;
+use tokio::{io::AsyncReadExt, net::TcpSocket, process::Command, time::timeout};
 use tokio_tungstenite::{MaybeTlsStream, client_async};
 
 /// A socket whose kernel takes next to nothing that is not read.
@@ -72,6 +75,48 @@ async fn a_client_that_stands_still_is_given_up_and_its_answer_comes_to_its_end(
 }
 
 #[tokio::test]
+async fn a_client_process_that_is_stopped_is_given_up_and_nobody_else_notices() {
+    let app = TestApp::start(|config| {
+        config.server.ping_interval_ms = 200;
+        config.gateway.on_disconnect = Disconnect::Abort;
+    })
+    .await;
+    app.providers.rule(json!({ "model": "gpt-6-astra", "tokens_per_second": 50, "output_tokens": 2_000 }));
+    let mut stopped = Command::new(env!("CARGO_BIN_EXE_aihub-under-test"))
+        .args(["chat", "--url", &format!("ws://{}/mcp", app.address), "--provider", "openai", "--model", "gpt-6-astra"])
+        .arg("Go on")
+        .env_clear()
+        .env("AIHUB_TOKEN", app.token("ann"))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let first = timeout(PATIENCE, stopped.stdout.as_mut().unwrap().read_u8()).await;
+    first.expect("the answer begins").unwrap();
+    let id = stopped.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-STOP", &id]).status().await.unwrap().success());
+
+    let mut other = app.connect("bob").await;
+    other.ask(&chat("a", "Why is the sky blue?")).await.done();
+    let ended = async |account: &str| {
+        let audit = app.audit().await;
+        let (_, request) = audit.requests.into_iter().find(|(_, request)| request.accepted.account == account)?;
+        request.end.is_some().then_some(request)
+    };
+    // The other one goes on reading, which answers the pings.
+    let given_up = tokio::select! {
+        given_up = until("the stopped client is given up", || ended("ann")) => given_up,
+        heard = other.receive() => panic!("{heard:?}"),
+    };
+    let call = app.providers.calls().into_iter().find(|call| call.model.as_deref() == Some("gpt-6-astra")).unwrap();
+    assert_eq!(call.outcome, Outcome::ClientLeft);
+    assert!((1..=u64::from(call.output_tokens)).contains(&given_up.outcome().usage.output), "{given_up:?} {call:?}");
+    other.ask(&chat("b", "Why is the sky blue?")).await.done();
+    stopped.kill().await.unwrap();
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_only_answers_pings_is_not_given_up() {
     let app = TestApp::start(|config| config.server.ping_interval_ms = 150).await;
     app.providers.rule(json!({ "model": "gpt-6-luna", "hang_after_tokens": 2 }));
@@ -79,7 +124,7 @@ async fn a_client_that_only_answers_pings_is_not_given_up() {
     client.send(&chat("a", "Why is the sky blue?")).await;
     client.chunks("a", 2).await;
     // Reading is what answers the pings; the server has nothing else to say for seven of its intervals.
-    tokio::time::timeout(Duration::from_millis(1_100), client.receive()).await.unwrap_err();
+    timeout(Duration::from_millis(1_100), client.receive()).await.unwrap_err();
     client.send(&json!({ "type": "cancel", "id": "a" })).await;
     client.answer_after("a", 2).await.done();
     app.stop().await;
