@@ -2,7 +2,15 @@
 //!
 //! `cargo bench -p aihub-tests --bench event_store`; seconds a cell in `BENCH_SECONDS`, 3 by default.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, reason = "a benchmark")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a benchmark"
+)]
 
 #[path = "event_store/bare.rs"]
 mod bare;
@@ -137,7 +145,7 @@ async fn repositories(nodes: usize) -> (TestDatabase, Vec<Arc<PostgresEventRepos
     let mut repositories = Vec::new();
     for _ in 0..nodes {
         let max_connections = POSTGRES_ES_CONNECTIONS / u32::try_from(nodes).unwrap();
-        let acquire_timeout = Duration::from_secs(60);
+        let acquire_timeout = Duration::from_mins(1);
         let options = DatabaseOptions { max_connections, acquire_timeout, ..database.options.clone() };
         let pool = Database::connect(&options).await.unwrap().pool().clone();
         repositories.push(Arc::new(PostgresEventRepository::new(pool).with_tables("own_events", "snapshots")));
