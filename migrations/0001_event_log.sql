@@ -91,6 +91,7 @@ $$;
 CREATE PROCEDURE append_events(
     -- One element a unit.
     IN unit_parts       integer[],  -- how many it has
+    IN unit_bases       integer[],  -- after one that is set aside, none with the same number is appended
     -- One element a part.
     IN part_streams     integer[],  -- index into the streams, from 1
     IN part_expected    bigint[],
@@ -136,6 +137,7 @@ DECLARE
     known_leaf  bytea[];
     part        integer := 0;       -- the last part and event that were looked at
     event       integer := 0;
+    broken      integer[] := '{}';  -- the bases of the units that were set aside
     moved       integer;            -- the first part of the unit that meets another head
     kept        integer[] := '{}';  -- the indexes of the events that are appended
 BEGIN
@@ -179,7 +181,8 @@ BEGIN
         done := pg_notify('events', (head_before + count)::text);
     ELSE
         -- The long way: unit by unit with running heads, so that a unit which builds on one that was set aside
-        -- meets a head that did not advance, and is set aside itself. No stream can get a hole.
+        -- meets a head that did not advance, and is set aside itself. No stream can get a hole. Where the head did
+        -- advance, by somebody else's event, the broken basis tells.
         SELECT array_agg(coalesce((
                 SELECT e.sequence FROM events e
                 WHERE e.aggregate_type = stream_types[s.i] AND e.aggregate_id = stream_ids[s.i]
@@ -191,10 +194,10 @@ BEGIN
             FROM unnest(command_ids) WITH ORDINALITY AS u (id, nth) LEFT JOIN events e ON e.command_id = u.id;
 
         FOR unit IN 1 .. cardinality(unit_parts) LOOP
-            moved := NULL;
+            moved := CASE WHEN unit_bases[unit] = ANY (broken) THEN 0 END;
             FOR nth IN 1 .. unit_parts[unit] LOOP
                 IF heads[part_streams[part + nth]] <> part_expected[part + nth] THEN
-                    moved := nth - 1;
+                    moved := coalesce(moved, nth - 1);
                     EXIT;
                 END IF;
             END LOOP;
@@ -204,6 +207,7 @@ BEGIN
             ELSIF moved IS NOT NULL THEN
                 outcomes[unit] := 3;
                 details[unit] := moved;
+                broken := broken || unit_bases[unit];
             ELSE
                 outcomes[unit] := 0;
                 details[unit] := head_before + cardinality(kept) + 1;

@@ -1,1 +1,24 @@
+//! The doors and the wiring.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`auth`] | tokens and roles |
+//! | [`bootstrap`] | the composition root: configuration in, a running service out |
+//! | [`cli`] | the commands of the one binary |
+//! | [`config`] | what the hub is told: file, environment, flags |
+//! | [`hub`] | what every door needs |
+//! | [`problem`] | errors as clients see them |
+//! | [`router`], [`routes`] | the HTTP routes |
+//! | [`telemetry`] | logs and metrics |
+//! | [`ws`] | the WebSocket: frames and sessions |
 
+pub mod auth;
+pub mod bootstrap;
+pub mod cli;
+pub mod config;
+pub mod hub;
+pub mod problem;
+pub mod router;
+pub mod routes;
+pub mod telemetry;
+pub mod ws;

@@ -2,6 +2,26 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`accounts`] | commands on credit accounts, decided in memory, committed in batches |
+//! | [`answer`] | an answer while it is being made, and afterwards for whoever comes back for it |
+//! | [`catalog`] | which provider has which model, at which price, and what stands in for what |
+//! | [`error`] | why a request got no answer, in the words of the protocol |
+//! | [`gateway`] | from a request to its answer, with the money on both ends |
+//! | [`limits`] | what one user, one account and all together may ask of this node |
+//! | [`policies`] | what follows from what happened, without anyone asking |
 //! | [`ports`] | what the application needs from outside: the event log, providers, content keys, the clock |
+//! | [`principal`] | who asks, for which account, and what their roles allow |
+//! | [`request`] | what a client asks for, checked field by field |
+//! | [`upstream`] | a provider with what guards it: breaker, cool-down, concurrency and rate |
 
+pub mod accounts;
+pub mod answer;
+pub mod catalog;
+pub mod error;
+pub mod gateway;
+pub mod limits;
+pub mod policies;
 pub mod ports;
+pub mod principal;
+pub mod request;
+pub mod upstream;

@@ -2,10 +2,14 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`account`] | credit accounts: grants, limits, two-phase reservations |
 //! | [`content`] | sealed prompts and answers, as events carry them |
 //! | [`money`] | credits and provider cost, both integers |
 //! | [`price`] | token usage, dated prices, and the formula from one to the other |
+//! | [`request`] | requests to models: accepted once, ended once |
 
+pub mod account;
 pub mod content;
 pub mod money;
 pub mod price;
+pub mod request;

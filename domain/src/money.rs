@@ -37,6 +37,7 @@ impl Microcredits {
         self.0 as f64 / Self::PER_CREDIT as f64
     }
 
+    #[must_use]
     pub fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }

@@ -18,6 +18,8 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 pub struct DatabaseOptions {
     /// `postgres://user:password@host:port/name`.
     pub url: String,
+    /// What the pool's connections are called in `pg_stat_activity`.
+    pub application_name: &'static str,
     pub max_connections: u32,
     /// How long a caller waits for a connection of the pool.
     pub acquire_timeout: Duration,
@@ -46,6 +48,7 @@ impl DatabaseOptions {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            application_name: "aihub",
             max_connections: 16,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
@@ -66,7 +69,7 @@ impl Database {
                 ("tcp_keepalives_count", "2"),
             ])
             .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
-        let pooled = connect.clone().application_name("aihub").options([
+        let pooled = connect.clone().application_name(options.application_name).options([
             ("statement_timeout", millis(options.statement_timeout)),
             ("idle_in_transaction_session_timeout", millis(options.statement_timeout)),
         ]);

@@ -5,6 +5,7 @@
 //! | [`batch`] | units made ready for the log, and the arrays of a call |
 //! | [`chain`] | what the hashes are computed over, and the verifier |
 //! | [`cqrs_store`] | cqrs-es's `EventStore` on the log: for `CqrsFramework` |
+//! | [`decode`] | recorded events as the domain's |
 //! | [`reader`] | reading by position and by stream |
 //! | [`repository`] | cqrs-es's `PersistedEventRepository` on the log |
 //! | [`snapshots`] | cached states of aggregates |
@@ -17,6 +18,7 @@
 pub mod batch;
 pub mod chain;
 pub mod cqrs_store;
+pub mod decode;
 pub mod reader;
 pub mod repository;
 pub mod snapshots;
@@ -24,7 +26,7 @@ pub mod subscription;
 pub mod upcast;
 pub mod writer;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aihub_application::ports::event_log::{Append, EventLog, LoadError, Snapshot, StoredEvent, Unit};
 use futures::{FutureExt, future::BoxFuture};
@@ -36,6 +38,10 @@ use self::{
     writer::{Writer, WriterOptions},
 };
 use crate::database::Database;
+
+/// The longest that one read may take, a connection from the pool included. A peer that is gone without a word says
+/// nothing for far longer.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The log in PostgreSQL, as the application sees it.
 #[derive(Debug)]
@@ -85,9 +91,15 @@ impl PostgresEventLog {
 
 impl EventLog for PostgresEventLog {
     fn append(&self, unit: Unit) -> Append {
+        let basis = unit.basis.clone();
         match PreparedUnit::new(unit) {
             Ok(unit) => self.writer.append(unit),
-            Err(error) => futures::future::ready(Err(error)).boxed(),
+            Err(error) => {
+                if let Some(basis) = basis {
+                    basis.break_off();
+                }
+                futures::future::ready(Err(error)).boxed()
+            }
         }
     }
 
@@ -97,7 +109,7 @@ impl EventLog for PostgresEventLog {
         aggregate_id: &'a str,
         after_sequence: u64,
     ) -> BoxFuture<'a, Result<Vec<StoredEvent>, LoadError>> {
-        self.load_stream(aggregate_type, aggregate_id, after_sequence).boxed()
+        in_time(self.load_stream(aggregate_type, aggregate_id, after_sequence)).boxed()
     }
 
     fn load_snapshot<'a>(
@@ -105,10 +117,10 @@ impl EventLog for PostgresEventLog {
         aggregate_type: &'static str,
         aggregate_id: &'a str,
     ) -> BoxFuture<'a, Result<Option<Snapshot>, LoadError>> {
-        async move {
+        in_time(async move {
             let row = snapshots::load(self.database.pool(), aggregate_type, aggregate_id).await.map_err(unavailable)?;
             Ok(row.map(|row| Snapshot { sequence: row.last_sequence, state: row.payload }))
-        }
+        })
         .boxed()
     }
 
@@ -118,14 +130,18 @@ impl EventLog for PostgresEventLog {
         aggregate_id: &'a str,
         snapshot: Snapshot,
     ) -> BoxFuture<'a, Result<(), LoadError>> {
-        async move {
+        in_time(async move {
             let Snapshot { sequence, state } = snapshot;
             snapshots::save(self.database.pool(), aggregate_type, aggregate_id, sequence, &state)
                 .await
                 .map_err(unavailable)
-        }
+        })
         .boxed()
     }
+}
+
+async fn in_time<T>(reading: impl Future<Output = Result<T, LoadError>>) -> Result<T, LoadError> {
+    tokio::time::timeout(READ_TIMEOUT, reading).await.unwrap_or_else(|late| Err(unavailable(late)))
 }
 
 fn unavailable(error: impl Into<anyhow::Error>) -> LoadError {

@@ -1,9 +1,25 @@
-//! How the outside is reached.
+//! How the outside is reached: adapters behind the ports of the application.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`database`] | the way to PostgreSQL and its migrations |
+//! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
+//! | [`json_rows`] | many rows as one parameter of a statement |
+//! | [`nodes`] | which processes are alive |
+//! | [`orphaned_requests`] | open requests, and which of them nobody drives |
+//! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
+//! | [`secret_file`] | secrets of a node that nobody configured any for |
+//! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
+//! | [`vault`] | content sealed per subject, and the subjects' keys |
 
 pub mod database;
+pub mod embedded_postgres;
 pub mod event_store;
+pub mod json_rows;
+pub mod nodes;
+pub mod orphaned_requests;
+pub mod providers;
+pub mod secret_file;
+pub mod simulated_providers;
+pub mod vault;

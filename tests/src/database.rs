@@ -7,29 +7,27 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, postgres:
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use crate::postgres::server;
+
 /// A database that is dropped with this value.
 pub struct TestDatabase {
     pub database: Database,
     pub options: DatabaseOptions,
     name: String,
-}
-
-/// The server to make databases in: `DATABASE_URL`, or the one for development.
-fn server() -> PgConnectOptions {
-    let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| "postgres://aihub@127.0.0.1:5544/postgres".to_owned());
-    PgConnectOptions::from_str(&url).unwrap().database("postgres")
+    server: PgConnectOptions,
 }
 
 pub async fn database() -> TestDatabase {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
     let template = TEMPLATE.get_or_init(template).await;
     let name = format!("aihub_test_{}", Uuid::now_v7().simple());
-    let mut server = server().connect().await.unwrap();
-    server.execute(&*format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
-    server.close().await.unwrap();
-    let options = options(&name);
+    let server = server().await;
+    let mut connection = server.connect().await.unwrap();
+    connection.execute(&*format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
+    connection.close().await.unwrap();
+    let options = options(&server, &name);
     let database = Database::connect(&options).await.unwrap();
-    TestDatabase { database, options, name }
+    TestDatabase { database, options, name, server }
 }
 
 /// The name of the template. Other processes may want the same one at the same time.
@@ -38,13 +36,14 @@ async fn template() -> String {
     for byte in MIGRATIONS.iter().flat_map(|migration| migration.checksum.iter().take(4)) {
         write!(name, "{byte:02x}").unwrap();
     }
-    let mut server = server().connect().await.unwrap();
+    let admin = server().await;
+    let mut server = admin.connect().await.unwrap();
     sqlx::query("SELECT pg_advisory_lock(4711)").execute(&mut server).await.unwrap();
     if !exists(&mut server, &name).await {
         let unfinished = format!("{name}_unfinished");
         server.execute(&*format!("DROP DATABASE IF EXISTS {unfinished} WITH (FORCE)")).await.unwrap();
         server.execute(&*format!("CREATE DATABASE {unfinished}")).await.unwrap();
-        let database = Database::connect(&options(&unfinished)).await.unwrap();
+        let database = Database::connect(&options(&admin, &unfinished)).await.unwrap();
         database.migrate().await.unwrap();
         database.pool().close().await;
         // The connection that migrated is gone on this side; the server may need a moment longer.
@@ -61,8 +60,8 @@ async fn exists(server: &mut PgConnection, name: &str) -> bool {
     found.await.unwrap().is_some()
 }
 
-fn options(name: &str) -> DatabaseOptions {
-    let url = server().database(name).to_url_lossy().to_string();
+fn options(server: &PgConnectOptions, name: &str) -> DatabaseOptions {
+    let url = server.clone().database(name).to_url_lossy().to_string();
     DatabaseOptions { max_connections: 8, ..DatabaseOptions::new(url) }
 }
 
@@ -87,10 +86,11 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let server = self.server.clone();
         let dropped = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let mut server = server().connect().await?;
+                let mut server = server.connect().await?;
                 server.execute(&*drop).await?;
                 server.close().await?;
                 anyhow::Ok(())

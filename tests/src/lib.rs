@@ -2,14 +2,52 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`app`] | the service in the test's process |
+//! | [`audit`] | the log, checked event by event |
+//! | [`books`] | accounts and requests with every kind of end, without a gateway |
+//! | [`client`] | a client of the WebSocket |
 //! | [`database`] | a fresh, migrated database for each test |
 //! | [`log`] | nodes with a writer, and short ways to make units |
+//! | [`postgres`] | the PostgreSQL of the test process |
+//! | [`process`] | the service as a process of its own, to be killed |
+//! | [`providers`] | the simulated providers, and what they counted |
 //! | [`proxy`] | a network between a node and its database that can be cut and frozen |
 
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on should say where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test that cannot go on should say where"
+)]
 
+pub mod app;
+pub mod audit;
+pub mod books;
+pub mod client;
 pub mod database;
 pub mod log;
+pub mod postgres;
+pub mod process;
+pub mod providers;
 pub mod proxy;
 
+use std::time::Duration;
+
 pub use database::{TestDatabase, database};
+
+/// No wait of a test is meant to take so long, on a machine that does many other things as well.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What `look` finds, once it finds something. For what nobody tells of.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("waited in vain until {what}"))
+}

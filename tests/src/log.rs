@@ -54,6 +54,7 @@ pub fn unit(streams: impl IntoIterator<Item = StreamAppend>) -> Unit {
         command_id: Uuid::now_v7(),
         streams: streams.into_iter().collect(),
         metadata: Arc::new(metadata.into_iter().collect()),
+        basis: None,
     }
 }
 

@@ -2,4 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on should say where")]
 
+mod auth;
+mod crashes;
+mod frames;
+mod limits;
+mod money;
+mod orphans;
+mod privacy;
+mod routing;
 mod store;
+mod streams;
+mod vault;
+mod views;

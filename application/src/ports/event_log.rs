@@ -1,6 +1,12 @@
 //! The event log: units of events are appended whole, in the order of the calls, or not at all.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
@@ -29,14 +35,40 @@ pub struct StreamAppend {
     pub events: Vec<NewEvent>,
 }
 
+/// What a decision was made on, where that is not all in the log yet: the state in memory that earlier units, still on
+/// their way, will have made.
+///
+/// Sequences alone do not tell whether they did make it. Where an earlier unit is refused because another writer was
+/// first, that writer's event has the number that the later unit expects, and it would be appended to a state that
+/// never was. So when a unit is refused, its basis breaks, and no unit that has the same one is appended after it.
+#[derive(Debug, Clone, Default)]
+pub struct Basis(Arc<AtomicBool>);
+
+impl Basis {
+    pub fn break_off(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it is the same one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// What is committed whole or not at all, under one command id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Unit {
     /// A command id that was committed before is not committed again.
     pub command_id: Uuid,
     /// At least one stream; no stream twice.
     pub streams: Vec<StreamAppend>,
     pub metadata: Arc<Metadata>,
+    /// That of the units before it whose outcome it takes for granted. `None`: it was decided on what is in the log.
+    pub basis: Option<Basis>,
 }
 
 /// Where a unit stands in the log.
@@ -132,11 +164,7 @@ impl NewEvent {
 }
 
 impl StoredEvent {
-    pub fn decode<E: DeserializeOwned>(
-        self,
-        aggregate_type: &'static str,
-        aggregate_id: &str,
-    ) -> Result<E, LoadError> {
+    pub fn decode<E: DeserializeOwned>(self, aggregate_type: &'static str, aggregate_id: &str) -> Result<E, LoadError> {
         let sequence = self.sequence;
         serde_json::from_value(self.payload).map_err(|source| LoadError::Malformed {
             aggregate_type,

@@ -80,10 +80,18 @@ pub enum Delta {
     Text(String),
     /// Thinking that the client does not see but that is paid for. Only its length matters: it is counted when the
     /// provider's own usage never comes.
-    Thinking { bytes: usize },
+    Thinking {
+        bytes: usize,
+    },
     ToolCall(ToolCallDelta),
-    /// The provider's count so far. Cumulative: a later report replaces the earlier one, field by field where it
-    /// has one (the adapter has already merged them).
+    /// The provider's count so far, in its own figures, a nought included. Cumulative: a later report replaces the
+    /// earlier one, field by field where it has one (the adapter has already merged them). It is given only once both
+    /// sides were counted; a provider that does not count gives none.
+    ///
+    /// A report covers what came before it. Anthropic opens a stream with the true input and a placeholder of 0 to 8
+    /// tokens for the output; where output follows and no further report does (a stream that was cut), the input is
+    /// as reported, and the output has to be estimated from what was seen. `OpenAI` counts last, behind
+    /// [`Delta::Finish`]: read a stream to its end.
     Usage(TokenUsage),
     /// The model that answers, as the provider names it. At most once, before any other delta.
     Model(String),

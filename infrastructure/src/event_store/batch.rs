@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use aihub_application::ports::event_log::{AppendError, NewEvent, Unit};
+use aihub_application::ports::event_log::{AppendError, Basis, NewEvent, Unit};
 use uuid::Uuid;
 
 use self::column::{Byteas, Jsons, Texts};
@@ -17,6 +17,7 @@ use super::chain::{Hash, Leaf};
 #[derive(Debug)]
 pub struct PreparedUnit {
     pub command_id: Uuid,
+    pub basis: Option<Basis>,
     parts: Vec<Part>,
     events: Vec<PreparedEvent>,
     /// What its texts take.
@@ -57,6 +58,7 @@ impl PreparedUnit {
         let metadata: Arc<str> = serde_json::to_string(&*unit.metadata).map_err(malformed)?.into();
         Self::of(
             unit.command_id,
+            unit.basis,
             unit.streams.into_iter().map(|stream| Addition {
                 aggregate_type: stream.aggregate_type,
                 aggregate_id: stream.aggregate_id,
@@ -66,8 +68,12 @@ impl PreparedUnit {
         )
     }
 
-    pub fn of(command_id: Uuid, additions: impl IntoIterator<Item = Addition>) -> Result<Self, AppendError> {
-        let mut unit = Self { command_id, parts: Vec::new(), events: Vec::new(), bytes: 0 };
+    pub fn of(
+        command_id: Uuid,
+        basis: Option<Basis>,
+        additions: impl IntoIterator<Item = Addition>,
+    ) -> Result<Self, AppendError> {
+        let mut unit = Self { command_id, basis, parts: Vec::new(), events: Vec::new(), bytes: 0 };
         for addition in additions {
             unit.add(addition)?;
         }
@@ -106,6 +112,18 @@ impl PreparedUnit {
         Ok(())
     }
 
+    /// Whether a unit that it takes for granted was refused.
+    pub fn is_broken(&self) -> bool {
+        self.basis.as_ref().is_some_and(Basis::is_broken)
+    }
+
+    /// It was refused: what takes it for granted is not to be appended.
+    pub fn break_off(&self) {
+        if let Some(basis) = &self.basis {
+            basis.break_off();
+        }
+    }
+
     pub fn event_count(&self) -> usize {
         self.events.len()
     }
@@ -119,6 +137,7 @@ fn malformed(problem: impl std::fmt::Display) -> AppendError {
 #[derive(Debug, Default)]
 pub struct Batch {
     pub unit_parts: Vec<i32>,
+    pub unit_bases: Vec<i32>,
     pub part_streams: Vec<i32>,
     pub part_expected: Vec<i64>,
     pub part_events: Vec<i32>,
@@ -137,6 +156,7 @@ pub struct Batch {
     /// What the units' texts take.
     pub bytes: usize,
     streams: HashMap<(&'static str, String), StreamInBatch>,
+    bases: Vec<Basis>,
     distinct_ids: HashSet<Uuid>,
 }
 
@@ -167,6 +187,8 @@ impl Batch {
     pub fn push(&mut self, unit: &PreparedUnit) {
         self.bytes += unit.bytes;
         self.distinct_ids.insert(unit.command_id);
+        let basis = self.basis_of(unit);
+        self.unit_bases.push(basis);
         self.unit_parts.push(count(unit.parts.len()));
         let mut events = unit.events.iter();
         let mut command_id = Some(unit.command_id);
@@ -186,6 +208,19 @@ impl Batch {
                 self.leaf_hashes.push(&prepared.leaf_hash);
             }
         }
+    }
+
+    /// The number of the unit's basis; one without is alone with a number of its own.
+    fn basis_of(&mut self, unit: &PreparedUnit) -> i32 {
+        let Some(basis) = &unit.basis else {
+            return -1 - count(self.unit_bases.len());
+        };
+        // The last is the likeliest: one busy account's.
+        let index = self.bases.iter().rposition(|other| other.is(basis)).unwrap_or_else(|| {
+            self.bases.push(basis.clone());
+            self.bases.len() - 1
+        });
+        count(index)
     }
 
     /// The index of the part's stream, whose sequence moves on by the part's events.

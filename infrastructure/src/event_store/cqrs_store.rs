@@ -135,7 +135,7 @@ impl<A: Aggregate> EventStore<A> for CqrsStore {
                 .map(|event| Ok((NewEvent::of(event)?, sorted.clone())))
                 .collect::<Result<_, serde_json::Error>>()?,
         };
-        let unit = PreparedUnit::of(Uuid::now_v7(), [addition]).map_err(refused)?;
+        let unit = PreparedUnit::of(Uuid::now_v7(), None, [addition]).map_err(refused)?;
         self.log.writer.append(unit).await.map_err(refused)?;
 
         let before = context.sequence;

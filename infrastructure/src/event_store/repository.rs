@@ -166,7 +166,7 @@ fn unit_of(aggregate_type: &'static str, events: &[SerializedEvent]) -> Result<P
             }),
         }
     }
-    PreparedUnit::of(Uuid::now_v7(), additions).map_err(refused)
+    PreparedUnit::of(Uuid::now_v7(), None, additions).map_err(refused)
 }
 
 fn serialized(log: &PostgresEventLog, events: Vec<RecordedEvent>) -> Result<Vec<SerializedEvent>, PersistenceError> {

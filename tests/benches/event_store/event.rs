@@ -33,6 +33,7 @@ pub fn unit(aggregate_id: &str, expected_sequence: u64) -> Unit {
             }],
         }],
         metadata: Arc::new(metadata().into_iter().collect()),
+        basis: None,
     }
 }
 

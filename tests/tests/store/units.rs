@@ -1,6 +1,6 @@
 //! Units: whole or not at all, in order, once.
 
-use aihub_application::ports::event_log::{AppendError, Appended, EventLog, NewEvent};
+use aihub_application::ports::event_log::{AppendError, Appended, Basis, EventLog, NewEvent, Unit};
 use aihub_infrastructure::event_store::writer::WriterOptions;
 use aihub_tests::{
     database,
@@ -175,4 +175,23 @@ async fn the_log_refuses_to_be_changed() {
         assert!(error.to_string().contains("append-only"), "{error}");
     }
     assert_eq!(verified(database.pool()).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_unit_decided_on_one_that_was_refused_is_refused_although_its_number_fits() {
+    let database = database().await;
+    let (node, other) = (Node::start(&database.database), Node::start(&database.database));
+    node.append(unit([stream("a", 0, 1)])).await.unwrap();
+    // The node decides on event 1; meanwhile somebody else makes event 2.
+    other.append(unit([stream("a", 1, 1)])).await.unwrap();
+    let basis = Basis::default();
+    let decided = |expected| Unit { basis: Some(basis.clone()), ..unit([stream("a", expected, 1)]) };
+    let queued = [decided(1), decided(2), decided(3)].map(|unit| node.log.append(unit));
+    for outcome in futures::future::join_all(queued).await {
+        assert!(matches!(outcome, Err(AppendError::Conflict { .. })), "{outcome:?}");
+    }
+    let later = node.append(decided(2)).await;
+    assert!(matches!(later, Err(AppendError::Conflict { .. })), "{later:?}");
+    assert_eq!(sequences(&verified(database.pool()).await, "a"), [1, 2]);
+    node.append(unit([stream("a", 2, 1)])).await.unwrap();
 }

@@ -62,9 +62,10 @@ pub async fn connect(database: &Database, options: &WriterOptions) -> Result<PgC
 /// Appends the batch and commits, in one round trip.
 pub async fn append(connection: &mut PgConnection, batch: &Batch) -> Result<Answer, sqlx::Error> {
     let row = sqlx::query!(
-        "CALL append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+        "CALL append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
          NULL, NULL, NULL, NULL)",
         &batch.unit_parts,
+        &batch.unit_bases,
         &batch.part_streams,
         &batch.part_expected,
         &batch.part_events,

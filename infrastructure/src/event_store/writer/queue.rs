@@ -70,7 +70,17 @@ impl Queue {
         Self { limits, waiting: Mutex::default(), changed: Notify::new() }
     }
 
+    /// A unit that is refused here breaks its basis, like one that the log refuses.
     pub fn push(&self, unit: PreparedUnit) -> Result<oneshot::Receiver<Outcome>, AppendError> {
+        let basis = unit.basis.clone();
+        self.push_unit(unit).inspect_err(|_| {
+            if let Some(basis) = basis {
+                basis.break_off();
+            }
+        })
+    }
+
+    fn push_unit(&self, unit: PreparedUnit) -> Result<oneshot::Receiver<Outcome>, AppendError> {
         let bytes = unit.bytes;
         if bytes > self.limits.unit_bytes {
             return Err(AppendError::TooLarge { bytes, limit: self.limits.unit_bytes });

@@ -42,10 +42,27 @@ impl Task {
                 tell(std::mem::take(&mut untold));
                 next = self.queue.take().await;
             }
-            let Some(QueuedBatch { batch, units }) = next else {
+            let Some(QueuedBatch { mut batch, mut units }) = next else {
                 return;
             };
+            // Only now is it known which bases the batches before have broken.
+            if units.iter().any(|queued| queued.unit.is_broken()) {
+                let broken = units.extract_if(.., |queued| queued.unit.is_broken());
+                untold.extend(broken.map(|queued| (queued, Err(AppendError::Conflict { stream: 0 }))));
+                batch = Batch::default();
+                for queued in &units {
+                    batch.push(&queued.unit);
+                }
+                if units.is_empty() {
+                    continue;
+                }
+            }
             (untold, ()) = join(self.append(batch, units), async { tell(untold) }).await;
+            for (queued, outcome) in &untold {
+                if outcome.is_err() {
+                    queued.unit.break_off();
+                }
+            }
         }
     }
 

@@ -1,0 +1,299 @@
+//! The composition root: configuration in, a running service out. The only file that names adapters; `main` and the
+//! tests use it alike.
+
+mod upstreams;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use aihub_application::{
+    accounts::Accounts,
+    catalog::Catalog,
+    gateway::{Answers, Gateway, GatewaySettings},
+    limits::Limits,
+    policies::expire_requests::expire_requests,
+    ports::{
+        clock::{Clock, SystemClock},
+        event_log::EventLog,
+    },
+};
+use aihub_infrastructure::{
+    database::{Database, DatabaseOptions},
+    embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
+    event_store::{
+        PostgresEventLog,
+        subscription::{EventHandler, Subscriptions},
+        upcast::Upcasters,
+        writer::WriterOptions,
+    },
+    nodes,
+    orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
+    simulated_providers::{SimulatedProviders, Simulator},
+    vault::{
+        PostgresVault,
+        master_key::{MasterKey, dev_master_key},
+    },
+};
+use aihub_projections::rebuild::views;
+use anyhow::Context;
+use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    auth::{AuthSettings, Authenticator, dev_secret::dev_secret, roles::Roles},
+    config::{Config, providers::Reach},
+    hub::{Hub, HubSettings},
+    router::router,
+    ws::frame::SocketLimits,
+};
+
+/// How long the last commits may take after the drain's time is up.
+const LAST_COMMITS: Duration = Duration::from_secs(15);
+const LAST_FRAMES: Duration = Duration::from_secs(3);
+const LAST_RESPONSES: Duration = Duration::from_secs(2);
+/// A node that lives ends its requests at their deadline; this much later somebody else does.
+const DEADLINE_GRACE: Duration = Duration::from_mins(1);
+/// Connections for what is read over HTTP, beside the configured ones.
+const READ_CONNECTIONS: u32 = 4;
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// A built service: everything is connected, nothing is served yet.
+pub struct App {
+    listener: TcpListener,
+    hub: Arc<Hub>,
+    log: Arc<PostgresEventLog>,
+    /// Present when no database was configured.
+    embedded: Option<EmbeddedPostgres>,
+    simulated: Option<Simulated>,
+    /// Subscriptions, policies, the log's writer.
+    workers: TaskTracker,
+    stop_workers: CancellationToken,
+    config: Config,
+}
+
+struct Simulated {
+    addr: SocketAddr,
+    simulator: Simulator,
+    stop: CancellationToken,
+}
+
+impl App {
+    pub async fn build(config: Config, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let workers = TaskTracker::new();
+        let stop_workers = CancellationToken::new();
+        let node = nodes::process_name(&config.server.node_name());
+
+        let (reached, embedded) = reach_database(&config).await?;
+        let database = Database::connect(&reached).await?;
+        database.migrate().await?;
+        let for_reads =
+            DatabaseOptions { application_name: "aihub-reads", max_connections: READ_CONNECTIONS, ..reached };
+        let reads = Database::connect(&for_reads).await?;
+
+        let upcasters = Arc::new(Upcasters::default());
+        let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
+        let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_key(&config)?));
+        let node_timeout = Duration::from_millis(config.gateway.node_timeout_ms);
+        nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
+        let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
+        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests)];
+        handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
+        for handler in &handlers {
+            subscriptions.run(handler.clone());
+        }
+        let orphaned =
+            PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
+
+        let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
+        let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
+        let upstreams = upstreams::upstreams(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
+        let roles = Roles::new(config.roles.clone());
+        let authenticator = Authenticator::new(&auth_settings(&config)?, roles, clock.clone(), workers.clone())?;
+        let event_log: Arc<dyn EventLog> = log.clone();
+        let gateway = Arc::new(Gateway {
+            settings: GatewaySettings { node, ..config.gateway_settings() },
+            clock,
+            accounts: Accounts::new(event_log.clone()),
+            log: event_log,
+            vault,
+            catalog: Catalog { upstreams, equivalents: config.routing.equivalents.clone() },
+            limits: Limits::new(config.limits.per_user, config.limits.per_account, config.limits.node),
+            answers: Answers::default(),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+        });
+        workers.spawn(keep_house(gateway.clone(), orphaned, metrics.clone(), stop_workers.clone()));
+
+        let listener = TcpListener::bind(config.server.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}; is another aihub running?", config.server.listen))?;
+        let settings = HubSettings {
+            limits: SocketLimits {
+                max_frame_bytes: config.server.max_frame_bytes,
+                max_requests_per_socket: config.server.max_requests_per_socket,
+                resumable_for_ms: config.gateway.resumable_for_ms,
+                malformed_frames_allowed: config.server.malformed_frames_allowed,
+            },
+            max_sockets: config.server.max_sockets,
+            ping_interval: Duration::from_millis(config.server.ping_interval_ms),
+            handlers: handlers.iter().map(|handler| handler.name()).collect(),
+            notices: notices(&config),
+        };
+        let hub = Arc::new(Hub::new(gateway, authenticator, database, reads, subscriptions, metrics, settings));
+        Ok(Self { listener, hub, log, embedded, simulated, workers, stop_workers, config })
+    }
+
+    pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// The PostgreSQL that came along: its version.
+    pub fn embedded_postgres(&self) -> Option<&str> {
+        self.embedded.as_ref().map(EmbeddedPostgres::version)
+    }
+
+    /// The simulated providers that run in this process.
+    pub fn simulator(&self) -> Option<(SocketAddr, Simulator)> {
+        self.simulated.as_ref().map(|simulated| (simulated.addr, simulated.simulator.clone()))
+    }
+
+    /// Serves until `shutdown`, then drains: no new work, running answers get their time, the rest end typed and
+    /// billed, and everything that was accepted has its end in the log before this returns.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let gateway = self.hub.gateway.clone();
+        let listener = self.listener.tap_io(|socket| {
+            // Without it a chunk waits up to 40 ms for the client's acknowledgement of the one before.
+            if let Err(error) = socket.set_nodelay(true) {
+                tracing::debug!(error.message = %error, "TCP_NODELAY was not set");
+            }
+        });
+        let draining = gateway.draining.clone();
+        let server = axum::serve(listener, router(self.hub.clone()))
+            .with_graceful_shutdown(async move { draining.cancelled().await })
+            .into_future();
+        let mut server = TaskTracker::new().spawn(server);
+
+        shutdown.cancelled().await;
+        let drain = Duration::from_millis(self.config.server.drain_ms);
+        tracing::info!(drain.limit_ms = self.config.server.drain_ms, "draining");
+        gateway.draining.cancel();
+        gateway.tasks.close();
+        if timeout(drain, gateway.tasks.wait()).await.is_err() {
+            tracing::warn!(requests.running = gateway.tasks.len(), "the drain's time is up: ending what still runs");
+        }
+        gateway.stopping.cancel();
+        if timeout(LAST_COMMITS, gateway.tasks.wait()).await.is_err() {
+            tracing::error!(requests.running = gateway.tasks.len(), "left to the expiry policy of another node");
+        }
+        self.hub.sessions.close();
+        let last_frames = timeout(LAST_FRAMES, self.hub.sessions.wait()).await;
+        tracing::debug!(in_time = last_frames.is_ok(), "sockets closed");
+        // It ends by itself when what was asked over HTTP is answered.
+        if timeout(LAST_RESPONSES, &mut server).await.is_err() {
+            tracing::warn!("some HTTP calls were not answered in time");
+            server.abort();
+        }
+        if let Some(simulated) = &self.simulated {
+            simulated.stop.cancel();
+        }
+        self.stop_workers.cancel();
+        self.log.close();
+        self.workers.close();
+        if timeout(LAST_COMMITS, self.workers.wait()).await.is_err() {
+            tracing::warn!("some workers did not stop in time");
+        }
+        self.hub.reads.pool().close().await;
+        self.hub.database.pool().close().await;
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await?;
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// The configured database, or in development one of our own.
+pub async fn open_database(config: &Config) -> anyhow::Result<(Database, Option<EmbeddedPostgres>)> {
+    let (options, embedded) = reach_database(config).await?;
+    Ok((Database::connect(&options).await?, embedded))
+}
+
+async fn reach_database(config: &Config) -> anyhow::Result<(DatabaseOptions, Option<EmbeddedPostgres>)> {
+    let (url, embedded) = if let Some(url) = &config.database.url {
+        (url.expose().to_owned(), None)
+    } else {
+        let dir = config.server.data_dir.join("postgres");
+        let embedded = EmbeddedPostgres::start(&dir, &EmbeddedPostgresOptions::default()).await?;
+        (embedded.url().to_owned(), Some(embedded))
+    };
+    let max_connections = config.database.max_connections;
+    Ok((DatabaseOptions { max_connections, ..DatabaseOptions::new(url) }, embedded))
+}
+
+/// The configured settings; in development with a secret of our own where none is configured.
+pub fn auth_settings(config: &Config) -> anyhow::Result<AuthSettings> {
+    let mut settings = config.auth.clone();
+    if settings.hs256_secret.is_none() && settings.jwks_url.is_none() && !config.is_production() {
+        settings.hs256_secret = Some(dev_secret(&config.server.data_dir)?.0);
+    }
+    Ok(settings)
+}
+
+fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
+    match &config.content.master_key {
+        Some(key) => MasterKey::from_base64(key.expose()).context("content.master_key"),
+        None => Ok(dev_master_key(&config.server.data_dir)?.0),
+    }
+}
+
+/// What is not configured, for whoever looks at `/health/ready`.
+fn notices(config: &Config) -> Vec<String> {
+    let mut notices: Vec<String> = config
+        .providers_to_start()
+        .filter(|provider| provider.simulated)
+        .map(|provider| format!("provider {} is simulated", provider.name))
+        .collect();
+    if config.kafka.brokers.is_none() {
+        notices.push("Kafka is not configured: nothing is published".to_owned());
+    }
+    notices
+}
+
+/// A unit holds a sealed prompt (a frame) or a sealed answer; both are bounded well below this.
+fn writer_options() -> WriterOptions {
+    WriterOptions { max_unit_bytes: 32 << 20, max_queued_bytes: 128 << 20, ..WriterOptions::default() }
+}
+
+async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {
+    let server = SimulatedProviders::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let (addr, simulator, stop) = (server.local_addr()?, server.simulator(), CancellationToken::new());
+    workers.spawn(server.run(stop.clone()));
+    Ok(Simulated { addr, simulator, stop })
+}
+
+/// What has to be done now and then.
+async fn keep_house(
+    gateway: Arc<Gateway>,
+    orphaned: PostgresOrphanedRequests,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) {
+    let mut tick = tokio::time::interval(HOUSEKEEPING);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        gateway.limits.forget_idle();
+        gateway.answers.forget_expired();
+        metrics.run_upkeep();
+        let now = gateway.clock.now();
+        if let Err(error) = expire_requests(&gateway.accounts, &orphaned, now, &gateway.settings.node).await {
+            tracing::warn!(error.message = %error, "orphaned requests could not be looked for");
+        }
+    }
+}

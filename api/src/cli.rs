@@ -1,0 +1,153 @@
+//! The commands of the one binary. Without one it is `serve`.
+//!
+//! Exit codes: 0 done, 1 failed, 2 the command line is wrong, 78 (`EX_CONFIG` of sysexits.h) the configuration is
+//! wrong, 130 interrupted.
+
+mod account;
+mod chat;
+mod config;
+mod health;
+mod migrate;
+mod output;
+mod serve;
+mod simulate;
+mod token;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{Config, Flag, Sources, error::ConfigError, layers::process_variables},
+    telemetry,
+};
+
+const FAILED: u8 = 1;
+const WRONG_CONFIGURATION: u8 = 78;
+const INTERRUPTED: u8 = 130;
+
+/// An AI gateway that meters what it passes on.
+#[derive(Debug, Parser)]
+#[command(name = "aihub", version)]
+pub struct Cli {
+    /// The configuration file [default: aihub.toml, if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where development keeps its database and its secrets [default: .aihub]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service; what is meant when no command is given
+    Serve(serve::Serve),
+    /// Ask a running service a question and print the answer as it comes
+    Chat(chat::Chat),
+    /// Print a token for development or a script
+    Token(token::Token),
+    /// Look after credit accounts
+    #[command(subcommand)]
+    Account(account::Account),
+    /// Bring the database schema up to date
+    Migrate,
+    /// Run the simulated providers alone
+    Simulate(simulate::Simulate),
+    /// Print the configuration in effect, with secrets masked
+    Config,
+    /// Ask a running service whether it is ready
+    Health(health::Health),
+}
+
+/// The signal to stop came before the command was done.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+struct Interrupted;
+
+impl Cli {
+    /// Runs the command to its end.
+    pub async fn run(self) -> ExitCode {
+        match self.dispatch().await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tell(&error);
+                ExitCode::from(exit_code(&error))
+            }
+        }
+    }
+
+    async fn dispatch(self) -> anyhow::Result<()> {
+        let command = self.command.unwrap_or_else(|| Command::Serve(serve::Serve::default()));
+        let mut flags = Vec::new();
+        flags.extend(self.data_dir.map(|value| Flag { name: "--data-dir", key: "server.data_dir", value }));
+        if let Command::Serve(serve) = &command {
+            flags.extend(serve.listen.clone().map(|value| Flag { name: "--listen", key: "server.listen", value }));
+        }
+        let variables = process_variables();
+        let wants_log = variables.iter().any(|(name, value)| name == "RUST_LOG" && !value.is_empty());
+        let config = Config::load(&Sources { file: self.config, variables, flags })?;
+        let serves = matches!(command, Command::Serve(_) | Command::Simulate(_));
+        let filter = if serves || wants_log { config.log.filter.as_str() } else { "error" };
+        telemetry::log(filter, config.log.format)?;
+        match command {
+            Command::Serve(_) => serve::run(config).await,
+            Command::Chat(chat) => chat.run(&config).await,
+            Command::Token(token) => token.run(&config),
+            Command::Account(account) => account.run(&config).await,
+            Command::Migrate => migrate::run(&config).await,
+            Command::Simulate(simulate) => simulate.run().await,
+            Command::Config => config::run(&config),
+            Command::Health(health) => health.run(&config).await,
+        }
+    }
+}
+
+/// On stderr, unless nobody listens any more or the person knows.
+fn tell(error: &anyhow::Error) {
+    let is_closed_pipe = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    if !error.is::<Interrupted>() && !error.downcast_ref().is_some_and(is_closed_pipe) {
+        // Where even stderr is closed there is nobody left to tell.
+        let _ = output::remark(format_args!("aihub: {error:#}"));
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigError>() {
+        WRONG_CONFIGURATION
+    } else if error.is::<Interrupted>() {
+        INTERRUPTED
+    } else {
+        FAILED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_all_commands_may_stand_before_or_behind_the_command() {
+        for line in ["aihub --data-dir d serve --listen 127.0.0.1:0", "aihub serve --listen 127.0.0.1:0 --data-dir d"] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.data_dir.as_deref(), Some("d"));
+            assert!(matches!(cli.command, Some(Command::Serve(_))));
+        }
+        assert!(Cli::try_parse_from(["aihub"]).unwrap().command.is_none());
+    }
+
+    #[test]
+    fn a_wrong_configuration_has_an_exit_code_of_its_own() {
+        assert_eq!(exit_code(&ConfigError::Faults(vec![]).into()), WRONG_CONFIGURATION);
+        assert_eq!(exit_code(&anyhow::anyhow!("x")), FAILED);
+        assert_eq!(exit_code(&Interrupted.into()), INTERRUPTED);
+    }
+}

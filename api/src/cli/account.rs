@@ -1,0 +1,97 @@
+//! `aihub account`: grants, limits and balances, on the event log itself. A service that runs beside it sees each change
+//! at its next decision on that account.
+
+mod grant;
+mod limit;
+mod show;
+
+use std::sync::Arc;
+
+use aihub_application::{
+    accounts::Accounts,
+    ports::event_log::Metadata,
+    principal::{IDENTIFIER_RULE, is_identifier},
+};
+use aihub_infrastructure::{
+    database::Database,
+    embedded_postgres::EmbeddedPostgres,
+    event_store::{PostgresEventLog, upcast::Upcasters, writer::WriterOptions},
+};
+use clap::Subcommand;
+use tokio_util::task::TaskTracker;
+
+use crate::{bootstrap::open_database, config::Config};
+
+#[derive(Debug, Subcommand)]
+pub enum Account {
+    /// Grant credits; opens the account if it is not open yet
+    Grant(grant::Grant),
+    /// Show what an account has
+    Show(show::Show),
+    /// Limit what an account may spend in a UTC day or month
+    Limit(limit::Limit),
+}
+
+impl Account {
+    pub async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let ledger = Ledger::open(config).await?;
+        let done = match self {
+            Self::Grant(grant) => grant.run(&ledger).await,
+            Self::Show(show) => show.run(&ledger).await,
+            Self::Limit(limit) => limit.run(&ledger).await,
+        };
+        let closed = ledger.close().await;
+        done.and(closed)
+    }
+}
+
+/// The accounts, and what has to be closed behind them.
+pub struct Ledger {
+    accounts: Accounts,
+    log: Arc<PostgresEventLog>,
+    tasks: TaskTracker,
+    database: Database,
+    embedded: Option<EmbeddedPostgres>,
+}
+
+impl Ledger {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        let (database, embedded) = open_database(config).await?;
+        if embedded.is_some() {
+            database.migrate().await?;
+        }
+        let tasks = TaskTracker::new();
+        let upcasters = Arc::new(Upcasters::default());
+        let log = Arc::new(PostgresEventLog::start(database.clone(), WriterOptions::default(), upcasters, &tasks));
+        Ok(Self { accounts: Accounts::new(log.clone()), log, tasks, database, embedded })
+    }
+
+    async fn close(self) -> anyhow::Result<()> {
+        self.log.close();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.database.pool().close().await;
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Who did this from the command line, in the events' metadata.
+fn metadata(actor: &str, correlation_id: &str) -> Arc<Metadata> {
+    Arc::new(Metadata::from([
+        ("actor", actor.to_owned()),
+        ("correlationId", correlation_id.to_owned()),
+        ("node", "cli".to_owned()),
+    ]))
+}
+
+/// The person at this machine, as far as it knows.
+fn actor(named: Option<String>) -> String {
+    named.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "cli".to_owned())
+}
+
+fn account_name(text: &str) -> Result<String, String> {
+    if is_identifier(text) { Ok(text.to_owned()) } else { Err(IDENTIFIER_RULE.to_owned()) }
+}

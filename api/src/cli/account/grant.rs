@@ -1,0 +1,52 @@
+use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_domain::account::{command::AccountCommand, event::AccountEvent};
+use clap::Args;
+use uuid::Uuid;
+
+use super::{Ledger, account_name, actor, metadata};
+use crate::{cli::output::out_line, config::amount::Credits};
+
+#[derive(Debug, Args)]
+pub struct Grant {
+    #[arg(long, value_parser = account_name)]
+    account: String,
+    /// How many, with at most six decimals
+    #[arg(long)]
+    credits: Credits,
+    /// Why, for the audit
+    #[arg(long)]
+    reason: String,
+    /// A name for this grant: with the same one it is made once, however often the command runs
+    #[arg(long)]
+    key: Option<String>,
+    /// Who grants [default: $USER]
+    #[arg(long)]
+    actor: Option<String>,
+}
+
+impl Grant {
+    pub async fn run(self, ledger: &Ledger) -> anyhow::Result<()> {
+        let grant_id = self.key.unwrap_or_else(|| Uuid::now_v7().to_string());
+        let actor = actor(self.actor);
+        let metadata = metadata(&actor, &grant_id);
+        let command = AccountCommand::GrantCredits {
+            grant_id: grant_id.clone(),
+            amount: self.credits.0,
+            reason: self.reason,
+            actor,
+            granted_at: SystemClock.now(),
+        };
+        let events = ledger.accounts.execute(&self.account, &command, &|_| Ok(vec![]), &metadata).await?;
+        let available = events.iter().find_map(|event| match event {
+            AccountEvent::CreditsGranted { available_microcredits, .. } => Some(available_microcredits),
+            _ => None,
+        });
+        let (account, credits) = (&self.account, self.credits.0);
+        Ok(match available {
+            Some(available) => out_line(format_args!(
+                "granted {credits} credits to {account} (key {grant_id}): {available} are available"
+            )),
+            None => out_line(format_args!("{credits} credits were granted to {account} before with key {grant_id}")),
+        }?)
+    }
+}

@@ -1,0 +1,37 @@
+//! What a person or a script sees. Everything that is printed goes through here: a closed pipe is an error that the
+//! command returns, where `println!` would panic.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+};
+
+/// The result of the command, flushed at once: it may be a piece of a stream.
+pub fn out(text: impl fmt::Display) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    write!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+pub fn out_line(text: impl fmt::Display) -> io::Result<()> {
+    out(format_args!("{text}\n"))
+}
+
+/// A remark for the person, which is no part of the result.
+pub fn remark(text: impl fmt::Display) -> io::Result<()> {
+    writeln!(io::stderr().lock(), "{text}")
+}
+
+/// Whether stdout is a person's terminal, which knows colours and obeys control characters.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// In the background on a terminal, plain elsewhere.
+pub fn dim(text: impl fmt::Display) -> String {
+    if is_terminal() { format!("\u{1b}[2m{text}\u{1b}[0m") } else { text.to_string() }
+}
+
+pub fn bold(text: impl fmt::Display) -> String {
+    if is_terminal() { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text.to_string() }
+}

@@ -1,0 +1,114 @@
+//! What the hub is told: one optional `aihub.toml`, environment variables, flags.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `defaults.toml` | every default that is not a provider's, and the built-in providers |
+//! | [`layers`] | which source has the last word on a key |
+//! | [`error`] | refusals, each naming the key and where it was said |
+//! | [`amount`] | credits and prices, read exactly |
+//! | [`sections`] | the sections that say little: server, database, credits, gateway, … |
+//! | [`providers`], [`models`], [`prices`] | the providers, what they offer and what they ask for it |
+//! | [`checks`] | what has to fit together across keys |
+//! | [`production`] | what a production node must not lack |
+//!
+//! The types are those of the file: what a key means to the application is said by the functions that convert it.
+
+pub mod amount;
+pub mod checks;
+pub mod error;
+pub mod layers;
+pub mod models;
+pub mod prices;
+pub mod production;
+pub mod providers;
+pub mod sections;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use aihub_application::gateway::GatewaySettings;
+use aihub_domain::money::Microcredits;
+use serde::{Deserialize, Serialize};
+
+use self::{
+    error::ConfigError,
+    providers::ProviderSettings,
+    sections::{
+        ContentSettings, CreditSettings, DatabaseSettings, Disconnect, GatewayKeys, KafkaSettings, LimitSettings,
+        LogSettings, RoutingSettings, ServerSettings,
+    },
+};
+use crate::auth::{AuthSettings, roles::RoleSettings};
+
+pub use self::layers::{Flag, Sources};
+
+/// What an unknown account is granted in development, so that the first request works.
+const DEVELOPMENT_WELCOME: Microcredits = Microcredits::from_credits(1_000);
+
+/// Everything that the hub is told. Serialises with its secrets masked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Also `AIHUB_ENV`.
+    pub environment: Environment,
+    pub server: ServerSettings,
+    pub database: DatabaseSettings,
+    pub auth: AuthSettings,
+    /// Roles beside the built-in ones, or in their place.
+    #[serde(default)]
+    pub roles: RoleSettings,
+    pub content: ContentSettings,
+    pub credits: CreditSettings,
+    pub limits: LimitSettings,
+    pub gateway: GatewayKeys,
+    pub routing: RoutingSettings,
+    pub kafka: KafkaSettings,
+    pub log: LogSettings,
+    /// By the name under which clients ask for them.
+    pub providers: BTreeMap<String, ProviderSettings>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Environment {
+    /// What is missing is made up: a private database, secrets in the data directory, simulated providers.
+    Development,
+    /// What is missing is refused, see [`production::missing`].
+    Production,
+}
+
+impl Config {
+    /// Puts the sources together and checks what has to fit together. Says what is wrong with each key by its name.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let config = layers::merge(sources)?;
+        let faults = checks::faults(&config);
+        if faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(faults)) }
+    }
+
+    pub fn is_production(&self) -> bool {
+        self.environment == Environment::Production
+    }
+
+    pub fn gateway_settings(&self) -> GatewaySettings {
+        GatewaySettings {
+            node: self.server.node_name(),
+            rate: self.credits.per_usd.0,
+            request_timeout: Duration::from_millis(self.gateway.request_timeout_ms),
+            output_hold_tokens: self.gateway.output_hold_tokens,
+            drain_after_leaving: match self.gateway.on_disconnect {
+                Disconnect::Drain => Duration::from_millis(self.gateway.drain_after_leaving_ms),
+                Disconnect::Abort => Duration::ZERO,
+            },
+            resumable_for: Duration::from_millis(self.gateway.resumable_for_ms),
+            welcome_credits: self.welcome_credits(),
+        }
+    }
+
+    /// What an unknown account is granted; `None` refuses it.
+    pub fn welcome_credits(&self) -> Option<Microcredits> {
+        let default = if self.is_production() { Microcredits::ZERO } else { DEVELOPMENT_WELCOME };
+        let welcome = self.credits.welcome.map_or(default, |welcome| welcome.0);
+        (welcome > Microcredits::ZERO).then_some(welcome)
+    }
+}

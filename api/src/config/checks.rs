@@ -1,0 +1,174 @@
+//! What has to fit together across keys. Types alone are checked when the layers are merged.
+
+use aihub_application::request::AUTO;
+use aihub_infrastructure::vault::master_key::MasterKey;
+use reqwest::Url;
+
+use super::{
+    Config,
+    error::Fault,
+    models::{ModelKind, ModelSettings, UnlistedSettings},
+    prices::PriceSettings,
+    providers::ProviderSettings,
+};
+
+/// Everything that is wrong.
+pub fn faults(config: &Config) -> Vec<Fault> {
+    let mut faults = zeros(config);
+    if let Err(error) = config.auth.checked_secret() {
+        faults.push(Fault::new("auth:", format!("{error} (JWT_SECRET)")));
+    }
+    if let Some(Err(error)) = config.content.master_key.as_ref().map(|key| MasterKey::from_base64(key.expose())) {
+        faults.push(Fault::new("content.master_key:", error.to_string()));
+    }
+    for (name, provider) in &config.providers {
+        check_provider(name, provider, &mut faults);
+    }
+    for (index, group) in config.routing.equivalents.iter().enumerate() {
+        for model in group {
+            let known =
+                |provider: &ProviderSettings| provider.unlisted.is_some() || provider.models.contains_key(model);
+            if !config.providers.values().any(known) {
+                let reason = format!("names {model}, which no provider has");
+                faults.push(Fault::new(format!("routing.equivalents.{index}"), reason));
+            }
+        }
+    }
+    faults
+}
+
+/// Limits that would let nothing through, and times that would never pass.
+fn zeros(config: &Config) -> Vec<Fault> {
+    let server = &config.server;
+    let sizes = [
+        ("server.max_frame_bytes", server.max_frame_bytes),
+        ("server.max_body_bytes", server.max_body_bytes),
+        ("server.max_sockets", server.max_sockets),
+        ("server.max_requests_per_socket", server.max_requests_per_socket),
+        ("limits.node.running_requests", config.limits.node.running_requests),
+        ("database.max_connections", config.database.max_connections as usize),
+        ("limits.per_user.concurrent_requests", config.limits.per_user.concurrent_requests as usize),
+        ("limits.per_account.concurrent_requests", config.limits.per_account.concurrent_requests as usize),
+        ("gateway.output_hold_tokens", config.gateway.output_hold_tokens as usize),
+    ];
+    let times = [
+        ("server.ping_interval_ms", server.ping_interval_ms),
+        ("gateway.request_timeout_ms", config.gateway.request_timeout_ms),
+        ("gateway.node_timeout_ms", config.gateway.node_timeout_ms),
+    ];
+    let zero = sizes.iter().filter(|(_, size)| *size == 0).map(|(key, _)| *key);
+    let zero = zero.chain(times.iter().filter(|(_, time)| *time == 0).map(|(key, _)| *key));
+    zero.map(|key| Fault::new(key, "must be at least 1")).collect()
+}
+
+fn check_provider(name: &str, provider: &ProviderSettings, faults: &mut Vec<Fault>) {
+    let at = |key: &str| format!("providers.{name}.{key}");
+    if name == AUTO {
+        faults.push(Fault::new(format!("providers.{name}"), "has a name that stands for the choice among all of them"));
+    }
+    if let Some(reason) = provider.base_url.as_deref().and_then(url_fault) {
+        faults.push(Fault::new(at("base_url"), reason));
+    }
+    if provider.weight == 0 {
+        faults.push(Fault::new(at("weight"), "must be at least 1"));
+    }
+    if provider.limits.max_concurrency == 0 {
+        faults.push(Fault::new(at("limits.max_concurrency"), "must be at least 1"));
+    }
+    if !(1..=100).contains(&provider.breaker.failure_percent) {
+        faults.push(Fault::new(at("breaker.failure_percent"), "must be 1 to 100"));
+    }
+    let times = [
+        ("timeouts.connect_ms", provider.timeouts.connect_ms),
+        ("timeouts.first_byte_ms", provider.timeouts.first_byte_ms),
+        ("timeouts.idle_ms", provider.timeouts.idle_ms),
+        ("timeouts.answer_ms", provider.timeouts.answer_ms),
+        ("breaker.window_ms", provider.breaker.window_ms),
+    ];
+    faults.extend(times.iter().filter(|(_, ms)| *ms == 0).map(|(key, _)| Fault::new(at(key), "must be at least 1")));
+    if provider.enabled && provider.models.is_empty() && provider.unlisted.is_none() {
+        faults.push(Fault::new(at("models"), "is empty: list some, or give the terms of `unlisted` ones"));
+    }
+    for kind in [ModelKind::Text, ModelKind::Embedding] {
+        let defaults = provider.models.iter().filter(|(_, model)| model.default && model.serves == kind);
+        let names: Vec<_> = defaults.map(|(name, _)| name.as_str()).collect();
+        if names.len() > 1 {
+            let reason = format!("has more than one default for {kind:?}: {}", names.join(", "));
+            faults.push(Fault::new(at("models"), reason.to_lowercase()));
+        }
+    }
+    for (model, settings) in &provider.models {
+        let ModelSettings { serves, context_tokens, max_output_tokens, prices, .. } = settings;
+        let terms = Terms { serves: *serves, context_tokens: *context_tokens, max_output_tokens: *max_output_tokens };
+        terms.check(&at(&format!("models.{model}")), (name, model), prices, faults);
+    }
+    if let Some(UnlistedSettings { serves, context_tokens, max_output_tokens, prices }) = &provider.unlisted {
+        let terms = Terms { serves: *serves, context_tokens: *context_tokens, max_output_tokens: *max_output_tokens };
+        terms.check(&at("unlisted"), (name, UnlistedSettings::NAME), prices, faults);
+    }
+}
+
+/// What a listed model and the unlisted ones have in common.
+struct Terms {
+    serves: ModelKind,
+    context_tokens: u64,
+    max_output_tokens: u32,
+}
+
+impl Terms {
+    fn check(&self, at: &str, (provider, model): (&str, &str), prices: &[PriceSettings], faults: &mut Vec<Fault>) {
+        let is_text = self.serves == ModelKind::Text;
+        if self.context_tokens == 0 {
+            faults.push(Fault::new(format!("{at}.context_tokens"), "must be at least 1"));
+        }
+        if is_text && self.max_output_tokens == 0 {
+            faults
+                .push(Fault::new(format!("{at}.max_output_tokens"), "is missing: what the model can produce at most"));
+        }
+        if prices.is_empty() {
+            let reason = "is empty: a model without a price is not offered. One that is free has the price 0";
+            faults.push(Fault::new(format!("{at}.prices"), reason));
+        }
+        for (index, price) in prices.iter().enumerate() {
+            let at = format!("{at}.prices.{index}");
+            if price.id(provider, model).is_none_or(|id| id.is_empty()) {
+                faults.push(Fault::new(&at, "needs an `id`, or a `valid_from` to be named after: charges name it"));
+            }
+            if is_text && price.output_usd_per_mtok.is_none() {
+                faults.push(Fault::new(format!("{at}.output_usd_per_mtok"), "is missing; 0 is what is free"));
+            }
+            if let Some(long) = &price.long_context {
+                let at = format!("{at}.long_context");
+                if long.above_input_tokens == 0 {
+                    faults.push(Fault::new(format!("{at}.above_input_tokens"), "must be at least 1"));
+                }
+                if is_text && long.output_usd_per_mtok.is_none() {
+                    faults.push(Fault::new(format!("{at}.output_usd_per_mtok"), "is missing; 0 is what is free"));
+                }
+            }
+            if price.valid_from.zip(price.valid_until).is_some_and(|(from, until)| until <= from) {
+                faults.push(Fault::new(format!("{at}.valid_until"), "must be after `valid_from`"));
+            }
+            for (earlier, other) in prices[..index].iter().enumerate() {
+                if price.id(provider, model) == other.id(provider, model) {
+                    faults.push(Fault::new(format!("{at}.id"), format!("is also that of prices.{earlier}")));
+                }
+                if price.overlaps(other) {
+                    faults.push(Fault::new(&at, format!("is valid on some of the days of prices.{earlier}")));
+                }
+            }
+        }
+    }
+}
+
+/// A URL shows in logs and in `aihub config`, so nothing secret may stand in it.
+fn url_fault(text: &str) -> Option<&'static str> {
+    let Ok(url) = Url::parse(text) else { return Some("is not a URL") };
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Some("must be an http or https URL");
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Some("must end with its path: credentials belong into `api_key` or `headers`");
+    }
+    None
+}

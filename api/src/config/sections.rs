@@ -1,0 +1,190 @@
+//! The sections that are read as they stand. Units stand last in the names.
+
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+use aihub_application::limits::{Allowance, Capacity};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::amount::{Credits, CreditsPerUsd};
+use crate::auth::secret::Secret;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Address and port; port 0 takes a free one. Also `--listen`.
+    pub listen: SocketAddr,
+    /// Where development keeps its database and its secrets. Also `--data-dir`.
+    pub data_dir: PathBuf,
+    /// This node in the metadata of its events. Left out, it is the machine's name.
+    pub node: Option<String>,
+    /// The longest frame that a client may send; above it the socket is closed with 1009.
+    pub max_frame_bytes: usize,
+    /// The longest body of an HTTP request; above it the answer is a 413.
+    pub max_body_bytes: usize,
+    /// Above it an upgrade is answered with a 503.
+    pub max_sockets: usize,
+    /// Running at once on one socket.
+    pub max_requests_per_socket: usize,
+    /// Frames that are no JSON object with a type; one more closes the socket with 1008.
+    pub malformed_frames_allowed: u32,
+    /// A peer that says nothing for twice as long is taken for gone.
+    pub ping_interval_ms: u64,
+    /// How long running requests may go on after SIGTERM before they are ended.
+    pub drain_ms: u64,
+}
+
+impl ServerSettings {
+    /// The configured name, or the machine's.
+    pub fn node_name(&self) -> String {
+        let kernels = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let name = self.node.clone().or_else(kernels).map(|name| name.trim().to_owned());
+        name.filter(|name| !name.is_empty()).unwrap_or_else(|| "aihub".to_owned())
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// Left out, development starts a private PostgreSQL. Also `DATABASE_URL`.
+    pub url: Option<DatabaseUrl>,
+    /// Of this node, beside the three that the event log and the subscriptions keep open, and up to four for what is
+    /// read over HTTP.
+    pub max_connections: u32,
+}
+
+/// `postgres://user:password@host:port/name`. Shows itself without the password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// With the password, for the one place that connects.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// All that may be told: everything up to an `@` that is not the user's name, and every parameter, may be secret.
+    fn masked(&self) -> String {
+        let address = self.0.split('?').next().unwrap_or_default();
+        let Some((scheme, rest)) = address.split_once("://") else { return "[secret]".to_owned() };
+        match rest.rsplit_once('@') {
+            Some((user, host)) => match user.split_once(':') {
+                Some((user, _)) => format!("{scheme}://{user}:[secret]@{host}"),
+                None => format!("{scheme}://{user}@{host}"),
+            },
+            None => format!("{scheme}://{rest}"),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.masked())
+    }
+}
+
+impl Serialize for DatabaseUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.masked())
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContentSettings {
+    /// Seals the keys that prompts and answers are sealed with. Left out, development makes one in the data directory.
+    pub master_key: Option<Secret>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreditSettings {
+    /// How many credits a US dollar of provider cost is charged with.
+    pub per_usd: CreditsPerUsd,
+    /// What an unknown account is granted; 0 refuses it. Left out: 1000 in development, 0 in production.
+    pub welcome: Option<Credits>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Over it: `RATE_LIMIT_EXCEEDED`, as for the next.
+    pub per_user: Allowance,
+    pub per_account: Allowance,
+    /// Over it: `QUEUE_FULL`.
+    pub node: Capacity,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayKeys {
+    /// From a request's arrival to its end, whatever happens.
+    pub request_timeout_ms: u64,
+    /// Output that is held for when the client set no `maxTokens`; the hold grows by as much at a time.
+    pub output_hold_tokens: u32,
+    /// What becomes of an answer that nobody reads any more.
+    pub on_disconnect: Disconnect,
+    /// With `drain`: how long it goes on.
+    pub drain_after_leaving_ms: u64,
+    /// How long an answer can be resumed after its end.
+    pub resumable_for_ms: u64,
+    /// A node that was not heard of for so long is taken for dead, and what it left open is ended.
+    pub node_timeout_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Disconnect {
+    /// Read on for `drain_after_leaving_ms`, so that the client can come back for it.
+    Drain,
+    /// Ended at the provider at once.
+    Abort,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutingSettings {
+    /// Groups of models that may answer for each other.
+    pub equivalents: Vec<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSettings {
+    /// `host:port`, separated by commas. Also `KAFKA_BROKERS`.
+    pub brokers: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSettings {
+    /// As in `RUST_LOG`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    /// One object a line.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_url_never_shows_its_password() {
+        for (url, shown) in [
+            ("postgres://aihub:p@ss:w@db:5432/aihub", "postgres://aihub:[secret]@db:5432/aihub"),
+            ("postgres://db/aihub?user=a&password=hunter2", "postgres://db/aihub"),
+            ("postgres://aihub@db/aihub", "postgres://aihub@db/aihub"),
+            ("hunter2", "[secret]"),
+        ] {
+            let url = DatabaseUrl(url.to_owned());
+            assert_eq!(format!("{url:?} {}", serde_json::to_string(&url).unwrap()), format!("{shown} \"{shown}\""));
+        }
+    }
+}

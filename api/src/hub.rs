@@ -1,0 +1,71 @@
+//! What every door needs.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use aihub_application::gateway::Gateway;
+use aihub_infrastructure::{database::Database, event_store::subscription::Subscriptions};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::task::TaskTracker;
+
+use crate::{auth::Authenticator, ws::frame::SocketLimits};
+
+pub struct Hub {
+    pub gateway: Arc<Gateway>,
+    pub authenticator: Authenticator,
+    pub database: Database,
+    /// A pool of its own for what is read over HTTP, so that slow reports do not keep requests from their commits.
+    pub reads: Database,
+    pub subscriptions: Subscriptions,
+    pub metrics: PrometheusHandle,
+    pub settings: HubSettings,
+    /// Sockets: they escape axum's graceful shutdown, so they are waited for here.
+    pub sessions: TaskTracker,
+    sockets: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Clone)]
+pub struct HubSettings {
+    pub limits: SocketLimits,
+    pub max_sockets: usize,
+    pub ping_interval: Duration,
+    /// The handlers of events that this node runs, which it is not ready without.
+    pub handlers: Vec<&'static str>,
+    /// What is not configured, for `/health/ready`.
+    pub notices: Vec<String>,
+}
+
+/// One socket of the allowed number.
+pub struct SocketPlace(Arc<AtomicUsize>);
+
+impl Hub {
+    pub fn new(
+        gateway: Arc<Gateway>,
+        authenticator: Authenticator,
+        database: Database,
+        reads: Database,
+        subscriptions: Subscriptions,
+        metrics: PrometheusHandle,
+        settings: HubSettings,
+    ) -> Self {
+        let (sessions, sockets) = (TaskTracker::new(), Arc::default());
+        Self { gateway, authenticator, database, reads, subscriptions, metrics, settings, sessions, sockets }
+    }
+
+    pub fn socket_place(&self) -> Option<SocketPlace> {
+        let place = SocketPlace(self.sockets.clone());
+        let before = self.sockets.fetch_add(1, Ordering::AcqRel);
+        (before < self.settings.max_sockets).then_some(place)
+    }
+}
+
+impl Drop for SocketPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,183 @@
+//! The one place where errors become what a client sees: an `error` frame on a socket, or
+//! `application/problem+json` (RFC 9457) over HTTP. Both have the same code, message and details.
+
+use std::time::Duration;
+
+use aihub_application::{error::GatewayError, request::AUTO};
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::auth::error::AuthError;
+
+/// An error in the protocol's form.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    pub code: &'static str,
+    pub message: String,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub details: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    #[serde(skip)]
+    pub www_authenticate: Option<String>,
+}
+
+impl Problem {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: Value::Null, retry_after_ms: None, www_authenticate: None }
+    }
+
+    #[must_use]
+    pub fn with_details(self, details: Value) -> Self {
+        Self { details, ..self }
+    }
+
+    /// Something is wrong with one part of a request.
+    pub fn faulty(field: &str, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::new("VALIDATION_ERROR", format!("{field}: {reason}"))
+            .with_details(json!({ "fields": [{ "field": field, "reason": reason }] }))
+    }
+
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Self::new("NOT_FOUND", what)
+    }
+
+    /// Logs `error` and shows the client a reference to it.
+    pub fn internal(error: &(impl std::fmt::Display + ?Sized)) -> Self {
+        GatewayError::internal(error).into()
+    }
+
+    pub fn status(&self) -> StatusCode {
+        match self.code {
+            "VALIDATION_ERROR" => StatusCode::BAD_REQUEST,
+            "UNAUTHORIZED" => StatusCode::UNAUTHORIZED,
+            "INSUFFICIENT_CREDITS" => StatusCode::PAYMENT_REQUIRED,
+            "FORBIDDEN" => StatusCode::FORBIDDEN,
+            "MODEL_NOT_FOUND" | "NOT_FOUND" => StatusCode::NOT_FOUND,
+            "METHOD_NOT_ALLOWED" => StatusCode::METHOD_NOT_ALLOWED,
+            "DUPLICATE_REQUEST" => StatusCode::CONFLICT,
+            "UPGRADE_REQUIRED" => StatusCode::UPGRADE_REQUIRED,
+            "USAGE_LIMIT_EXCEEDED" | "RATE_LIMIT_EXCEEDED" => StatusCode::TOO_MANY_REQUESTS,
+            "ALL_PROVIDERS_FAILED" | "STREAM_INTERRUPTED" => StatusCode::BAD_GATEWAY,
+            "QUEUE_FULL" | "SHUTTING_DOWN" | "UNAVAILABLE" => StatusCode::SERVICE_UNAVAILABLE,
+            "TIMEOUT" => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl From<&GatewayError> for Problem {
+    fn from(error: &GatewayError) -> Self {
+        let details = match error {
+            GatewayError::Forbidden(_) | GatewayError::ShuttingDown | GatewayError::NothingToResume => Value::Null,
+            GatewayError::Validation(faults) => json!({ "fields": faults }),
+            GatewayError::ModelNotFound { model, provider, known } => {
+                let provider = (provider != AUTO).then_some(provider);
+                json!({ "model": model, "provider": provider, "known": known })
+            }
+            GatewayError::InsufficientCredits { available, required } => json!({
+                "available": available.as_credits(),
+                "required": required.as_credits(),
+                "topUp": "ask whoever manages credits for a grant: aihub account grant --account <account> --credits <n> --reason <why>",
+            }),
+            GatewayError::AccountNotOpen { account } => json!({ "account": account }),
+            GatewayError::UsageLimitExceeded { period, limit, used, required, resets_at, .. } => json!({
+                "period": period,
+                "limit": limit.as_credits(),
+                "used": used.as_credits(),
+                "required": required.as_credits(),
+                "resetsAt": resets_at,
+            }),
+            GatewayError::RateLimitExceeded { what, scope, limit, .. } => {
+                json!({ "what": what, "scope": scope, "limit": limit })
+            }
+            GatewayError::DuplicateRequest { request_id, .. } => json!({ "requestId": request_id }),
+            GatewayError::QueueFull { running, waiting, .. } => json!({ "running": running, "waiting": waiting }),
+            GatewayError::AllProvidersFailed { attempts, .. } => json!({ "attempts": attempts_json(attempts) }),
+            GatewayError::StreamInterrupted { provider, kind } => json!({ "provider": provider, "kind": kind }),
+            GatewayError::Timeout { limit_ms, attempts } => {
+                json!({ "limitMs": limit_ms, "attempts": attempts_json(attempts) })
+            }
+            GatewayError::Internal { reference } => json!({ "reference": reference }),
+        };
+        let message = match error {
+            GatewayError::Validation(faults) => {
+                let faults: Vec<_> = faults.iter().map(|fault| format!("{}: {}", fault.field, fault.reason)).collect();
+                faults.join("; ")
+            }
+            _ => error.to_string(),
+        };
+        Self { retry_after_ms: error.retry_after().map(millis), details, ..Self::new(error.code(), message) }
+    }
+}
+
+impl From<GatewayError> for Problem {
+    fn from(error: GatewayError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        let code = if error == AuthError::KeysUnavailable { "UNAVAILABLE" } else { "UNAUTHORIZED" };
+        Self { www_authenticate: error.www_authenticate(), ..Self::new(code, error.to_string()) }
+    }
+}
+
+impl From<aihub_application::principal::MissingCapability> for Problem {
+    fn from(missing: aihub_application::principal::MissingCapability) -> Self {
+        GatewayError::from(missing).into()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let mut body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": self.message,
+        });
+        if let (Value::Object(body), Ok(Value::Object(own))) = (&mut body, serde_json::to_value(&self)) {
+            body.extend(own);
+        }
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(retry_after_ms) = self.retry_after_ms {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1000)));
+        }
+        if let Some(challenge) = self.www_authenticate.and_then(|challenge| HeaderValue::try_from(challenge).ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+fn attempts_json(attempts: &[aihub_domain::request::event::Attempt]) -> Vec<Value> {
+    attempts
+        .iter()
+        .map(|attempt| {
+            json!({
+                "provider": attempt.provider,
+                "model": attempt.model,
+                "kind": attempt.failure,
+                "skipped": attempt.skipped,
+                "status": attempt.status,
+                "ms": attempt.duration_ms,
+            })
+        })
+        .collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

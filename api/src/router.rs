@@ -1,0 +1,26 @@
+//! Every route, in one list.
+
+use std::sync::Arc;
+
+use axum::{Router, routing::get};
+
+use crate::{
+    hub::Hub,
+    problem::Problem,
+    routes::{credits, health, mcp, metrics, providers, requests, usage},
+};
+
+pub fn router(hub: Arc<Hub>) -> Router {
+    Router::new()
+        .route("/mcp", get(mcp::upgrade))
+        .route("/api/credits", get(credits::show))
+        .route("/api/usage", get(usage::report))
+        .route("/api/requests/{id}", get(requests::show))
+        .route("/api/providers", get(providers::list))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(metrics::render))
+        .fallback(async || Problem::not_found("there is nothing at this path"))
+        .method_not_allowed_fallback(async || Problem::new("METHOD_NOT_ALLOWED", "this path takes another method"))
+        .with_state(hub)
+}

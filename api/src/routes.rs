@@ -1,0 +1,27 @@
+//! The HTTP routes, one a file.
+
+pub mod credits;
+pub mod health;
+pub mod mcp;
+pub mod metrics;
+pub mod providers;
+pub mod requests;
+pub mod usage;
+
+use aihub_application::principal::Principal;
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use std::sync::Arc;
+
+use crate::{auth::extract::principal_from_parts, hub::Hub, problem::Problem};
+
+/// Whoever the request's token names; 401 without a good one.
+pub struct Caller(pub Principal);
+
+impl FromRequestParts<Arc<Hub>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Self, Problem> {
+        Ok(Self(principal_from_parts(parts, &hub.authenticator).await?))
+    }
+}

@@ -1,0 +1,51 @@
+//! `GET /api/credits[?account=A]`: what an account has. One's own, or anybody's for those who read all reports.
+
+use std::sync::Arc;
+
+use aihub_domain::money::Microcredits;
+use aihub_projections::account_balance;
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Caller;
+use crate::{hub::Hub, problem::Problem};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameters {
+    account: Option<String>,
+    /// The authentication has read it.
+    #[serde(rename = "token")]
+    _token: Option<String>,
+}
+
+pub async fn show(
+    State(hub): State<Arc<Hub>>,
+    Caller(caller): Caller,
+    parameters: Result<Query<Parameters>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Query(parameters) = parameters.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
+    let account = parameters.account.unwrap_or_else(|| caller.account.clone());
+    caller.require_reports_on(&account)?;
+    let view = account_balance::find(hub.reads.pool(), &account).await.map_err(|error| Problem::internal(&error))?;
+    let Some(balance) = view.value else {
+        return Err(Problem::not_found(format!("account {account} is not open")));
+    };
+    let credits = |microcredits| Microcredits(microcredits).as_credits();
+    Ok(Json(json!({
+        "account": account,
+        "granted": credits(balance.granted_microcredits),
+        "available": credits(balance.available_microcredits),
+        "held": credits(balance.held_microcredits),
+        "spent": credits(balance.spent_microcredits),
+        "limits": {
+            "daily": balance.daily_limit_microcredits.map(credits),
+            "monthly": balance.monthly_limit_microcredits.map(credits),
+        },
+        "position": view.position,
+    })))
+}

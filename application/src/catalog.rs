@@ -1,0 +1,180 @@
+//! Which provider has which model, at which price, and what stands in for what.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use aihub_domain::{price::Price, request::event::RequestKind};
+use chrono::{DateTime, Utc};
+
+use crate::{error::GatewayError, request::AUTO, upstream::Upstream};
+
+pub struct Catalog {
+    /// In the order in which `auto` tries them.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Groups of models that may answer for each other.
+    pub equivalents: Vec<Vec<String>>,
+}
+
+/// A model as one provider offers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// The provider's own name for it.
+    pub upstream_name: String,
+    pub serves: Serves,
+    /// Input that fits into it; of an embedding, each text by itself.
+    pub context_tokens: u64,
+    pub max_output_tokens: u32,
+    /// Dated; at most one is valid at a time.
+    pub prices: Vec<Price>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// Chat and completion.
+    Text,
+    Embedding,
+}
+
+/// The models of one provider by the names that clients use.
+#[derive(Debug, Clone, Default)]
+pub struct Models {
+    pub listed: BTreeMap<String, Model>,
+    /// Terms for every model that is not listed; `None` refuses those.
+    pub unlisted: Option<Model>,
+    pub default_text: Option<String>,
+    pub default_embedding: Option<String>,
+}
+
+/// One way to serve a request.
+#[derive(Clone)]
+pub struct Candidate {
+    pub upstream: Arc<Upstream>,
+    /// The model's name as clients know it.
+    pub model_name: String,
+    pub model: Model,
+    pub price: Price,
+}
+
+impl Candidate {
+    /// The model in metrics. Names of models that are not listed are the clients' words: there may be any number.
+    pub fn model_label(&self) -> &str {
+        if self.upstream.models.listed.contains_key(&self.model_name) { &self.model_name } else { "(unlisted)" }
+    }
+}
+
+impl Models {
+    fn get(&self, name: &str, serves: Serves) -> Option<Model> {
+        if let Some(model) = self.listed.get(name) {
+            return (model.serves == serves).then(|| model.clone());
+        }
+        let unlisted = self.unlisted.clone().filter(|model| model.serves == serves)?;
+        Some(Model { upstream_name: name.to_owned(), ..unlisted })
+    }
+
+    fn default(&self, serves: Serves) -> Option<&String> {
+        match serves {
+            Serves::Text => self.default_text.as_ref(),
+            Serves::Embedding => self.default_embedding.as_ref(),
+        }
+    }
+}
+
+impl Catalog {
+    /// Whom to ask for `model`, best first. An explicit provider comes first; the others follow in the order of
+    /// `auto`, each with the model itself or else the first equivalent that it has. Without `fallback` an explicit
+    /// provider is the only one; of those of `auto` only the first that can be called is to be asked.
+    pub fn candidates(
+        &self,
+        kind: RequestKind,
+        provider: &str,
+        model: Option<&str>,
+        fallback: bool,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Candidate>, GatewayError> {
+        let serves = if kind == RequestKind::Embedding { Serves::Embedding } else { Serves::Text };
+        let not_found = |model: &str| GatewayError::ModelNotFound {
+            model: model.to_owned(),
+            provider: provider.to_owned(),
+            known: self.known_models(provider, serves),
+        };
+        let explicit = self.upstreams.iter().find(|upstream| upstream.name == provider);
+        if provider != AUTO && explicit.is_none() {
+            return Err(not_found(model.unwrap_or("(default)")));
+        }
+        let mut order: Vec<&Arc<Upstream>> = explicit.into_iter().collect();
+        order.extend(self.auto_order().into_iter().filter(|upstream| upstream.name != provider));
+        let model = match model {
+            Some(model) => model.to_owned(),
+            None => order
+                .iter()
+                .take(if explicit.is_some() { 1 } else { order.len() })
+                .find_map(|upstream| upstream.models.default(serves).cloned())
+                .ok_or_else(|| not_found("(default)"))?,
+        };
+
+        let mut candidates = Vec::new();
+        for upstream in order {
+            let is_explicit = upstream.name == provider;
+            let stand_ins = self.equivalents_of(&model).filter(|_| !is_explicit);
+            let found = std::iter::once(model.as_str())
+                .chain(stand_ins)
+                .find_map(|name| Some((name, upstream.models.get(name, serves)?)));
+            let Some((name, found)) = found else {
+                if is_explicit {
+                    return Err(not_found(&model));
+                }
+                continue;
+            };
+            // A model without a price that is valid today cannot be charged, so it is not offered.
+            let Some(price) = found.prices.iter().find(|price| price.is_valid_at(now)).cloned() else {
+                tracing::warn!(provider.name = %upstream.name, model.name = name, "no price is valid today");
+                if is_explicit {
+                    return Err(not_found(&model));
+                }
+                continue;
+            };
+            candidates.push(Candidate { upstream: upstream.clone(), model_name: name.to_owned(), model: found, price });
+        }
+        if candidates.is_empty() {
+            return Err(not_found(&model));
+        }
+        if !fallback && explicit.is_some() {
+            candidates.truncate(1);
+        }
+        Ok(candidates)
+    }
+
+    fn equivalents_of<'a>(&'a self, model: &'a str) -> impl Iterator<Item = &'a str> {
+        self.equivalents
+            .iter()
+            .filter(move |group| group.iter().any(|name| name == model))
+            .flatten()
+            .map(String::as_str)
+            .filter(move |name| *name != model)
+    }
+
+    /// By priority; among equals, shuffled by weight. The key `u^(1/w)` sorts a weighted sample without replacement
+    /// (Efraimidis and Spirakis, 2006).
+    fn auto_order(&self) -> Vec<&Arc<Upstream>> {
+        let mut order: Vec<_> = self
+            .upstreams
+            .iter()
+            .map(|upstream| (upstream, rand::random::<f64>().powf(1.0 / f64::from(upstream.weight.max(1)))))
+            .collect();
+        order.sort_by(|(a, key_a), (b, key_b)| a.priority.cmp(&b.priority).then(key_b.total_cmp(key_a)));
+        order.into_iter().map(|(upstream, _)| upstream).collect()
+    }
+
+    fn known_models(&self, provider: &str, serves: Serves) -> Vec<String> {
+        let mut known: Vec<String> = self
+            .upstreams
+            .iter()
+            .filter(|upstream| provider == AUTO || upstream.name == provider)
+            .flat_map(|upstream| &upstream.models.listed)
+            .filter(|(_, model)| model.serves == serves)
+            .map(|(name, _)| name.clone())
+            .collect();
+        known.sort();
+        known.dedup();
+        known
+    }
+}

@@ -1,0 +1,246 @@
+//! The request's end and the account's settlement, both in one commit. Only when that is durable does the client
+//! hear of it, so `credits` is what was charged.
+
+use std::time::Duration;
+
+use aihub_domain::{
+    account::{AccountError, command::AccountCommand, event::AccountEvent},
+    content::SealedContent,
+    money::Microcredits,
+    price::Charge,
+    request::{
+        Request,
+        command::RequestCommand,
+        event::{CancelReason, Outcome, RequestEvent},
+    },
+};
+use cqrs_es::Aggregate;
+use serde_json::json;
+
+use super::{
+    Ending, Gateway, Job,
+    dispatch::{Progress, millis},
+    meter::Metered,
+    opening::request_append,
+};
+use crate::{
+    accounts::ExecuteError,
+    answer::Done,
+    error::GatewayError,
+    ports::{provider::FinishReason, vault::VaultError},
+};
+
+pub(super) const FIRST_RETRY: Duration = Duration::from_millis(20);
+pub(super) const SLOWEST_RETRY: Duration = Duration::from_secs(2);
+/// How often the sealing of an answer is tried, with some 6 s of waiting: the account's settlement comes after it.
+const SEAL_ATTEMPTS: u32 = 10;
+
+impl Gateway {
+    pub(super) async fn close(&self, job: &Job, mut progress: Progress, ending: Ending) -> Result<Done, GatewayError> {
+        if !matches!(ending, Ending::Completed) && progress.attempts.last().is_some_and(|last| last.failure.is_none()) {
+            progress.end_attempt(None);
+        }
+        let finished = matches!(ending, Ending::Completed);
+        let metered = progress.meter.metered(finished);
+        let outcome = self.outcome(job, &progress, metered).await;
+        let command = match &ending {
+            Ending::Completed => RequestCommand::CompleteRequest(Box::new(outcome)),
+            Ending::Failed(error) => {
+                RequestCommand::FailRequest { code: error.code().to_owned(), outcome: Box::new(outcome) }
+            }
+            Ending::Cancelled(reason) => RequestCommand::CancelRequest { reason: *reason, outcome: Box::new(outcome) },
+        };
+        let charged = self.settle(job, command, metered, &progress).await?;
+        self.told(job, progress, ending, metered, charged)
+    }
+
+    /// What the client is told of an ending.
+    pub(super) fn told(
+        &self,
+        job: &Job,
+        progress: Progress,
+        ending: Ending,
+        metered: Metered,
+        charged: Microcredits,
+    ) -> Result<Done, GatewayError> {
+        let reason = match ending {
+            Ending::Failed(error) => return Err(error),
+            Ending::Cancelled(CancelReason::Shutdown) => return Err(GatewayError::ShuttingDown),
+            Ending::Cancelled(CancelReason::DeadlineExceeded) => {
+                let limit_ms = millis(self.settings.request_timeout);
+                return Err(GatewayError::Timeout { limit_ms, attempts: progress.attempts });
+            }
+            // What was cut short on the client's side is an answer all the same.
+            Ending::Cancelled(CancelReason::ClientCancelled) => "cancelled".to_owned(),
+            Ending::Cancelled(CancelReason::ClientLeft) => "client_left".to_owned(),
+            Ending::Cancelled(CancelReason::CreditsExhausted) => "credits_exhausted".to_owned(),
+            Ending::Completed => finish_name(progress.finish_reason.as_ref().unwrap_or(&FinishReason::Stop)),
+        };
+        Ok(done(job, progress, metered, charged, reason))
+    }
+
+    async fn outcome(&self, job: &Job, progress: &Progress, metered: Metered) -> Outcome {
+        let charge = match &progress.answering {
+            Some(answering) if metered.usage.total_tokens() > 0 => {
+                let cost = answering.price.cost(&metered.usage);
+                Charge { price_id: Some(answering.price.id.clone()), cost, amount: self.settings.rate.charge(cost) }
+            }
+            _ => Charge::default(),
+        };
+        let (text, tool_calls) = job.answer.collect();
+        let answer = if text.is_empty() && tool_calls.is_empty() {
+            None
+        } else {
+            let content = json!({ "text": text, "toolCalls": tool_calls }).to_string();
+            self.seal_answer(job, content.as_bytes()).await
+        };
+        Outcome {
+            provider: progress.answering.as_ref().map(|answering| answering.provider.clone()),
+            model: progress.answering.as_ref().map(|answering| answering.model.clone()),
+            usage: metered.usage,
+            estimated: metered.estimated && metered.usage.total_tokens() > 0,
+            charge,
+            finish_reason: progress.finish_reason.as_ref().map(finish_name),
+            attempts: progress.attempts.clone(),
+            first_chunk_ms: progress.first_chunk_ms,
+            duration_ms: millis(job.started.elapsed()),
+            answer,
+            ended_at: self.clock.now(),
+        }
+    }
+
+    /// `None` where the answer is not to be kept, because its key was destroyed meanwhile, or cannot be.
+    async fn seal_answer(&self, job: &Job, content: &[u8]) -> Option<SealedContent> {
+        let mut retry = FIRST_RETRY;
+        for attempt in 1..=SEAL_ATTEMPTS {
+            match self.vault.seal(&job.principal.account, &job.id, content).await {
+                Ok(sealed) => return Some(sealed),
+                Err(VaultError::Erased) => return None,
+                Err(VaultError::Unavailable(error)) if attempt < SEAL_ATTEMPTS => {
+                    tracing::warn!(request.id = %job.id, error.message = %error, "an answer is not sealed yet; trying again");
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(SLOWEST_RETRY);
+                }
+                Err(error) => {
+                    tracing::error!(request.id = %job.id, error.message = %error, "an answer is not in the log: it cannot be sealed");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Commits the end, as often as it takes: what was accepted is never lost. Returns what was charged.
+    async fn settle(
+        &self,
+        job: &Job,
+        command: RequestCommand,
+        metered: Metered,
+        progress: &Progress,
+    ) -> Result<Microcredits, GatewayError> {
+        let end = end_of(command)?;
+        let settled_at = self.clock.now();
+        let charge = end.outcome().map(|outcome| outcome.charge.clone()).unwrap_or_default();
+        let reservation_id = job.id.clone();
+        let account_command = if metered.usage.total_tokens() == 0 && progress.finish_reason.is_none() {
+            AccountCommand::ReleaseReservation { reservation_id, released_at: settled_at }
+        } else {
+            AccountCommand::SettleReservation { reservation_id, charge, settled_at }
+        };
+        let companions = |events: &[AccountEvent]| {
+            let end = with_charged(end.clone(), charged(events));
+            Ok(vec![request_append(&job.id, 1, &[end])?])
+        };
+        let mut retry = FIRST_RETRY;
+        loop {
+            let executed =
+                self.accounts.execute(&job.principal.account, &account_command, &companions, &job.metadata).await;
+            match executed {
+                Ok(events) => return Ok(charged(&events)),
+                // It has ended already: by us, in a commit whose reply was lost, or by somebody else.
+                Err(ExecuteError::Refused(AccountError::NoSuchReservation(_)) | ExecuteError::CompanionConflict) => {
+                    match self.recorded_charge(job).await {
+                        Ok(Some(charged)) => return Ok(charged),
+                        Ok(None) => return Err(GatewayError::internal("the request was abandoned while it ran")),
+                        Err(error) => {
+                            tracing::warn!(request.id = %job.id, error.message = %error, "cannot see how it ended");
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(request.id = %job.id, error.message = %error, "an end is not durable yet; trying again");
+                }
+            }
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(SLOWEST_RETRY);
+        }
+    }
+
+    /// What the log says was charged; `None` when the request did not end with an outcome.
+    async fn recorded_charge(&self, job: &Job) -> Result<Option<Microcredits>, crate::ports::event_log::LoadError> {
+        let events = self.log.load(Request::TYPE, &job.id, 1).await?;
+        let Some(end) = events.into_iter().next() else { return Ok(None) };
+        let end: RequestEvent = end.decode(Request::TYPE, &job.id)?;
+        Ok(end.outcome().map(|outcome| outcome.charge.amount))
+    }
+}
+
+fn end_of(command: RequestCommand) -> Result<RequestEvent, GatewayError> {
+    let events = Request::accepted().decide(command).map_err(|error| GatewayError::internal(&error))?;
+    events.into_iter().next().ok_or_else(|| GatewayError::internal("an end without an event"))
+}
+
+fn charged(events: &[AccountEvent]) -> Microcredits {
+    events
+        .iter()
+        .find_map(|event| match event {
+            AccountEvent::CreditsSettled { charged_microcredits, .. } => Some(*charged_microcredits),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+/// The account has the last word on the charge: it may not have had enough.
+fn with_charged(mut end: RequestEvent, charged: Microcredits) -> RequestEvent {
+    if let RequestEvent::RequestCompleted(outcome)
+    | RequestEvent::RequestFailed { outcome, .. }
+    | RequestEvent::RequestCancelled { outcome, .. } = &mut end
+    {
+        outcome.charge.amount = charged;
+    }
+    end
+}
+
+fn finish_name(reason: &FinishReason) -> String {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
+        FinishReason::ContentFilter => "content_filter",
+        FinishReason::Other(name) => name,
+    }
+    .to_owned()
+}
+
+fn done(job: &Job, progress: Progress, metered: Metered, charged: Microcredits, finish_reason: String) -> Done {
+    let attempts = progress.attempts.iter().filter(|attempt| !attempt.skipped).count();
+    let (provider, model, simulated) = match progress.answering {
+        Some(answering) => (Some(answering.provider), Some(answering.model), answering.simulated),
+        None => (None, None, false),
+    };
+    Done {
+        request_id: job.id.clone(),
+        kind: job.request.kind,
+        usage: metered.usage,
+        charged,
+        estimated: metered.estimated,
+        provider,
+        model,
+        simulated,
+        latency_ms: millis(job.started.elapsed()),
+        first_chunk_ms: progress.first_chunk_ms,
+        attempts,
+        finish_reason,
+        vectors: progress.vectors,
+    }
+}

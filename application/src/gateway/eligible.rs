@@ -1,0 +1,53 @@
+//! Which of the candidates may and can serve a request.
+
+use aihub_domain::request::event::RequestKind;
+
+use crate::{
+    catalog::Candidate,
+    error::{FaultyField, GatewayError},
+    principal::{Operation, Principal},
+    request::AnswerRequest,
+};
+
+/// The candidates that the principal may use and whose context the prompt may fit into. An explicit provider that the
+/// principal may not use is refused; everything else is passed over, as long as somebody is left.
+pub(super) fn eligible(
+    all: Vec<Candidate>,
+    principal: &Principal,
+    request: &AnswerRequest,
+) -> Result<Vec<Candidate>, GatewayError> {
+    let operation = match request.kind {
+        RequestKind::Chat | RequestKind::Completion => Operation::Chat,
+        RequestKind::Embedding => Operation::Embedding,
+    };
+    let least_tokens = request.input_tokens_at_least();
+    let mut eligible = Vec::with_capacity(all.len());
+    let mut refusal = None;
+    let mut largest_context = None;
+    for candidate in all {
+        let (provider, context_tokens) = (&candidate.upstream.name, candidate.model.context_tokens);
+        match principal.capabilities.require(operation, provider, &candidate.model_name) {
+            Err(missing) if *provider == request.provider => return Err(missing.into()),
+            Err(missing) => refusal = refusal.or(Some(missing)),
+            Ok(()) if context_tokens < least_tokens => largest_context = largest_context.max(Some(context_tokens)),
+            Ok(()) => eligible.push(candidate),
+        }
+    }
+    match (largest_context, refusal) {
+        _ if !eligible.is_empty() => Ok(eligible),
+        (Some(largest), _) => Err(too_long(request, least_tokens, largest)),
+        (None, Some(missing)) => Err(missing.into()),
+        (None, None) => Ok(eligible),
+    }
+}
+
+fn too_long(request: &AnswerRequest, least_tokens: u64, largest_context: u64) -> GatewayError {
+    let what = if request.kind == RequestKind::Embedding { "has a text of" } else { "has" };
+    let reason = format!(
+        "{what} at least {least_tokens} tokens, and the largest context available for it takes {largest_context}"
+    );
+    GatewayError::Validation(vec![FaultyField::new(request.text_field, reason)])
+}
+
+#[cfg(test)]
+mod tests;

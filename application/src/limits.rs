@@ -1,0 +1,328 @@
+//! What one user and one account may ask of this node, and how much all of them together.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use governor::{
+    DefaultKeyedRateLimiter, Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{error::GatewayError, principal::Principal};
+
+/// The most for one user, or for one account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allowance {
+    pub requests_per_minute: NonZeroU32,
+    /// Input as estimated plus the output that may be produced.
+    pub tokens_per_minute: NonZeroU32,
+    pub concurrent_requests: u32,
+}
+
+/// The most for this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capacity {
+    pub running_requests: usize,
+    pub waiting_requests: usize,
+    pub wait_ms: u64,
+}
+
+/// Allowances of users or of accounts.
+struct Allowances {
+    scope: &'static str,
+    allowance: Allowance,
+    requests: DefaultKeyedRateLimiter<String>,
+    tokens: DefaultKeyedRateLimiter<String>,
+    running: Arc<Mutex<HashMap<String, u32>>>,
+}
+
+pub struct Limits {
+    users: Allowances,
+    accounts: Allowances,
+    capacity: Capacity,
+    places: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Counted as running for its user and its account until dropped.
+pub struct Running {
+    _counted: [Counted; 2],
+}
+
+struct Counted {
+    running: Arc<Mutex<HashMap<String, u32>>>,
+    key: String,
+}
+
+/// One of the node's places.
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A place in the queue for a place.
+pub struct Waiting {
+    waiting: Arc<AtomicUsize>,
+    /// How many wait before this one, itself included, when it joined.
+    pub position: usize,
+}
+
+impl Limits {
+    pub fn new(per_user: Allowance, per_account: Allowance, capacity: Capacity) -> Self {
+        Self {
+            users: Allowances::new("user", per_user),
+            accounts: Allowances::new("account", per_account),
+            capacity,
+            places: Arc::new(Semaphore::new(capacity.running_requests)),
+            waiting: Arc::default(),
+        }
+    }
+
+    /// Takes one request of `tokens` tokens off the principal's allowances.
+    ///
+    /// The rates cannot be given back. So the user's are asked first: one user who asks for too much then takes
+    /// nothing from the others of the account, while an account that refuses costs this user a part of an allowance
+    /// that is of no use to them at the time. What the account would never allow costs nobody anything.
+    pub fn admit(&self, principal: &Principal, tokens: u64) -> Result<Running, GatewayError> {
+        let user = self.users.count(&principal.user)?;
+        let account = self.accounts.count(&principal.account)?;
+        self.accounts.check_size(tokens)?;
+        self.users.check_rate(&principal.user, tokens)?;
+        self.accounts.check_rate(&principal.account, tokens)?;
+        Ok(Running { _counted: [user, account] })
+    }
+
+    /// Takes `tokens` more off the allowances, for a request that turned out larger than it was admitted for. Where
+    /// fewer are left, it takes those: what is running goes on.
+    pub fn debit(&self, principal: &Principal, tokens: u64) {
+        self.users.debit(&principal.user, tokens);
+        self.accounts.debit(&principal.account, tokens);
+    }
+
+    /// A place at once, if there is one and nobody waits for it.
+    pub fn try_place(&self) -> Option<Place> {
+        self.places.clone().try_acquire_owned().ok().map(|permit| Place { _permit: permit })
+    }
+
+    /// Joins the queue, unless it is full.
+    pub fn join_queue(&self) -> Result<Waiting, GatewayError> {
+        let waiting =
+            Waiting { position: self.waiting.fetch_add(1, Ordering::AcqRel) + 1, waiting: self.waiting.clone() };
+        if waiting.position > self.capacity.waiting_requests { Err(self.queue_full()) } else { Ok(waiting) }
+    }
+
+    /// Waits for a place, in the order of arrival, at most as long as configured.
+    pub async fn place(&self, waiting: Waiting) -> Result<Place, GatewayError> {
+        let wait = Duration::from_millis(self.capacity.wait_ms);
+        let permit = tokio::time::timeout(wait, self.places.clone().acquire_owned()).await;
+        drop(waiting);
+        match permit {
+            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
+            Ok(Err(_)) => Err(GatewayError::ShuttingDown),
+            Err(_) => Err(self.queue_full()),
+        }
+    }
+
+    /// Forgets those who have not asked for a while. To be called now and then.
+    pub fn forget_idle(&self) {
+        for allowances in [&self.users, &self.accounts] {
+            allowances.requests.retain_recent();
+            allowances.tokens.retain_recent();
+        }
+    }
+
+    pub fn running(&self) -> usize {
+        self.capacity.running_requests - self.places.available_permits()
+    }
+
+    fn queue_full(&self) -> GatewayError {
+        GatewayError::QueueFull {
+            running: self.running(),
+            waiting: self.waiting.load(Ordering::Relaxed).min(self.capacity.waiting_requests),
+            retry_after: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Allowances {
+    fn new(scope: &'static str, allowance: Allowance) -> Self {
+        Self {
+            scope,
+            allowance,
+            requests: RateLimiter::keyed(Quota::per_minute(allowance.requests_per_minute)),
+            tokens: RateLimiter::keyed(Quota::per_minute(allowance.tokens_per_minute)),
+            running: Arc::default(),
+        }
+    }
+
+    fn count(&self, key: &str) -> Result<Counted, GatewayError> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = running.entry(key.to_owned()).or_default();
+        if *count >= self.allowance.concurrent_requests {
+            return Err(self.exceeded(
+                "concurrent requests",
+                self.allowance.concurrent_requests,
+                Duration::from_secs(1),
+            ));
+        }
+        *count += 1;
+        drop(running);
+        Ok(Counted { running: self.running.clone(), key: key.to_owned() })
+    }
+
+    fn check_rate(&self, key: &String, tokens: u64) -> Result<(), GatewayError> {
+        let clock = DefaultClock::default();
+        self.requests.check_key(key).map_err(|not_until| {
+            let wait = not_until.wait_time_from(clock.now());
+            self.exceeded("requests a minute", self.allowance.requests_per_minute.get(), wait)
+        })?;
+        let limit = self.allowance.tokens_per_minute.get();
+        let tokens = NonZeroU32::new(u32::try_from(tokens).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
+        match self.tokens.check_key_n(key, tokens) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(not_until)) => Err(self.exceeded("tokens a minute", limit, not_until.wait_time_from(clock.now()))),
+            Err(_) => self.check_size(tokens.get().into()),
+        }
+    }
+
+    /// Whether a request of `tokens` tokens can ever fit.
+    fn check_size(&self, tokens: u64) -> Result<(), GatewayError> {
+        let limit = self.allowance.tokens_per_minute.get();
+        if tokens <= limit.into() {
+            return Ok(());
+        }
+        Err(self.exceeded("tokens in one request", limit, Duration::ZERO))
+    }
+
+    /// Takes what is there, up to `tokens`. The limiter takes a number of tokens or none, so it is asked for ever
+    /// smaller ones.
+    fn debit(&self, key: &String, tokens: u64) {
+        let mut left = u32::try_from(tokens).unwrap_or(u32::MAX).min(self.allowance.tokens_per_minute.get());
+        let mut portion = left;
+        while let Some(some) = NonZeroU32::new(portion.min(left)) {
+            if matches!(self.tokens.check_key_n(key, some), Ok(Ok(()))) {
+                left -= some.get();
+            }
+            portion /= 2;
+        }
+    }
+
+    fn exceeded(&self, what: &'static str, limit: u32, retry_after: Duration) -> GatewayError {
+        GatewayError::RateLimitExceeded { what, scope: self.scope, limit, retry_after }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = running.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::principal::Capabilities;
+
+    fn principal(user: &str) -> Principal {
+        Principal {
+            user: user.into(),
+            account: "acme".into(),
+            roles: vec![],
+            expires_at: chrono::DateTime::UNIX_EPOCH,
+            capabilities: Capabilities::default(),
+        }
+    }
+
+    fn allowance(requests: u32, tokens: u32, concurrent_requests: u32) -> Allowance {
+        Allowance {
+            requests_per_minute: NonZeroU32::new(requests).unwrap(),
+            tokens_per_minute: NonZeroU32::new(tokens).unwrap(),
+            concurrent_requests,
+        }
+    }
+
+    fn limits(per_user: Allowance, per_account: Allowance) -> Limits {
+        Limits::new(per_user, per_account, Capacity { running_requests: 1, waiting_requests: 1, wait_ms: 10 })
+    }
+
+    fn what(result: &Result<Running, GatewayError>) -> &'static str {
+        match result {
+            Err(GatewayError::RateLimitExceeded { what, .. }) => what,
+            _ => "admitted",
+        }
+    }
+
+    #[test]
+    fn requests_tokens_and_concurrency_are_limited_for_a_user_and_for_an_account() {
+        let wide = allowance(1_000, 1_000_000, 100);
+        let held: Vec<_> = (0..2).map(|_| limits(allowance(9, 900, 2), wide)).collect();
+        let running: Vec<_> = (0..2).map(|_| held[0].admit(&principal("ada"), 1).unwrap()).collect();
+        assert_eq!(what(&held[0].admit(&principal("ada"), 1)), "concurrent requests");
+        drop(running);
+        assert_eq!(what(&held[0].admit(&principal("ada"), 1)), "admitted");
+        assert_eq!(what(&held[1].admit(&principal("ada"), 900)), "admitted");
+        assert_eq!(what(&held[1].admit(&principal("ada"), 900)), "tokens a minute");
+        assert_eq!(what(&held[1].admit(&principal("eve"), 901)), "tokens in one request");
+
+        let by_account = limits(wide, allowance(2, 1_000, 10));
+        assert_eq!(what(&by_account.admit(&principal("ada"), 1)), "admitted");
+        assert_eq!(what(&by_account.admit(&principal("eve"), 1)), "admitted");
+        assert_eq!(what(&by_account.admit(&principal("bob"), 1)), "requests a minute");
+    }
+
+    #[test]
+    fn what_a_running_request_needs_more_is_taken_off_as_far_as_it_is_there() {
+        let limits = limits(allowance(9, 900, 9), allowance(9, 2_000, 9));
+        let _running = limits.admit(&principal("ada"), 100).unwrap();
+        limits.debit(&principal("ada"), 300);
+        assert_eq!(what(&limits.admit(&principal("ada"), 600)), "tokens a minute");
+        limits.debit(&principal("ada"), 899);
+        assert_eq!(what(&limits.admit(&principal("ada"), 50)), "tokens a minute");
+        assert_eq!(what(&limits.admit(&principal("eve"), 850)), "tokens a minute");
+        assert_eq!(what(&limits.admit(&principal("bob"), 600)), "admitted");
+    }
+
+    #[test]
+    fn what_the_account_never_allows_is_not_taken_off_the_user() {
+        let limits = limits(allowance(1, 900, 9), allowance(9, 500, 9));
+        assert_eq!(what(&limits.admit(&principal("ada"), 501)), "tokens in one request");
+        assert_eq!(what(&limits.admit(&principal("ada"), 500)), "admitted");
+    }
+
+    #[tokio::test]
+    async fn beyond_the_places_a_bounded_number_waits_for_a_bounded_time() {
+        let wide = allowance(1_000, 1_000, 10);
+        let limits = limits(wide, wide);
+        let place = limits.try_place().unwrap();
+        assert!(limits.try_place().is_none());
+        let first = limits.join_queue().unwrap();
+        assert_eq!(first.position, 1);
+        assert!(matches!(limits.join_queue(), Err(GatewayError::QueueFull { running: 1, waiting: 1, .. })));
+        assert!(matches!(limits.place(first).await, Err(GatewayError::QueueFull { .. })));
+        drop(place);
+        let second = limits.join_queue().unwrap();
+        assert!(limits.place(second).await.is_ok());
+    }
+}

@@ -1,0 +1,3 @@
+//! What follows from what happened, without anyone asking for it.
+
+pub mod expire_requests;

@@ -1,0 +1,154 @@
+use serde_json::json;
+
+use super::*;
+use crate::providers::tests::replay::{generate, recorded};
+
+fn sent(prompt: Value) -> Value {
+    send(prompt, AnthropicVersion::V2023_06_01).unwrap()
+}
+
+fn send(prompt: Value, version: AnthropicVersion) -> Result<Value, ProviderError> {
+    let call = generate(serde_json::from_value(prompt).unwrap(), false);
+    Ok(serde_json::to_value(MessagesRequest::new(&call, version)?).unwrap())
+}
+
+fn said(prompt: Value) -> Value {
+    sent(prompt)["messages"].clone()
+}
+
+#[test]
+fn everything_that_a_prompt_has_is_sent() {
+    let prompt = json!({
+        "system": "Be brief.",
+        "messages": [{ "role": "system", "content": "In French." }, { "role": "user", "content": "Hi", "name": "Ann" }],
+        "temperature": 0.5, "topP": 0.9, "stop": ["END"], "user": "u-1",
+        "tools": [{ "type": "function", "function": { "name": "f", "description": "d", "parameters": { "type": "object" } } }],
+        "toolChoice": "auto",
+    });
+    let mut expected = json!({
+        "model": "some-model", "max_tokens": 100, "stream": false,
+        "system": [{ "type": "text", "text": "Be brief." }, { "type": "text", "text": "In French." }],
+        "messages": [{ "role": "user", "content": [{ "type": "text", "text": "Hi" }] }],
+        "temperature": 0.5, "top_p": 0.9, "stop_sequences": ["END"], "metadata": { "user_id": "u-1" },
+        "tools": [{ "name": "f", "description": "d", "input_schema": { "type": "object" } }],
+        "tool_choice": { "type": "auto" },
+    });
+    assert_eq!(sent(prompt.clone()), expected);
+    expected.as_object_mut().unwrap().retain(|name, _| name != "temperature" && name != "top_p");
+    assert_eq!(send(prompt, AnthropicVersion::V2026_10_21).unwrap(), expected, "that version refuses both");
+}
+
+#[test]
+fn what_a_prompt_does_not_have_is_not_sent() {
+    assert_eq!(
+        sent(json!({ "messages": [{ "role": "user", "content": "Hi" }], "toolChoice": "none" })),
+        json!({
+            "model": "some-model", "max_tokens": 100, "stream": false,
+            "messages": [{ "role": "user", "content": [{ "type": "text", "text": "Hi" }] }],
+        })
+    );
+}
+
+#[test]
+fn a_conversation_with_tools_becomes_the_one_that_was_recorded() {
+    let (recorded, _) = recorded("anthropic/messages-parallel-tools.json").remove(1);
+    let calls = [
+        ("toolu_01TjHdHxyQNDy4DipRieJU5n", "weather", r#"{"latitude":"52.5200","longitude":"13.4050"}"#),
+        ("toolu_01QHFWAkMuVLb3VgS4EDGUGY", "best_language_to_learn", ""),
+    ];
+    let prompt = json!({
+        "messages": [
+            { "role": "user", "content": recorded["messages"][0]["content"] },
+            { "role": "assistant", "tool_calls": calls.map(|(id, name, arguments)|
+                json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } })) },
+            { "role": "tool", "tool_call_id": calls[0].0, "content": "Current weather at 52.5200, 13.4050: 15°C, Wind: 10 km/h" },
+            { "role": "tool", "tool_call_id": calls[1].0, "content": [{ "type": "text", "text": "Ruby" }] },
+        ],
+        "tools": recorded["tools"].as_array().unwrap().iter().map(|tool| json!({ "type": "function", "function": {
+            "name": tool["name"], "description": tool["description"], "parameters": tool["input_schema"],
+        } })).collect::<Vec<_>>(),
+    });
+    let sent = sent(prompt);
+    assert_eq!(sent["messages"], recorded["messages"]);
+    assert_eq!(sent["tools"], recorded["tools"]);
+}
+
+#[test]
+fn neighbours_of_one_role_are_one_turn_and_empty_text_is_left_out() {
+    let text = |text: &str| json!({ "type": "text", "text": text });
+    assert_eq!(
+        said(json!({ "messages": [
+            { "role": "user", "content": "a" },
+            { "role": "user", "content": [text("b"), text("")] },
+            { "role": "assistant", "content": "" },
+            { "role": "user", "content": "c" },
+            { "role": "assistant", "content": "d" },
+        ] })),
+        json!([
+            { "role": "user", "content": [text("a"), text("b"), text("c")] },
+            { "role": "assistant", "content": [text("d")] },
+        ])
+    );
+}
+
+#[test]
+fn images_become_sources_and_unknown_parts_stay_as_they_are() {
+    let unknown = json!({ "type": "document", "source": { "type": "url", "url": "https://a/b.pdf" } });
+    let cached = json!({ "type": "text", "text": "long", "cache_control": { "type": "ephemeral" } });
+    assert_eq!(
+        said(json!({ "messages": [{ "role": "user", "content": [
+            { "type": "image_url", "image_url": { "url": "data:image/png;base64,iVBOR", "detail": "low" } },
+            { "type": "image_url", "image_url": "https://a/b.png" },
+            unknown, cached,
+        ] }] }))[0]["content"],
+        json!([
+            { "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "iVBOR" } },
+            { "type": "image", "source": { "type": "url", "url": "https://a/b.png" } },
+            unknown, cached,
+        ])
+    );
+}
+
+#[test]
+fn tools_of_the_provider_and_every_choice_have_their_form() {
+    let prompt = |choice: Value| {
+        json!({
+            "messages": [{ "role": "user", "content": "Hi" }],
+            "tools": [{ "type": "web_search_20250305", "name": "web_search" }, { "type": "function", "function": { "name": "f" } }],
+            "toolChoice": choice,
+        })
+    };
+    for (choice, expected) in [
+        (json!("auto"), json!({ "type": "auto" })),
+        (json!("none"), json!({ "type": "none" })),
+        (json!("required"), json!({ "type": "any" })),
+        (json!({ "type": "function", "function": { "name": "f" } }), json!({ "type": "tool", "name": "f" })),
+        (json!({ "type": "tool", "name": "f" }), json!({ "type": "tool", "name": "f" })),
+    ] {
+        let sent = sent(prompt(choice));
+        assert_eq!(sent["tool_choice"], expected);
+        assert_eq!(
+            sent["tools"],
+            json!([
+                { "type": "web_search_20250305", "name": "web_search" },
+                { "name": "f", "input_schema": { "type": "object", "properties": {} } },
+            ])
+        );
+    }
+}
+
+#[test]
+fn arguments_that_are_no_object_are_refused_before_anything_is_sent() {
+    let call = |arguments: Value| {
+        let function = json!({ "name": "f", "arguments": arguments });
+        json!({ "messages": [{ "role": "assistant", "toolCalls": [{ "id": "c", "function": function }] }] })
+    };
+    for arguments in [json!("[1]"), json!("{\"a\":"), json!("\"a\"")] {
+        let error = send(call(arguments), AnthropicVersion::V2023_06_01).unwrap_err();
+        assert_eq!(error.message, "the arguments of a call of tool \"f\" are not a JSON object");
+        assert_eq!((error.kind, error.status), (aihub_application::ports::provider::FailureKind::InvalidRequest, None));
+    }
+    for arguments in [json!(""), json!("{}"), json!(null), json!({})] {
+        assert_eq!(said(call(arguments))[0]["content"][0]["input"], json!({}));
+    }
+}

@@ -1,0 +1,47 @@
+use aihub_application::ports::provider::FailureKind;
+use aihub_domain::price::TokenUsage;
+
+use super::*;
+use crate::providers::tests::replay::recorded;
+
+#[test]
+fn numbers_and_base64_are_both_read() {
+    let (_, base64) = recorded("openai/embeddings-base64.json").remove(0);
+    let read_base64 = read(base64.body.as_bytes(), 1).unwrap();
+    assert_eq!(read_base64.vectors[0].len(), 1536);
+    let norm: f32 = read_base64.vectors[0].iter().map(|x| x * x).sum();
+    assert!((norm - 1.0).abs() < 1e-3, "OpenAI's vectors have length 1, this has {norm}");
+    assert_eq!(read_base64.model.as_deref(), Some("text-embedding-3-small"));
+    assert_eq!(read_base64.usage, Some(TokenUsage { input: 9, ..TokenUsage::default() }));
+
+    let (_, numbers) = recorded("openai/embeddings-float-dimensions.json").remove(0);
+    assert_eq!(read(numbers.body.as_bytes(), 1).unwrap().vectors[0][..2], [-0.060_699_463, -0.006_393_432_6]);
+    let (_, local) = recorded("local/llamacpp-embeddings.json").remove(0);
+    let local = read(local.body.as_bytes(), 2).unwrap();
+    assert_eq!(local.vectors.iter().map(Vec::len).collect::<Vec<_>>(), [384, 384]);
+}
+
+#[test]
+fn vectors_are_put_into_the_inputs_order() {
+    let body = r#"{"data":[{"index":1,"embedding":[2]},{"index":0,"embedding":"AACAPw=="}]}"#;
+    let read = read(body.as_bytes(), 2).unwrap();
+    assert_eq!(read.vectors, [[1.0], [2.0]]);
+    assert_eq!(read.usage, None);
+}
+
+#[test]
+fn an_answer_that_does_not_fit_the_inputs_is_refused() {
+    for (body, inputs) in [
+        (r#"{"data":[{"index":0,"embedding":[1]}]}"#, 2),
+        (r#"{"data":[{"index":0,"embedding":[1]},{"index":0,"embedding":[1]}]}"#, 2),
+        (r#"{"data":[{"index":1,"embedding":[1]}]}"#, 1),
+        (r#"{"data":[{"index":0,"embedding":[]}]}"#, 1),
+        (r#"{"data":[{"index":0,"embedding":"AACA"}]}"#, 1),
+        (r#"{"data":[{"index":0,"embedding":"%"}]}"#, 1),
+        (r#"{"object":"list"}"#, 1),
+    ] {
+        assert_eq!(read(body.as_bytes(), inputs).unwrap_err().kind, FailureKind::Malformed, "{body}");
+    }
+    let error = read(br#"{"error":{"message":"no","code":"insufficient_quota"}}"#, 1).unwrap_err();
+    assert_eq!((error.kind, error.status), (FailureKind::QuotaExceeded, Some(200)));
+}

@@ -1,0 +1,223 @@
+//! The rules of `/admin/knobs`: which knobs apply to which calls, and how many times.
+
+use std::{
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{
+    super::{SimulatedProvider, models},
+    Failure, FailureKind, Knobs, Trouble, UsageReport,
+};
+
+/// The most rules that stand at a time: one for each model, each provider and any of them.
+pub const MAX_RULES: usize = 32;
+
+/// Knobs and the calls that they apply to, on any of the provider's endpoints. A call that is refused for its own faults
+/// (its key, its model's name, its fields) is not counted. The JSON of `PUT /admin/knobs`, all fields optional:
+///
+/// ```json
+/// {"provider": "openai", "model": "gpt-6-luna", "times": 2,
+///  "ttft_ms": 500, "tokens_per_second": 20, "output_tokens": 100, "usage": "missing",
+///  "fail_before": {"kind": "rate_limit", "status": 429, "retry_after_ms": 2000}}
+/// ```
+///
+/// `provider` is `openai` or `claude`. Instead of `fail_before` one of `"hang": true`, `"fail_after_tokens": n`,
+/// `"tear_after_tokens": n` and `"hang_after_tokens": n`. A failure needs its `kind` or its `status`. The kinds are
+/// those of [`FailureKind`], the usages those of [`UsageReport`], both in snake case.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "RuleJson", into = "RuleJson")]
+pub struct Rule {
+    /// `None`: any.
+    pub provider: Option<SimulatedProvider>,
+    /// The model's name without knobs; `None`: any.
+    pub model: Option<String>,
+    /// For the next so many calls; `None`: until it is replaced or cleared.
+    pub times: Option<u32>,
+    pub knobs: Knobs,
+}
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum KnobError {
+    #[error("the simulator has no model '{0}'")]
+    UnknownModel(String),
+    #[error("one of fail_before, hang, fail_after_tokens, tear_after_tokens and hang_after_tokens at a time")]
+    SeveralTroubles,
+    #[error("fail_before needs a kind, or a status out of 400, 401, 404, 429, 500, 503 and 529")]
+    UnknownFailure,
+    #[error("{0}")]
+    OutOfRange(String),
+    #[error("at most {MAX_RULES} rules at a time")]
+    TooManyRules,
+}
+
+/// The standing rules. Where several apply, a model's goes before a provider's, and a provider's before any's.
+#[derive(Default)]
+pub(in super::super) struct Rules {
+    /// Sorted by precedence, the most specific first.
+    standing: RwLock<Vec<Standing>>,
+}
+
+struct Standing {
+    rule: Rule,
+    left: Option<AtomicU32>,
+}
+
+impl Rules {
+    pub fn put(&self, rule: Rule) -> Result<(), KnobError> {
+        if let Some(model) = &rule.model
+            && !models::MODELS.iter().any(|known| known.name == model)
+        {
+            return Err(KnobError::UnknownModel(model.clone()));
+        }
+        rule.knobs.check().map_err(KnobError::OutOfRange)?;
+        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
+        standing
+            .retain(|old| (old.rule.provider, &old.rule.model) != (rule.provider, &rule.model) && !old.is_used_up());
+        if standing.len() >= MAX_RULES {
+            return Err(KnobError::TooManyRules);
+        }
+        standing.push(Standing { left: rule.times.map(AtomicU32::new), rule });
+        standing.sort_by_key(|one| (one.rule.model.is_none(), one.rule.provider.is_none()));
+        Ok(())
+    }
+
+    pub fn clear(&self) {
+        self.standing.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The standing rules, `times` being what is left of it.
+    pub fn list(&self) -> Vec<Rule> {
+        let standing = self.standing.read().unwrap_or_else(PoisonError::into_inner);
+        let unused = standing.iter().filter(|one| !one.is_used_up());
+        unused
+            .map(|one| Rule { times: one.left.as_ref().map(|left| left.load(Ordering::Relaxed)), ..one.rule.clone() })
+            .collect()
+    }
+
+    /// What applies to one call, which is counted against each rule that applies.
+    pub fn for_call(&self, provider: SimulatedProvider, model: &str) -> Knobs {
+        let standing = self.standing.read().unwrap_or_else(PoisonError::into_inner);
+        standing
+            .iter()
+            .filter(|one| one.rule.provider.is_none_or(|of| of == provider))
+            .filter(|one| one.rule.model.as_ref().is_none_or(|of| of == model))
+            .filter(|one| one.take())
+            .fold(Knobs::default(), |above, one| above.over(one.rule.knobs.clone()))
+    }
+}
+
+impl Standing {
+    fn take(&self) -> bool {
+        let Some(left) = &self.left else { return true };
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.left.as_ref().is_some_and(|left| left.load(Ordering::Relaxed) == 0)
+    }
+}
+
+/// [`Rule`] as it is written: flat, and the troubles side by side.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RuleJson {
+    provider: Option<SimulatedProvider>,
+    model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttft_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<UsageReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fail_before: Option<FailureJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hang: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fail_after_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tear_after_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hang_after_tokens: Option<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FailureJson {
+    kind: Option<FailureKind>,
+    status: Option<u16>,
+    retry_after_ms: Option<u64>,
+}
+
+impl TryFrom<RuleJson> for Rule {
+    type Error = KnobError;
+
+    fn try_from(json: RuleJson) -> Result<Self, KnobError> {
+        let mut troubles = vec![
+            json.fail_before.map(Failure::try_from).transpose()?.map(Trouble::FailBefore),
+            json.hang.and_then(|hang| hang.then_some(Trouble::HangBefore)),
+            json.fail_after_tokens.map(Trouble::FailAfter),
+            json.tear_after_tokens.map(Trouble::TearAfter),
+            json.hang_after_tokens.map(Trouble::HangAfter),
+        ];
+        troubles.retain(Option::is_some);
+        if troubles.len() > 1 {
+            return Err(KnobError::SeveralTroubles);
+        }
+        let knobs = Knobs {
+            ttft: json.ttft_ms.map(Duration::from_millis),
+            tokens_per_second: json.tokens_per_second,
+            output_tokens: json.output_tokens,
+            trouble: troubles.pop().flatten(),
+            usage: json.usage,
+        };
+        Ok(Self { provider: json.provider, model: json.model, times: json.times, knobs })
+    }
+}
+
+impl TryFrom<FailureJson> for Failure {
+    type Error = KnobError;
+
+    fn try_from(FailureJson { kind, status, retry_after_ms }: FailureJson) -> Result<Self, KnobError> {
+        let by_status = || status.and_then(Failure::with_status).map(|failure| failure.kind);
+        let kind = kind.or_else(by_status).ok_or(KnobError::UnknownFailure)?;
+        Ok(Self { kind, status, retry_after_ms })
+    }
+}
+
+impl From<Rule> for RuleJson {
+    fn from(Rule { provider, model, times, knobs }: Rule) -> Self {
+        let mut json = Self {
+            provider,
+            model,
+            times,
+            ttft_ms: knobs.ttft.map(|ttft| u64::try_from(ttft.as_millis()).unwrap_or(u64::MAX)),
+            tokens_per_second: knobs.tokens_per_second,
+            output_tokens: knobs.output_tokens,
+            usage: knobs.usage,
+            ..Self::default()
+        };
+        match knobs.trouble {
+            Some(Trouble::FailBefore(Failure { kind, status, retry_after_ms })) => {
+                json.fail_before = Some(FailureJson { kind: Some(kind), status, retry_after_ms });
+            }
+            Some(Trouble::HangBefore) => json.hang = Some(true),
+            Some(Trouble::FailAfter(tokens)) => json.fail_after_tokens = Some(tokens),
+            Some(Trouble::TearAfter(tokens)) => json.tear_after_tokens = Some(tokens),
+            Some(Trouble::HangAfter(tokens)) => json.hang_after_tokens = Some(tokens),
+            None => {}
+        }
+        json
+    }
+}

@@ -1,0 +1,104 @@
+//! The key that the subjects' keys are wrapped with. It comes from the configuration and never goes into the database.
+
+use std::{fmt, path::Path};
+
+use aes_gcm::{Aes256Gcm, KeyInit};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::sealed;
+use crate::secret_file::{SecretFileError, read_or_make};
+
+const FILE_NAME: &str = "dev-master-key";
+
+/// A subject's key in clear; wiped when it is dropped.
+pub type SubjectKey = Zeroizing<[u8; 32]>;
+
+pub struct MasterKey {
+    id: String,
+    cipher: Aes256Gcm,
+}
+
+#[derive(Debug, Error)]
+pub enum MasterKeyError {
+    #[error("a master key is 32 bytes in base64, 44 characters: `openssl rand -base64 32` makes one")]
+    Invalid,
+    #[error(transparent)]
+    File(#[from] SecretFileError),
+}
+
+impl MasterKey {
+    /// From 32 bytes in base64, standard alphabet with padding.
+    pub fn from_base64(text: &str) -> Result<Self, MasterKeyError> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| MasterKeyError::Invalid)?);
+        let key: &[u8; 32] = bytes.as_slice().try_into().map_err(|_| MasterKeyError::Invalid)?;
+        // Eight bytes of a hash over a text of its own tell keys apart and tell nothing about them.
+        let digest: [u8; 32] = Sha256::new().chain_update("aihub master key id").chain_update(key).finalize().into();
+        let id = digest.first_chunk().copied().map_or(0, u64::from_be_bytes);
+        Ok(Self { id: format!("{id:016x}"), cipher: Aes256Gcm::new(key.into()) })
+    }
+
+    /// Sixteen hex digits that tell it from other master keys.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The key as it is kept, 60 bytes: it unwraps for this subject only.
+    pub(super) fn wrap(&self, subject: &str, key: &SubjectKey) -> Option<Vec<u8>> {
+        sealed::seal(&self.cipher, subject.as_bytes(), key.as_slice())
+    }
+
+    pub(super) fn unwrap(&self, subject: &str, wrapped: &[u8]) -> Option<SubjectKey> {
+        let key = Zeroizing::new(sealed::open(&self.cipher, subject.as_bytes(), wrapped)?);
+        key.as_slice().try_into().ok().map(Zeroizing::new)
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MasterKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// For development: the key in `<data_dir>/dev-master-key`, and whether it was made by this call. Nodes that share a
+/// database have to share it; without it everything that was sealed is lost.
+pub fn dev_master_key(data_dir: &Path) -> Result<(MasterKey, bool), MasterKeyError> {
+    let (text, made) = read_or_make(data_dir, FILE_NAME, || STANDARD.encode(rand::random::<[u8; 32]>()))?;
+    Ok((MasterKey::from_base64(&text)?, made))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrapped_key_unwraps_for_its_subject_and_under_its_master_key_only() {
+        let master = MasterKey::from_base64(&STANDARD.encode([1; 32])).unwrap();
+        let other = MasterKey::from_base64(&STANDARD.encode([2; 32])).unwrap();
+        let key = Zeroizing::new([3; 32]);
+        let wrapped = master.wrap("acme", &key).unwrap();
+        assert_eq!(wrapped.len(), 60);
+        assert_eq!(master.unwrap("acme", &wrapped), Some(key));
+        assert_eq!(master.unwrap("other", &wrapped), None);
+        assert_eq!(other.unwrap("acme", &wrapped), None);
+        assert_ne!(master.id(), other.id());
+    }
+
+    #[test]
+    fn a_master_key_of_another_length_or_alphabet_is_refused() {
+        for text in ["", "not base64", &STANDARD.encode([1; 31]), &STANDARD.encode([1; 33])] {
+            assert!(matches!(MasterKey::from_base64(text), Err(MasterKeyError::Invalid)), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_key_for_development_outlives_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, made) = dev_master_key(dir.path()).unwrap();
+        let (second, made_again) = dev_master_key(dir.path()).unwrap();
+        assert!(made && !made_again && first.id() == second.id());
+        assert!(!format!("{first:?}").contains(&std::fs::read_to_string(dir.path().join(FILE_NAME)).unwrap()));
+    }
+}

@@ -1,0 +1,152 @@
+//! What an account was granted, holds, has spent and has left.
+
+use std::collections::BTreeMap;
+
+use aihub_domain::account::{Account, event::AccountEvent};
+use aihub_infrastructure::{
+    event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler},
+    json_rows::json_rows,
+};
+use futures::{FutureExt, future::BoxFuture};
+use serde::Serialize;
+use sqlx::{PgPool, PgTransaction};
+
+use crate::{
+    rebuild,
+    watermark::{AsOf, Snapshot},
+};
+
+pub const NAME: &str = "account_balance_v1";
+
+/// `granted = available + held + spent`; the table has that as a constraint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct AccountBalance {
+    pub account: String,
+    pub granted_microcredits: i64,
+    /// As the account's last event states it.
+    pub available_microcredits: i64,
+    pub held_microcredits: i64,
+    pub spent_microcredits: i64,
+    /// Used, but charged to nobody: our loss.
+    pub uncovered_microcredits: i64,
+    /// `None` is no limit.
+    pub daily_limit_microcredits: Option<i64>,
+    pub monthly_limit_microcredits: Option<i64>,
+    /// Where the account's last event stands in the log.
+    pub last_position: i64,
+}
+
+impl AccountBalance {
+    fn evolve(&mut self, event: &AccountEvent) {
+        match event {
+            AccountEvent::AccountOpened { .. } => {}
+            AccountEvent::CreditsGranted { amount_microcredits, available_microcredits, .. } => {
+                self.granted_microcredits += amount_microcredits.0;
+                self.available_microcredits = available_microcredits.0;
+            }
+            AccountEvent::UsageLimitsSet { limits, .. } => {
+                self.daily_limit_microcredits = limits.daily_microcredits.map(|limit| limit.0);
+                self.monthly_limit_microcredits = limits.monthly_microcredits.map(|limit| limit.0);
+            }
+            AccountEvent::CreditsReserved { amount_microcredits: more, available_microcredits, .. }
+            | AccountEvent::ReservationExtended { by_microcredits: more, available_microcredits, .. } => {
+                self.held_microcredits += more.0;
+                self.available_microcredits = available_microcredits.0;
+            }
+            AccountEvent::CreditsSettled {
+                charged_microcredits,
+                released_microcredits,
+                uncovered_microcredits,
+                available_microcredits,
+                ..
+            } => {
+                self.held_microcredits -= charged_microcredits.0 + released_microcredits.0;
+                self.spent_microcredits += charged_microcredits.0;
+                self.uncovered_microcredits += uncovered_microcredits.0;
+                self.available_microcredits = available_microcredits.0;
+            }
+            AccountEvent::CreditsReleased { released_microcredits, available_microcredits, .. } => {
+                self.held_microcredits -= released_microcredits.0;
+                self.available_microcredits = available_microcredits.0;
+            }
+        }
+    }
+}
+
+/// `None` for an account that was never heard of.
+pub async fn find(pool: &PgPool, account: &str) -> Result<AsOf<Option<AccountBalance>>, sqlx::Error> {
+    let mut snapshot = Snapshot::of(pool, NAME).await?;
+    let found = sqlx::query_as!(AccountBalance, "SELECT * FROM account_balance_v1 WHERE account = $1", account)
+        .fetch_optional(snapshot.connection())
+        .await?;
+    snapshot.close(found).await
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct View;
+
+impl rebuild::View for View {
+    fn tables(&self) -> &'static [&'static str] {
+        &[NAME]
+    }
+}
+
+impl EventHandler for View {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn apply<'a>(
+        &'a self,
+        transaction: &'a mut PgTransaction<'_>,
+        events: &'a [RecordedEvent],
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        apply(transaction, events).boxed()
+    }
+}
+
+async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) -> anyhow::Result<()> {
+    let changes = events_of::<Account>(events).collect::<anyhow::Result<Vec<_>>>()?;
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let accounts: Vec<&str> = changes.iter().map(|(event, _)| event.aggregate_id.as_str()).collect();
+    let known = sqlx::query_as!(
+        AccountBalance,
+        "SELECT * FROM account_balance_v1 WHERE account = ANY($1)",
+        &accounts as &[&str]
+    )
+    .fetch_all(&mut **transaction)
+    .await?;
+    // Each with the position up to which it was applied before: several events may come from one position.
+    let mut balances: BTreeMap<String, (i64, AccountBalance)> =
+        known.into_iter().map(|balance| (balance.account.clone(), (balance.last_position, balance))).collect();
+    for (event, change) in changes {
+        let (applied, balance) = balances.entry(event.aggregate_id.clone()).or_insert_with(|| {
+            (0, AccountBalance { account: event.aggregate_id.clone(), ..AccountBalance::default() })
+        });
+        let position = event.position.cast_signed();
+        if position > *applied {
+            balance.evolve(&change);
+            balance.last_position = position;
+        }
+    }
+    let rows: Vec<AccountBalance> = balances.into_values().map(|(_, balance)| balance).collect();
+    sqlx::query!(
+        "INSERT INTO account_balance_v1
+             SELECT * FROM json_populate_recordset(NULL::account_balance_v1, $1::text::json)
+         ON CONFLICT ON CONSTRAINT account_balance_v1_account DO UPDATE SET
+             granted_microcredits = excluded.granted_microcredits,
+             available_microcredits = excluded.available_microcredits,
+             held_microcredits = excluded.held_microcredits,
+             spent_microcredits = excluded.spent_microcredits,
+             uncovered_microcredits = excluded.uncovered_microcredits,
+             daily_limit_microcredits = excluded.daily_limit_microcredits,
+             monthly_limit_microcredits = excluded.monthly_limit_microcredits,
+             last_position = excluded.last_position",
+        json_rows(&rows)?,
+    )
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}

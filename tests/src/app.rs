@@ -1,0 +1,176 @@
+//! The service in the test's process: built by the composition root, on a free port, on a database of its own.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use aihub::{
+    auth::{
+        AuthSettings,
+        mint::{NewToken, mint},
+        secret::Secret,
+    },
+    bootstrap::App,
+    config::{Config, Sources},
+    hub::Hub,
+};
+use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_domain::{
+    account::{UsageLimits, command::AccountCommand},
+    money::Microcredits,
+};
+use chrono::TimeDelta;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use reqwest::{StatusCode, header::HeaderMap};
+use serde_json::Value;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use uuid::Uuid;
+
+use crate::{PATIENCE, TestDatabase, audit::Audit, client::Client, database, providers::Providers};
+
+pub const SECRET: &str = "a secret of the tests, at least 32 bytes long";
+const MASTER_KEY: &str = "dGhlIHRlc3RzJyBtYXN0ZXIga2V5LCAzMiBieXRlcyE=";
+
+/// Ends when it is dropped, without a drain; [`stop`](Self::stop) is the orderly way.
+pub struct TestApp {
+    pub address: SocketAddr,
+    pub hub: Arc<Hub>,
+    pub providers: Arc<Providers>,
+    pub database: Arc<TestDatabase>,
+    auth: AuthSettings,
+    shutdown: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+    _stop: DropGuard,
+}
+
+/// What the environment tells a service under test.
+pub fn variables(database: &TestDatabase, providers: &Providers) -> Vec<(String, String)> {
+    let data_dir = std::env::temp_dir().join("aihub-tests-write-nothing-here");
+    let mut variables = providers.variables();
+    variables.extend(
+        [
+            ("DATABASE_URL", database.options.url.clone()),
+            ("AIHUB__SERVER__LISTEN", "127.0.0.1:0".to_owned()),
+            ("AIHUB__SERVER__DATA_DIR", data_dir.display().to_string()),
+            // Some tests leave a call behind that hangs.
+            ("AIHUB__SERVER__DRAIN_MS", "500".to_owned()),
+            ("AIHUB__DATABASE__MAX_CONNECTIONS", "8".to_owned()),
+            ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY.to_owned()),
+            ("JWT_SECRET", SECRET.to_owned()),
+            ("RUST_LOG", "error".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    variables
+}
+
+/// What the services under test take for a token.
+pub fn auth() -> AuthSettings {
+    AuthSettings { hs256_secret: Some(Secret::new(SECRET)), ..AuthSettings::default() }
+}
+
+/// A token that the services under test accept.
+pub fn token(auth: &AuthSettings, user: &str, account: &str, ttl: TimeDelta) -> String {
+    let roles = ["user".to_owned()];
+    let new = NewToken { sub: user, account: Some(account), roles: &roles, ttl, now: SystemClock.now() };
+    mint(auth, &new).unwrap()
+}
+
+impl TestApp {
+    /// With a database and providers of its own. `change` has the last word on the configuration.
+    pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let (database, providers) = (Arc::new(database().await), Arc::new(Providers::start().await));
+        Self::start_on(&database, &providers, change).await
+    }
+
+    /// One more node on the same database.
+    pub async fn start_on(
+        database: &Arc<TestDatabase>,
+        providers: &Arc<Providers>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let sources = Sources { variables: variables(database, providers), ..Sources::default() };
+        let mut config = Config::load(&sources).unwrap();
+        change(&mut config);
+        let auth = config.auth.clone();
+        let app = App::build(config, PrometheusBuilder::new().build_recorder().handle()).await.unwrap();
+        let (address, hub, shutdown) = (app.local_addr().unwrap(), app.hub().clone(), CancellationToken::new());
+        let running = TaskTracker::new().spawn(app.run(shutdown.clone()));
+        Self {
+            address,
+            hub,
+            providers: providers.clone(),
+            database: database.clone(),
+            auth,
+            _stop: shutdown.clone().drop_guard(),
+            shutdown,
+            running,
+        }
+    }
+
+    /// A token for `user`, whose account has the same name.
+    pub fn token(&self, user: &str) -> String {
+        self.token_for(user, user, TimeDelta::hours(1))
+    }
+
+    pub fn token_for(&self, user: &str, account: &str, ttl: TimeDelta) -> String {
+        token(&self.auth, user, account, ttl)
+    }
+
+    /// A socket of `user`, after its `ready`.
+    pub async fn connect(&self, user: &str) -> Client {
+        Client::connect(self.address, &self.token(user)).await
+    }
+
+    pub async fn grant(&self, account: &str, amount: Microcredits) {
+        let command = AccountCommand::GrantCredits {
+            grant_id: Uuid::now_v7().to_string(),
+            amount,
+            reason: "a test".to_owned(),
+            actor: "a test".to_owned(),
+            granted_at: SystemClock.now(),
+        };
+        self.execute(account, command).await;
+    }
+
+    pub async fn set_usage_limits(&self, account: &str, limits: UsageLimits) {
+        let (reason, actor, set_at) = ("a test".to_owned(), "a test".to_owned(), SystemClock.now());
+        self.execute(account, AccountCommand::SetUsageLimits { limits, reason, actor, set_at }).await;
+    }
+
+    async fn execute(&self, account: &str, command: AccountCommand) {
+        let accounts = &self.hub.gateway.accounts;
+        accounts.execute(account, &command, &|_| Ok(vec![]), &Arc::default()).await.unwrap();
+    }
+
+    /// `GET path`, with a token if it is given: status, headers, and the body where it is JSON.
+    pub async fn get(&self, path: &str, token: Option<&str>) -> (StatusCode, HeaderMap, Value) {
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let mut request = client.get(format!("http://{}{path}", self.address));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        (status, headers, response.json().await.unwrap_or_default())
+    }
+
+    /// The whole log, checked.
+    pub async fn audit(&self) -> Audit {
+        Audit::of(self.database.pool()).await
+    }
+
+    /// Tells the service to end, as SIGTERM does.
+    pub fn shut_down(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Ends the service and waits until it has ended.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        timeout(PATIENCE, self.running).await.expect("the service ends").unwrap().unwrap();
+    }
+}

@@ -1,0 +1,236 @@
+//! The log, read as an auditor would: with nothing but the events, and none of the product's own arithmetic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aihub_domain::{
+    account::{Account, event::AccountEvent},
+    money::Microcredits,
+    request::{
+        Request,
+        event::{Accepted, Attempt, Outcome, RequestEvent},
+    },
+};
+use aihub_infrastructure::{
+    event_store::{
+        chain::{self, ChainHead},
+        reader::{self, ReadLimit, RecordedEvent},
+    },
+    simulated_providers::served::ServedCall,
+};
+use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
+use sqlx::PgPool;
+
+use crate::until;
+
+#[derive(Debug, Default)]
+pub struct Audit {
+    pub requests: BTreeMap<String, AuditedRequest>,
+    pub accounts: BTreeMap<String, Balance>,
+}
+
+#[derive(Debug)]
+pub struct AuditedRequest {
+    pub accepted: Accepted,
+    /// When its acceptance went into the log, on the log's clock, which is this machine's.
+    pub recorded_at: DateTime<Utc>,
+    pub end: Option<RequestEvent>,
+}
+
+/// In microcredits.
+#[derive(Debug, Default)]
+pub struct Balance {
+    pub granted: i64,
+    pub spent: i64,
+    /// Used and not paid for.
+    pub uncovered: i64,
+    pub holds: BTreeMap<String, i64>,
+    settled: BTreeSet<String>,
+}
+
+impl Audit {
+    /// Reads everything, verifies the chain, and checks of each event that it follows from those before: no account is
+    /// overspent, every balance that an event states is true, a hold comes in one unit with its request and goes in one
+    /// unit with that request's only end, and both state the same charge.
+    pub async fn of(pool: &PgPool) -> Self {
+        let events = events(pool).await;
+        let mut audit = Self::default();
+        for unit in events.chunk_by(|_, next| next.command_id.is_none()) {
+            audit.check_unit(unit);
+        }
+        for account in audit.accounts.values() {
+            for hold in account.holds.keys() {
+                assert!(audit.requests[hold].end.is_none(), "{hold} has ended and its hold has not");
+            }
+        }
+        for (id, request) in &audit.requests {
+            let holds = &audit.accounts[&request.accepted.account].holds;
+            assert_eq!(request.end.is_none(), holds.contains_key(id), "{id}");
+        }
+        audit
+    }
+
+    /// The same, once every accepted request has ended.
+    pub async fn at_rest(pool: &PgPool) -> Self {
+        // A request has two events: its acceptance and its end.
+        let open = "SELECT count(*) FILTER (WHERE sequence = 1) - count(*) FILTER (WHERE sequence > 1)
+                    FROM events WHERE aggregate_type = $1";
+        until("every accepted request has ended", async || {
+            let open: i64 = sqlx::query_scalar(open).bind(Request::TYPE).fetch_one(pool).await.unwrap();
+            (open == 0).then_some(())
+        })
+        .await;
+        Self::of(pool).await
+    }
+
+    fn check_unit(&mut self, unit: &[RecordedEvent]) {
+        // What the unit does to holds, by id: reserved, or ended with this charge.
+        let (mut reserved, mut ended) = (BTreeMap::new(), BTreeMap::new());
+        for event in unit {
+            if event.aggregate_type == Account::TYPE {
+                let account = self.accounts.entry(event.aggregate_id.clone()).or_default();
+                account.apply(&event.decode().unwrap(), &mut reserved, &mut ended);
+            }
+        }
+        for event in unit {
+            if event.aggregate_type != Request::TYPE {
+                continue;
+            }
+            let id = &event.aggregate_id;
+            match event.decode().unwrap() {
+                RequestEvent::RequestAccepted(accepted) => {
+                    assert_eq!(event.sequence, 1);
+                    assert_eq!(reserved.remove(id), Some(accepted.reserved_microcredits.0), "{id}");
+                    let request = AuditedRequest { accepted: *accepted, recorded_at: event.recorded_at, end: None };
+                    assert!(self.requests.insert(id.clone(), request).is_none(), "{id} was accepted twice");
+                }
+                end => {
+                    let charged = end.outcome().map_or(0, |outcome| outcome.charge.amount.0);
+                    assert_eq!(ended.remove(id), Some(charged), "{id}: {end:?}");
+                    let before = self.requests.get_mut(id).expect("accepted before it ended").end.replace(end);
+                    assert!(before.is_none(), "{id} has two ends");
+                }
+            }
+        }
+        assert!(reserved.is_empty() && ended.is_empty(), "holds without requests: {reserved:?} {ended:?}");
+    }
+
+    /// Holds the log against what the providers served: each of their calls was for a request of ours that stood in the
+    /// log before the call came, and no end tells of fewer calls than there were. Returns the calls by request.
+    pub fn reconcile(&self, calls: Vec<ServedCall>) -> BTreeMap<String, Vec<ServedCall>> {
+        let mut by_request: BTreeMap<String, Vec<ServedCall>> = BTreeMap::new();
+        for call in calls {
+            let id = call.client_request_id.clone().expect("every call names its request");
+            let request = self.requests.get(&id).unwrap_or_else(|| panic!("the log does not know {id}: {call:?}"));
+            assert!(request.recorded_at <= call.arrived_at, "{id} was called for before it was in the log");
+            by_request.entry(id).or_default().push(call);
+        }
+        for (id, calls) in &by_request {
+            if let Some(outcome) = self.requests[id].end.as_ref().and_then(RequestEvent::outcome) {
+                let told = outcome.attempts.iter().filter(|attempt| !attempt.skipped).count();
+                assert!(calls.len() <= told, "{id}: {calls:?} and {outcome:?}");
+            }
+        }
+        by_request
+    }
+
+    /// The requests that have not ended.
+    pub fn open(&self) -> Vec<&str> {
+        self.requests.iter().filter(|(_, request)| request.end.is_none()).map(|(id, _)| id.as_str()).collect()
+    }
+
+    /// The only request.
+    pub fn request(&self) -> &AuditedRequest {
+        assert_eq!(self.requests.len(), 1, "{:?}", self.requests.keys());
+        self.requests.values().next().unwrap()
+    }
+}
+
+/// Everything that is in the log by now, after its chain was verified from the first event on.
+async fn events(pool: &PgPool) -> Vec<RecordedEvent> {
+    let (mut events, mut head) = (Vec::new(), ChainHead::GENESIS);
+    loop {
+        let batch = reader::events_from(pool, head.position + 1, ReadLimit::default()).await.unwrap();
+        if batch.is_empty() {
+            return events;
+        }
+        head = chain::verify(head, &batch).unwrap();
+        events.extend(batch);
+    }
+}
+
+impl Balance {
+    pub fn held(&self) -> i64 {
+        self.holds.values().sum()
+    }
+
+    pub fn available(&self) -> i64 {
+        self.granted - self.spent - self.held()
+    }
+
+    fn apply(&mut self, event: &AccountEvent, reserved: &mut BTreeMap<String, i64>, ended: &mut BTreeMap<String, i64>) {
+        let stated = match event {
+            AccountEvent::AccountOpened { .. } | AccountEvent::UsageLimitsSet { .. } => return,
+            AccountEvent::CreditsGranted { amount_microcredits, available_microcredits, .. } => {
+                self.granted += amount_microcredits.0;
+                available_microcredits
+            }
+            AccountEvent::CreditsReserved { reservation_id, amount_microcredits, available_microcredits, .. } => {
+                assert!(!self.settled.contains(reservation_id), "{reservation_id} is held again");
+                assert!(self.holds.insert(reservation_id.clone(), amount_microcredits.0).is_none(), "{reservation_id}");
+                reserved.insert(reservation_id.clone(), amount_microcredits.0);
+                available_microcredits
+            }
+            AccountEvent::ReservationExtended {
+                reservation_id,
+                by_microcredits,
+                reserved_microcredits,
+                available_microcredits,
+                ..
+            } => {
+                let hold = self.holds.get_mut(reservation_id).unwrap();
+                *hold += by_microcredits.0;
+                assert_eq!(*hold, reserved_microcredits.0);
+                available_microcredits
+            }
+            AccountEvent::CreditsSettled {
+                reservation_id,
+                charged_microcredits: Microcredits(charged),
+                released_microcredits: Microcredits(released),
+                uncovered_microcredits,
+                available_microcredits,
+                ..
+            } => {
+                assert_eq!(self.end(reservation_id), charged + released, "{reservation_id}");
+                assert!(*charged >= 0 && *released >= 0);
+                self.spent += charged;
+                self.uncovered += uncovered_microcredits.0;
+                ended.insert(reservation_id.clone(), *charged);
+                available_microcredits
+            }
+            AccountEvent::CreditsReleased { reservation_id, released_microcredits, available_microcredits, .. } => {
+                assert_eq!(self.end(reservation_id), released_microcredits.0);
+                ended.insert(reservation_id.clone(), 0);
+                available_microcredits
+            }
+        };
+        assert_eq!(self.available(), stated.0, "{event:?}");
+        assert!(self.available() >= 0, "overspent: {event:?}");
+    }
+
+    fn end(&mut self, reservation_id: &str) -> i64 {
+        assert!(self.settled.insert(reservation_id.to_owned()), "{reservation_id} is settled twice");
+        self.holds.remove(reservation_id).expect("held before it is settled")
+    }
+}
+
+impl AuditedRequest {
+    pub fn outcome(&self) -> &Outcome {
+        self.end.as_ref().and_then(RequestEvent::outcome).unwrap_or_else(|| panic!("{:?}", self.end))
+    }
+
+    /// The calls that were made for it, as far as its end tells.
+    pub fn calls(&self) -> Vec<&Attempt> {
+        self.outcome().attempts.iter().filter(|attempt| !attempt.skipped).collect()
+    }
+}

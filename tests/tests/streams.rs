@@ -1,0 +1,6 @@
+//! Streams: many on one socket, each whole, whoever leaves meanwhile.
+
+mod answers;
+mod departures;
+mod idempotency;
+mod readers;
