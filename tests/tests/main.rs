@@ -1,6 +1,6 @@
 //! What the product promises, tested from outside on a real PostgreSQL.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should say where")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on should say where")]
 
 mod auth;
 mod crashes;

@@ -1,6 +1,7 @@
 //! The event store.
 
 mod account;
+mod chain;
 mod contract;
 mod cqrs;
 mod failures;

@@ -22,8 +22,9 @@ use crate::database::Database;
 pub struct WriterOptions {
     /// [`AppendError::TooLarge`].
     pub max_unit_bytes: usize,
-    /// [`AppendError::Overloaded`], as for the next.
+    /// [`AppendError::Overloaded`], for this and the next.
     pub max_queued_units: usize,
+    /// Of the units' texts, which are held twice: as units and as the batches that they are sent in.
     pub max_queued_bytes: usize,
     /// A batch ends before the unit that would exceed this or the next, but has one unit at least.
     pub max_batch_events: usize,

@@ -86,7 +86,9 @@ async fn insert(connection: &mut PgConnection, rows: &[Row]) {
     }
     fn jsons(rows: &[Row], of: impl Fn(&Row) -> &str) -> Jsons {
         let mut jsons = Jsons::default();
-        rows.iter().for_each(|row| jsons.push(of(row).as_bytes()));
+        for row in rows {
+            jsons.push(of(row).as_bytes());
+        }
         jsons
     }
     sqlx::query(

@@ -8,14 +8,18 @@ use std::{
     time::Duration,
 };
 
-use aihub_infrastructure::event_store::{
-    reader::RecordedEvent,
-    subscription::{self, EventHandler, SubscriptionError, Subscriptions, TryAgain},
-    upcast::{Upcasted, Upcasters},
+use aihub_infrastructure::{
+    database::Database,
+    event_store::{
+        reader::RecordedEvent,
+        subscription::{self, EventHandler, SubscriptionError, Subscriptions, TryAgain},
+        upcast::{Upcasted, Upcasters},
+    },
 };
 use aihub_tests::{
     TestDatabase, database,
     log::{Node, lone_unit, stream, unit},
+    proxy::Proxy,
 };
 use futures::{FutureExt, future::BoxFuture};
 use serde_json::json;
@@ -82,9 +86,12 @@ fn subscriptions(database: &TestDatabase) -> (Subscriptions, DropGuard) {
 }
 
 fn subscriptions_with(database: &TestDatabase, upcasters: Upcasters) -> (Subscriptions, DropGuard) {
+    subscriptions_on(database.database.clone(), upcasters)
+}
+
+fn subscriptions_on(database: Database, upcasters: Upcasters) -> (Subscriptions, DropGuard) {
     let shutdown = CancellationToken::new();
-    let subscriptions =
-        Subscriptions::start(database.database.clone(), Arc::new(upcasters), TaskTracker::new(), shutdown.clone());
+    let subscriptions = Subscriptions::start(database, Arc::new(upcasters), TaskTracker::new(), shutdown.clone());
     (subscriptions, shutdown.drop_guard())
 }
 
@@ -122,6 +129,26 @@ async fn each_event_is_applied_once_in_order_while_two_nodes_compete_and_their_c
     }
     other.wait_for(NAME, 1500, PATIENCE).await.unwrap();
     assert_eq!(positions(&database).await, (1..=1500).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_node_that_freezes_gives_its_turn_to_another_and_applies_nothing_when_it_thaws() {
+    let database = fixture().await;
+    let proxy = Proxy::start(database.address()).await;
+    let behind_proxy = database.through(proxy.address).await;
+    let (frozen, _frozen) = subscriptions_on(behind_proxy, Upcasters::default());
+    let (other, _other) = subscriptions(&database);
+    append(&database, 10).await;
+    frozen.run(applied());
+    other.wait_for(NAME, 10, PATIENCE).await.unwrap();
+    proxy.freeze_all();
+    other.run(applied());
+    append(&database, 10).await;
+    other.wait_for(NAME, 20, PATIENCE).await.unwrap();
+    proxy.thaw();
+    append(&database, 10).await;
+    other.wait_for(NAME, 30, PATIENCE).await.unwrap();
+    assert_eq!(positions(&database).await, (1..=30).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ impl Session {
         // A runner is heard of every second: the server takes one for frozen that was not for so long, and its lock
         // goes to another.
         let settings = [
-            ("idle_session_timeout", "15s".to_owned()),
+            ("idle_session_timeout", "5s".to_owned()),
             ("idle_in_transaction_session_timeout", "60s".to_owned()),
             ("statement_timeout", "60s".to_owned()),
         ];
