@@ -15,7 +15,10 @@ use futures::{
     FutureExt, SinkExt, StreamExt,
     stream::{BoxStream, SelectAll},
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::{
+    task::yield_now,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
 use uuid::Uuid;
 
 use super::frame::{ClientFrame, FaultyFrame, Response, ServerFrame, SocketLimits};
@@ -266,9 +269,11 @@ impl Session {
         self.say(ServerFrame::Error { id: None, error }.to_json()).await
     }
 
-    /// Writes what an answer brought, and what else is there already, before the next flush.
+    /// Writes what an answer brought, and what else is there already, before the next flush. Flushing is most of what
+    /// a chunk costs, so whoever is ready to bring more does so first: nothing is waited for.
     async fn pass_on(&mut self, id: &Arc<str>, item: AnswerItem) -> Result<(), Ended> {
         self.pass_on_one(id, item).await?;
+        yield_now().await;
         while self.unflushed < MAX_UNFLUSHED && !self.running.is_empty() {
             let Some(Some((id, item))) = self.answers.next().now_or_never() else { break };
             self.pass_on_one(&id, item).await?;
