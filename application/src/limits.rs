@@ -91,12 +91,24 @@ impl Limits {
     }
 
     /// Takes one request of `tokens` tokens off the principal's allowances.
+    ///
+    /// The rates cannot be given back. So the user's are asked first: one user who asks for too much then takes
+    /// nothing from the others of the account, while an account that refuses costs this user a part of an allowance
+    /// that is of no use to them at the time. What the account would never allow costs nobody anything.
     pub fn admit(&self, principal: &Principal, tokens: u64) -> Result<Running, GatewayError> {
         let user = self.users.count(&principal.user)?;
         let account = self.accounts.count(&principal.account)?;
+        self.accounts.check_size(tokens)?;
         self.users.check_rate(&principal.user, tokens)?;
         self.accounts.check_rate(&principal.account, tokens)?;
         Ok(Running { _counted: [user, account] })
+    }
+
+    /// Takes `tokens` more off the allowances, for a request that turned out larger than it was admitted for. Where
+    /// fewer are left, it takes those: what is running goes on.
+    pub fn debit(&self, principal: &Principal, tokens: u64) {
+        self.users.debit(&principal.user, tokens);
+        self.accounts.debit(&principal.account, tokens);
     }
 
     /// A place at once, if there is one and nobody waits for it.
@@ -183,7 +195,29 @@ impl Allowances {
             Ok(Err(not_until)) => {
                 Err(self.exceeded("tokens a minute", limit, not_until.wait_time_from(self.clock.now())))
             }
-            Err(_) => Err(self.exceeded("tokens in one request", limit, Duration::ZERO)),
+            Err(_) => self.check_size(tokens.get().into()),
+        }
+    }
+
+    /// Whether a request of `tokens` tokens can ever fit.
+    fn check_size(&self, tokens: u64) -> Result<(), GatewayError> {
+        let limit = self.allowance.tokens_per_minute.get();
+        if tokens <= limit.into() {
+            return Ok(());
+        }
+        Err(self.exceeded("tokens in one request", limit, Duration::ZERO))
+    }
+
+    /// Takes what is there, up to `tokens`. The limiter takes a number of tokens or none, so it is asked for ever
+    /// smaller ones.
+    fn debit(&self, key: &String, tokens: u64) {
+        let mut left = u32::try_from(tokens).unwrap_or(u32::MAX).min(self.allowance.tokens_per_minute.get());
+        let mut portion = left;
+        while let Some(some) = NonZeroU32::new(portion.min(left)) {
+            if matches!(self.tokens.check_key_n(key, some), Ok(Ok(()))) {
+                left -= some.get();
+            }
+            portion /= 2;
         }
     }
 
@@ -260,6 +294,25 @@ mod tests {
         assert_eq!(what(&by_account.admit(&principal("ada"), 1)), "admitted");
         assert_eq!(what(&by_account.admit(&principal("eve"), 1)), "admitted");
         assert_eq!(what(&by_account.admit(&principal("bob"), 1)), "requests a minute");
+    }
+
+    #[test]
+    fn what_a_running_request_needs_more_is_taken_off_as_far_as_it_is_there() {
+        let limits = limits(allowance(9, 900, 9), allowance(9, 2_000, 9));
+        let _running = limits.admit(&principal("ada"), 100).unwrap();
+        limits.debit(&principal("ada"), 300);
+        assert_eq!(what(&limits.admit(&principal("ada"), 600)), "tokens a minute");
+        limits.debit(&principal("ada"), 899);
+        assert_eq!(what(&limits.admit(&principal("ada"), 50)), "tokens a minute");
+        assert_eq!(what(&limits.admit(&principal("eve"), 850)), "tokens a minute");
+        assert_eq!(what(&limits.admit(&principal("bob"), 600)), "admitted");
+    }
+
+    #[test]
+    fn what_the_account_never_allows_is_not_taken_off_the_user() {
+        let limits = limits(allowance(1, 900, 9), allowance(9, 500, 9));
+        assert_eq!(what(&limits.admit(&principal("ada"), 501)), "tokens in one request");
+        assert_eq!(what(&limits.admit(&principal("ada"), 500)), "admitted");
     }
 
     #[tokio::test]

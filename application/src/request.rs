@@ -100,9 +100,11 @@ impl AnswerRequest {
         let mut tokens = tokens_of(prompt.system.as_deref().unwrap_or_default());
         for message in &prompt.messages {
             tokens += 8 + message.content.as_str().map_or_else(|| part_tokens(&message.content), tokens_of);
-            tokens += message.tool_calls.iter().map(|call| tokens_of(&call.to_string())).sum::<u64>();
+            tokens += message.tool_calls.iter().map(serialised_tokens).sum::<u64>();
+            tokens += [&message.name, &message.tool_call_id].into_iter().flatten().map(|id| tokens_of(id)).sum::<u64>();
         }
-        tokens += prompt.tools.iter().map(|tool| tokens_of(&tool.to_string())).sum::<u64>();
+        tokens += prompt.tools.iter().chain(&prompt.tool_choice).map(serialised_tokens).sum::<u64>();
+        tokens += prompt.stop.iter().map(|stop| tokens_of(stop)).sum::<u64>();
         tokens += self.inputs.iter().map(|input| tokens_of(input)).sum::<u64>();
         tokens.max(1)
     }
@@ -143,14 +145,21 @@ fn tokens_at_least(text: &str) -> u64 {
     (words / 2).max(text.len() as u64 / LONGEST_TOKEN_BYTES)
 }
 
+fn serialised_tokens(value: &Value) -> u64 {
+    tokens_of(&value.to_string())
+}
+
+/// What is not known for a text or an image counts with all that it says.
 fn part_tokens(content: &Value) -> u64 {
-    let Some(parts) = content.as_array() else { return 0 };
+    let Some(parts) = content.as_array() else {
+        return if content.is_null() { 0 } else { serialised_tokens(content) };
+    };
     parts
         .iter()
         .map(|part| match part.get("text").and_then(Value::as_str) {
-            Some(text) => tokens_of(text),
-            None if part.get("image_url").is_some() => TOKENS_PER_IMAGE,
-            None => tokens_of(&part.to_string()),
+            text if part.get("image_url").is_some() => TOKENS_PER_IMAGE + text.map_or(0, tokens_of),
+            Some(text) if part.get("type").is_none_or(|kind| kind == "text") => tokens_of(text),
+            _ => serialised_tokens(part),
         })
         .sum()
 }
@@ -292,6 +301,28 @@ mod tests {
         let request = parse(RequestKind::Chat, &json!({"prompt": "hi", "model": null})).unwrap();
         assert_eq!(request.prompt.messages[0].content, json!("hi"));
         assert_eq!((request.provider.as_str(), request.stream, request.fallback), (AUTO, false, true));
+    }
+
+    #[test]
+    fn everything_that_goes_into_the_prompt_counts_for_the_hold() {
+        let estimate = |message: Value, more: Value| {
+            let mut fields = json!({ "messages": [message] });
+            fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            parse(RequestKind::Chat, &fields).unwrap().input_tokens_estimate()
+        };
+        let long = "x".repeat(300);
+        let (role, plain) = ("user", estimate(json!({"role": "user", "content": "hi"}), json!({})));
+        let image = json!({"type": "image_url", "text": "", "image_url": {"url": "data:"}});
+        assert!(estimate(json!({"role": role, "content": [image]}), json!({})) >= TOKENS_PER_IMAGE);
+        for (message, more) in [
+            (json!({"role": role, "content": {"text": long}}), json!({})),
+            (json!({"role": role, "content": [{"type": "file", "text": "", "file": long}]}), json!({})),
+            (json!({"role": role, "content": "hi", "name": long}), json!({})),
+            (json!({"role": role, "content": "hi"}), json!({"toolChoice": {"function": {"name": long}}})),
+            (json!({"role": role, "content": "hi"}), json!({"stop": [long]})),
+        ] {
+            assert!(estimate(message.clone(), more) >= plain + 99, "{message}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub mod subscription;
 pub mod upcast;
 pub mod writer;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use aihub_application::ports::event_log::{Append, EventLog, LoadError, Snapshot, StoredEvent, Unit};
 use futures::{FutureExt, future::BoxFuture};
@@ -38,6 +38,10 @@ use self::{
     writer::{Writer, WriterOptions},
 };
 use crate::database::Database;
+
+/// The longest that one read may take, a connection from the pool included. A peer that is gone without a word says
+/// nothing for far longer.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The log in PostgreSQL, as the application sees it.
 #[derive(Debug)]
@@ -105,7 +109,7 @@ impl EventLog for PostgresEventLog {
         aggregate_id: &'a str,
         after_sequence: u64,
     ) -> BoxFuture<'a, Result<Vec<StoredEvent>, LoadError>> {
-        self.load_stream(aggregate_type, aggregate_id, after_sequence).boxed()
+        in_time(self.load_stream(aggregate_type, aggregate_id, after_sequence)).boxed()
     }
 
     fn load_snapshot<'a>(
@@ -113,10 +117,10 @@ impl EventLog for PostgresEventLog {
         aggregate_type: &'static str,
         aggregate_id: &'a str,
     ) -> BoxFuture<'a, Result<Option<Snapshot>, LoadError>> {
-        async move {
+        in_time(async move {
             let row = snapshots::load(self.database.pool(), aggregate_type, aggregate_id).await.map_err(unavailable)?;
             Ok(row.map(|row| Snapshot { sequence: row.last_sequence, state: row.payload }))
-        }
+        })
         .boxed()
     }
 
@@ -126,14 +130,18 @@ impl EventLog for PostgresEventLog {
         aggregate_id: &'a str,
         snapshot: Snapshot,
     ) -> BoxFuture<'a, Result<(), LoadError>> {
-        async move {
+        in_time(async move {
             let Snapshot { sequence, state } = snapshot;
             snapshots::save(self.database.pool(), aggregate_type, aggregate_id, sequence, &state)
                 .await
                 .map_err(unavailable)
-        }
+        })
         .boxed()
     }
+}
+
+async fn in_time<T>(reading: impl Future<Output = Result<T, LoadError>>) -> Result<T, LoadError> {
+    tokio::time::timeout(READ_TIMEOUT, reading).await.unwrap_or_else(|late| Err(unavailable(late)))
 }
 
 fn unavailable(error: impl Into<anyhow::Error>) -> LoadError {

@@ -96,8 +96,10 @@ pub struct PostgresOrphanedRequests {
 
 impl PostgresOrphanedRequests {
     /// A request is an orphan `deadline_grace` after its deadline, or when its node has not been heard of for
-    /// `node_timeout`. The second only counts while `node`, which searches, has itself been heard of all that time,
-    /// and the database has been up for longer: nobody who was cut off, or has just begun to hear, calls others dead.
+    /// `node_timeout`. The first only counts where the node is gone or has been heard of without a gap for
+    /// `deadline_grace`: one that was cut off has its ends still to write. The second only counts while `node`, which
+    /// searches, has itself been heard of all that time, and the database has been up for longer: nobody who was cut
+    /// off, or has just begun to hear, calls others dead.
     pub fn new(pool: PgPool, node: String, deadline_grace: Duration, node_timeout: Duration) -> Self {
         Self { pool, node, deadline_grace, node_timeout }
     }
@@ -111,7 +113,7 @@ impl PostgresOrphanedRequests {
                FROM open_requests r
                LEFT JOIN nodes n ON n.node = r.node
                CROSS JOIN (SELECT now() - make_interval(secs => $2) AS at) horizon
-               WHERE r.deadline_at < $1
+               WHERE (r.deadline_at < $1 AND (n.node IS NULL OR n.heartbeat_at >= horizon.at AND n.beating_since < $1))
                   OR (r.accepted_at < horizon.at AND coalesce(n.heartbeat_at < horizon.at, true)
                       AND pg_postmaster_start_time() < horizon.at
                       AND EXISTS (SELECT FROM nodes me WHERE me.node = $3

@@ -17,6 +17,7 @@ use futures::{FutureExt, future::BoxFuture};
 use moka::future::Cache;
 use sqlx::PgPool;
 use thiserror::Error;
+use tokio::time::timeout;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -24,6 +25,8 @@ use self::master_key::MasterKey;
 
 /// How long a key is used before the database is asked again whether it still exists.
 pub const KEY_LIFE: Duration = Duration::from_mins(1);
+/// The longest that the database may take to answer, a connection from the pool included.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most keys in memory, about 0.5 kB each; those that are used least go first.
 const MAX_CACHED_KEYS: u64 = 10_000;
 
@@ -89,10 +92,8 @@ impl PostgresVault {
     }
 
     async fn load(&self, subject: &str) -> Result<Key, KeyError> {
-        let row = sqlx::query!("SELECT wrapped_key, master_key_id FROM subject_keys WHERE subject = $1", subject)
-            .fetch_optional(&self.pool)
-            .await?
-            .ok_or(KeyError::Missing)?;
+        let find = sqlx::query!("SELECT wrapped_key, master_key_id FROM subject_keys WHERE subject = $1", subject);
+        let row = in_time(find.fetch_optional(&self.pool)).await?.ok_or(KeyError::Missing)?;
         let wrapped = row.wrapped_key.ok_or(KeyError::Destroyed)?;
         let key = self.master.unwrap(subject, &wrapped).ok_or_else(|| {
             tracing::error!(
@@ -109,16 +110,15 @@ impl PostgresVault {
     async fn make(&self, subject: &str) -> Result<(), KeyError> {
         let key = Zeroizing::new(rand::random());
         let wrapped = self.master.wrap(subject, &key).ok_or(KeyError::Unreadable)?;
-        sqlx::query!(
+        let keep = sqlx::query!(
             "INSERT INTO subject_keys (subject, key_id, wrapped_key, master_key_id) VALUES ($1, $2, $3, $4)
              ON CONFLICT ON CONSTRAINT subject_keys_subject DO NOTHING",
             subject,
             Uuid::now_v7(),
             wrapped,
             self.master.id(),
-        )
-        .execute(&self.pool)
-        .await?;
+        );
+        in_time(keep.execute(&self.pool)).await?;
         Ok(())
     }
 }
@@ -146,6 +146,10 @@ impl ContentVault for PostgresVault {
         }
         .boxed()
     }
+}
+
+async fn in_time<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, KeyError> {
+    Ok(timeout(QUERY_TIMEOUT, query).await.unwrap_or_else(|late| Err(sqlx::Error::Io(late.into())))?)
 }
 
 /// The subject's length in 8 bytes, big-endian, the subject, the context: no two pairs give the same bytes.

@@ -10,10 +10,14 @@ use aihub_domain::{
         event::{Accepted, Attempt, Outcome, RequestEvent},
     },
 };
-use aihub_infrastructure::event_store::{
-    chain::{self, ChainHead},
-    reader::{self, ReadLimit, RecordedEvent},
+use aihub_infrastructure::{
+    event_store::{
+        chain::{self, ChainHead},
+        reader::{self, ReadLimit, RecordedEvent},
+    },
+    simulated_providers::served::ServedCall,
 };
+use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use sqlx::PgPool;
 
@@ -28,6 +32,8 @@ pub struct Audit {
 #[derive(Debug)]
 pub struct AuditedRequest {
     pub accepted: Accepted,
+    /// When its acceptance went into the log, on the log's clock, which is this machine's.
+    pub recorded_at: DateTime<Utc>,
     pub end: Option<RequestEvent>,
 }
 
@@ -66,11 +72,15 @@ impl Audit {
 
     /// The same, once every accepted request has ended.
     pub async fn at_rest(pool: &PgPool) -> Self {
+        // A request has two events: its acceptance and its end.
+        let open = "SELECT count(*) FILTER (WHERE sequence = 1) - count(*) FILTER (WHERE sequence > 1)
+                    FROM events WHERE aggregate_type = $1";
         until("every accepted request has ended", async || {
-            let audit = Self::of(pool).await;
-            audit.open().is_empty().then_some(audit)
+            let open: i64 = sqlx::query_scalar(open).bind(Request::TYPE).fetch_one(pool).await.unwrap();
+            (open == 0).then_some(())
         })
-        .await
+        .await;
+        Self::of(pool).await
     }
 
     fn check_unit(&mut self, unit: &[RecordedEvent]) {
@@ -91,7 +101,7 @@ impl Audit {
                 RequestEvent::RequestAccepted(accepted) => {
                     assert_eq!(event.sequence, 1);
                     assert_eq!(reserved.remove(id), Some(accepted.reserved_microcredits.0), "{id}");
-                    let request = AuditedRequest { accepted: *accepted, end: None };
+                    let request = AuditedRequest { accepted: *accepted, recorded_at: event.recorded_at, end: None };
                     assert!(self.requests.insert(id.clone(), request).is_none(), "{id} was accepted twice");
                 }
                 end => {
@@ -103,6 +113,25 @@ impl Audit {
             }
         }
         assert!(reserved.is_empty() && ended.is_empty(), "holds without requests: {reserved:?} {ended:?}");
+    }
+
+    /// Holds the log against what the providers served: each of their calls was for a request of ours that stood in the
+    /// log before the call came, and no end tells of fewer calls than there were. Returns the calls by request.
+    pub fn reconcile(&self, calls: Vec<ServedCall>) -> BTreeMap<String, Vec<ServedCall>> {
+        let mut by_request: BTreeMap<String, Vec<ServedCall>> = BTreeMap::new();
+        for call in calls {
+            let id = call.client_request_id.clone().expect("every call names its request");
+            let request = self.requests.get(&id).unwrap_or_else(|| panic!("the log does not know {id}: {call:?}"));
+            assert!(request.recorded_at <= call.arrived_at, "{id} was called for before it was in the log");
+            by_request.entry(id).or_default().push(call);
+        }
+        for (id, calls) in &by_request {
+            if let Some(outcome) = self.requests[id].end.as_ref().and_then(RequestEvent::outcome) {
+                let told = outcome.attempts.iter().filter(|attempt| !attempt.skipped).count();
+                assert!(calls.len() <= told, "{id}: {calls:?} and {outcome:?}");
+            }
+        }
+        by_request
     }
 
     /// The requests that have not ended.

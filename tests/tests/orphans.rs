@@ -189,6 +189,9 @@ async fn a_request_whose_deadline_has_long_passed_is_an_orphan_although_its_node
         Duration::from_secs(20),
         Duration::from_mins(1),
     );
+    // It has just been heard of for the first time, or again: it may still be at work on what it could not end.
+    assert!(found(&patient).await.is_empty());
+    sqlx::query("UPDATE nodes SET beating_since = now() - interval '1 minute'").execute(database.pool()).await.unwrap();
     assert_eq!(found(&patient).await, ["overdue"]);
 }
 

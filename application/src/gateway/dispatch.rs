@@ -3,7 +3,12 @@
 
 use std::time::Duration;
 
-use aihub_domain::{account::command::AccountCommand, money::Microcredits, price::Price, request::event::Attempt};
+use aihub_domain::{
+    account::{AccountError, command::AccountCommand},
+    money::Microcredits,
+    price::Price,
+    request::event::Attempt,
+};
 use futures::StreamExt;
 use tokio::time::Instant;
 
@@ -12,8 +17,9 @@ use crate::{
     accounts::ExecuteError,
     catalog::Candidate,
     error::{FaultyField, GatewayError},
-    ports::provider::{
-        Delta, DeltaStream, EmbedCall, Embeddings, FailureKind, FinishReason, GenerateCall, ProviderError,
+    ports::{
+        event_log::{AppendError, LoadError},
+        provider::{Delta, DeltaStream, EmbedCall, Embeddings, FailureKind, FinishReason, GenerateCall, ProviderError},
     },
     upstream::{Turn, UnavailableReason},
 };
@@ -23,6 +29,8 @@ const MAX_ROUNDS: u32 = 3;
 /// The longest wait for a provider to become available again.
 const MAX_WAIT: Duration = Duration::from_secs(15);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
+const FIRST_EXTEND_RETRY: Duration = Duration::from_millis(20);
+const SLOWEST_EXTEND_RETRY: Duration = Duration::from_secs(2);
 
 /// What is known of a request's work at any moment. Outlives the work, which may be interrupted anywhere.
 pub struct Progress {
@@ -303,19 +311,41 @@ impl Gateway {
         self.extend(job, needed - progress.reserved, progress).await
     }
 
-    /// Holds `by` more; `false` when the account cannot.
+    /// Holds `by` more; `false` when the account cannot. What passes is waited for: the request's deadline ends that.
+    /// An outcome that was not learned may be a hold that was made; it is then made twice, and released at the end.
     async fn extend(&self, job: &Job, by: Microcredits, progress: &mut Progress) -> Result<bool, Ending> {
-        let command =
-            AccountCommand::ExtendReservation { reservation_id: job.id.clone(), by, extended_at: self.clock.now() };
-        match self.accounts.execute(&job.principal.account, &command, &|_| Ok(vec![]), &job.metadata).await {
-            Ok(_) => {
-                progress.reserved += by;
-                Ok(true)
+        let mut retry = FIRST_EXTEND_RETRY;
+        loop {
+            let command =
+                AccountCommand::ExtendReservation { reservation_id: job.id.clone(), by, extended_at: self.clock.now() };
+            match self.accounts.execute(&job.principal.account, &command, &|_| Ok(vec![]), &job.metadata).await {
+                Ok(_) => {
+                    progress.reserved = progress.reserved.saturating_add(by);
+                    return Ok(true);
+                }
+                Err(ExecuteError::Refused(
+                    AccountError::InsufficientCredits { .. } | AccountError::UsageLimitExceeded { .. },
+                )) => return Ok(false),
+                Err(error) if passes(&error) && Instant::now() + retry < job.deadline => {
+                    tracing::warn!(request.id = %job.id, error.message = %error, "no more is held yet; trying again");
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(SLOWEST_EXTEND_RETRY);
+                }
+                // Among them a reservation that is gone: somebody took this request for orphaned and ended it.
+                Err(error) => return Err(Ending::Failed(GatewayError::internal(&error))),
             }
-            Err(ExecuteError::Refused(_)) => Ok(false),
-            Err(error) => Err(Ending::Failed(GatewayError::internal(&error))),
         }
     }
+}
+
+/// Whether the same may succeed a little later.
+fn passes(error: &ExecuteError) -> bool {
+    matches!(
+        error,
+        ExecuteError::Contended
+            | ExecuteError::Append(AppendError::Overloaded | AppendError::Unavailable(_))
+            | ExecuteError::Load(LoadError::Unavailable(_))
+    )
 }
 
 /// The provider found fault with the request itself: its words are for the client.

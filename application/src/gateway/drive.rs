@@ -12,13 +12,21 @@ use crate::{
     ports::provider::{Delta, FailureKind, ProviderError},
 };
 
+/// By how much our own count may exceed a small `maxTokens` before that is taken to be ignored.
+const COUNTING_ERROR_TOKENS: u64 = 32;
+
 impl Gateway {
     pub(super) async fn drive(&self, job: &Job, live: Live, progress: &mut Progress) -> Ending {
         let Live { candidate, mut turn, mut stream, first } = live;
         let mut next = Some(Ok(first));
-        // Output that is held for, where that may not suffice. It always does where the client set a limit.
         let step = u64::from(self.held_output_tokens(&job.request, &candidate)).max(1);
-        let mut held_tokens = job.request.max_tokens.is_none().then_some(step);
+        let mut held_tokens = step;
+        // From how much output on that may not suffice. Where the client set a limit it does, unless the provider
+        // ignores the limit; our own count is only so good.
+        let mut extend_at = match job.request.max_tokens {
+            None => step - step / 8,
+            Some(_) => step + (step / 2).max(COUNTING_ERROR_TOKENS),
+        };
 
         while let Some(delta) = next {
             match delta {
@@ -30,11 +38,15 @@ impl Gateway {
                 }
                 Err(error) => return interrupted(job, &mut turn, &error, progress),
             }
-            if let Some(held) = held_tokens
-                && progress.meter.output_estimate() + step / 8 >= held
-            {
-                match self.hold_for(job, &candidate, held + step, progress).await {
-                    Ok(true) => held_tokens = Some(held + step),
+            let output = progress.meter.output_estimate();
+            if output >= extend_at {
+                let more = step + output.saturating_sub(held_tokens);
+                match self.hold_for(job, &candidate, held_tokens + more, progress).await {
+                    Ok(true) => {
+                        self.limits.debit(&job.principal, more);
+                        held_tokens += more;
+                        extend_at = held_tokens - step / 8;
+                    }
                     Ok(false) => return Ending::Cancelled(CancelReason::CreditsExhausted),
                     Err(ending) => return ending,
                 }
