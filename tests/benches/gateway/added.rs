@@ -79,7 +79,7 @@ async fn together(bench: &Bench, streams: usize, model: &'static str, time: Dura
     let mut direct = (0..streams).map(|_| Caller::Direct(Direct::new(bench, upstream_name(model)))).collect();
     let mut gateway = Vec::new();
     for caller in 0..streams {
-        gateway.push(Caller::Gateway(Client::connect(bench, caller, model, true).await));
+        gateway.push(Caller::Gateway(Client::connect(bench, caller, model, true).await.into()));
     }
     let mut best: Option<(Cell, Cell)> = None;
     for _ in 0..ROUNDS {

@@ -16,7 +16,7 @@ pub struct Timing {
 
 /// Asks one thing after another.
 pub enum Caller {
-    Gateway(Client),
+    Gateway(Box<Client>),
     Direct(Direct),
 }
 

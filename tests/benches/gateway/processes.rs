@@ -165,7 +165,7 @@ limits = {{ max_concurrency = 4_000 }}
         directory = directory.path().display(),
     );
     for (name, upstream_name) in MODELS {
-        text += &format!(
+        let model = format!(
             r#"
 [providers.openai.models.{name}]
 upstream_name = "{upstream_name}"
@@ -174,6 +174,7 @@ max_output_tokens = 128_000
 prices = [{{ id = "{name}", input_usd_per_mtok = "0.1", output_usd_per_mtok = "0.5", source = "the benchmark" }}]
 "#
         );
+        text.push_str(&model);
     }
     text
 }

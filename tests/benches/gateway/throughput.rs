@@ -62,7 +62,7 @@ pub async fn section(bench: &Bench, time: Duration) {
 async fn measure(bench: &Bench, stream: bool, time: Duration) -> Measured {
     let mut callers = Vec::new();
     for caller in 0..CALLERS {
-        callers.push(Caller::Gateway(Client::connect(bench, caller, "bench-50", stream).await));
+        callers.push(Caller::Gateway(Client::connect(bench, caller, "bench-50", stream).await.into()));
     }
     closed_loop(&mut callers, WARM_UP).await;
     catch_up(bench).await;
