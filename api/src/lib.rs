@@ -22,3 +22,6 @@ pub mod router;
 pub mod routes;
 pub mod telemetry;
 pub mod ws;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

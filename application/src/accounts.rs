@@ -172,6 +172,18 @@ impl Accounts {
         Ok(state.as_ref().map(|loaded| loaded.account.clone()).unwrap_or_default())
     }
 
+    /// The account with what this node has queued for it and what others have committed. It holds up no command and
+    /// waits for no commit, so it is for showing only.
+    pub async fn glance(&self, account_id: &str) -> Result<Account, LoadError> {
+        let slot = self.slot(account_id);
+        let known = slot.state.lock().await.clone().filter(|_| !slot.stale.load(Ordering::Acquire));
+        let Some(mut known) = known else { return self.load(account_id).await };
+        for event in self.log.load(Account::TYPE, account_id, known.sequence).await? {
+            known.account.evolve(&event.decode(Account::TYPE, account_id)?);
+        }
+        Ok(known.account)
+    }
+
     fn slot(&self, account_id: &str) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = slots.get(account_id) {

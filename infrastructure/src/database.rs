@@ -13,6 +13,18 @@ use thiserror::Error;
 /// The schema, in steps. Steps are only ever added.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
+/// For connections that live long and find everything by its key. Plans are made once, when a table may be empty, and
+/// kept: without these the server takes a sequential scan (under the log's lock even a hash join over one), and keeps
+/// it while the table grows.
+pub const KEPT_PLANS: [(&str, &str); 6] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_bitmapscan", "off"),
+    ("jit", "off"),
+];
+
 /// How the database is reached.
 #[derive(Debug, Clone)]
 pub struct DatabaseOptions {

@@ -27,6 +27,9 @@ pub async fn upgrade(
         .protocols([WEBSOCKET_PROTOCOL])
         .max_message_size(max_frame_bytes)
         .max_frame_size(max_frame_bytes)
+        // It is filled with zeros before each read and belongs to one socket: the library's own 128 KiB are most of a
+        // socket's memory, and most of the time that a chunk takes.
+        .read_buffer_size(8 * 1024)
         // A slow client's frames wait in its answers, not here: each is flushed before the next. There is no limit to
         // the buffer, because a single frame above it would end the socket; answers are bounded where they are made.
         .write_buffer_size(16 * 1024);

@@ -13,9 +13,12 @@ use aihub_application::{
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures::{
     FutureExt, SinkExt, StreamExt,
-    stream::{BoxStream, SelectAll, SplitSink},
+    stream::{BoxStream, SelectAll},
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::{
+    task::yield_now,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
 use uuid::Uuid;
 
 use super::frame::{ClientFrame, FaultyFrame, Response, ServerFrame, SocketLimits};
@@ -42,7 +45,7 @@ type SocketError = axum::Error;
 pub struct Session {
     hub: Arc<Hub>,
     principal: Arc<Principal>,
-    socket: SplitSink<WebSocket, Message>,
+    socket: WebSocket,
     running: HashMap<Arc<str>, Running>,
     answers: SelectAll<AnswerStream>,
     malformed: u32,
@@ -73,17 +76,16 @@ pub async fn run(hub: Arc<Hub>, principal: Principal, socket: WebSocket) {
     let connection_id = Uuid::now_v7().to_string();
     metrics::gauge!("aihub_sockets").increment(1);
     tracing::debug!(connection.id = %connection_id, user.id = %principal.user, "socket opened");
-    let (sink, incoming) = socket.split();
     let mut session = Session {
         hub,
         principal: Arc::new(principal),
-        socket: sink,
+        socket,
         running: HashMap::new(),
         answers: SelectAll::new(),
         malformed: 0,
         unflushed: 0,
     };
-    let ended = match session.serve(&connection_id, incoming).await {
+    let ended = match session.serve(&connection_id).await {
         Ok(never) => match never {},
         Err(ended) => ended,
     };
@@ -102,25 +104,26 @@ pub async fn run(hub: Arc<Hub>, principal: Principal, socket: WebSocket) {
 }
 
 impl Session {
-    async fn serve(
-        &mut self,
-        connection_id: &str,
-        mut incoming: impl futures::Stream<Item = Result<Message, SocketError>> + Unpin,
-    ) -> Result<std::convert::Infallible, Ended> {
+    async fn serve(&mut self, connection_id: &str) -> Result<std::convert::Infallible, Ended> {
         self.greet(connection_id).await?;
         let hub = self.hub.clone();
         let mut ping = interval(hub.settings.ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ping.reset();
         let mut heard = Instant::now();
+        let expiry = sleep_until(self.expires());
+        tokio::pin!(expiry);
         loop {
-            let expires = self.expires();
             let idle = self.running.is_empty();
             tokio::select! {
-                message = incoming.next() => {
+                message = self.socket.next() => {
                     heard = Instant::now();
                     match message {
-                        Some(Ok(message)) => self.receive(message).await?,
+                        Some(Ok(message)) => {
+                            self.receive(message).await?;
+                            // It may have brought a fresh token.
+                            expiry.as_mut().reset(self.expires());
+                        }
                         Some(Err(error)) => return Err(ending_of(&error)),
                         None => return Err(Ended::Gone),
                     }
@@ -132,7 +135,7 @@ impl Session {
                     }
                     self.write(Message::Ping(bytes::Bytes::new())).await?;
                 }
-                () = sleep_until(expires) => {
+                () = &mut expiry => {
                     return Err(Ended::Close(close_code::TOKEN_EXPIRED, "the token has expired"));
                 }
                 () = hub.gateway.draining.cancelled(), if idle => {
@@ -266,9 +269,11 @@ impl Session {
         self.say(ServerFrame::Error { id: None, error }.to_json()).await
     }
 
-    /// Writes what an answer brought, and what else is there already, before the next flush.
+    /// Writes what an answer brought, and what else is there already, before the next flush. Flushing is most of what
+    /// a chunk costs, so whoever is ready to bring more does so first: nothing is waited for.
     async fn pass_on(&mut self, id: &Arc<str>, item: AnswerItem) -> Result<(), Ended> {
         self.pass_on_one(id, item).await?;
+        yield_now().await;
         while self.unflushed < MAX_UNFLUSHED && !self.running.is_empty() {
             let Some(Some((id, item))) = self.answers.next().now_or_never() else { break };
             self.pass_on_one(&id, item).await?;

@@ -158,7 +158,7 @@ impl Gateway {
     /// What the principal's account has to spend. In development, asking opens it.
     pub async fn available(&self, principal: &Principal) -> Result<Microcredits, GatewayError> {
         let load =
-            || async { self.accounts.load(&principal.account).await.map_err(|error| GatewayError::internal(&error)) };
+            || async { self.accounts.glance(&principal.account).await.map_err(|error| GatewayError::internal(&error)) };
         let mut account = load().await?;
         if !account.is_open()
             && let Some(amount) = self.settings.welcome_credits

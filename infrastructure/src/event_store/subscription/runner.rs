@@ -5,7 +5,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 use metrics::{counter, gauge};
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,9 @@ use crate::{database::Database, event_store::upcast::Upcasters};
 
 /// How often a runner looks at the log without having been called, and for the lock that another one holds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long after a step that left nothing over the next one begins at the earliest. What a step costs hardly depends
+/// on how many events it applies, so a busy log is applied in batches, and a quiet one without delay.
+const BATCH_FOR: Duration = Duration::from_millis(50);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
@@ -81,18 +84,22 @@ impl Runner {
                 return Ok(());
             }
         }
+        let mut caught_up = None;
         loop {
             self.progress.send_replace(session.position());
             if shutdown.is_cancelled() || !goes_on(session.position()) {
                 return Ok(());
             }
+            if let Some(since) = caught_up.take() {
+                self.wait(session.position(), since + BATCH_FOR, shutdown).await;
+                continue;
+            }
+            let began = Instant::now();
             match session.step().await {
                 Ok(step) => {
                     *backoff = FIRST_BACKOFF;
                     self.record(&session);
-                    if step == Step::CaughtUp {
-                        self.wait(session.position(), shutdown).await;
-                    }
+                    caught_up = (step == Step::CaughtUp).then_some(began);
                 }
                 Err(StepError::Stopped { position, error }) => {
                     session.fail(position, &error).await.map_err(StepError::Lost)?;
@@ -103,15 +110,20 @@ impl Runner {
         }
     }
 
-    /// Until there is more to apply, as far as this node has heard, or for a second.
-    async fn wait(&mut self, position: u64, shutdown: &CancellationToken) {
+    /// Until there is more to apply, as far as this node has heard, or for a second, and not before `earliest`.
+    async fn wait(&mut self, position: u64, earliest: Instant, shutdown: &CancellationToken) {
         let more = async {
             if self.head.wait_for(|head| *head > position).await.is_err() {
                 // Nobody announces any more: only looking is left.
                 pending::<()>().await;
             }
         };
-        shutdown.run_until_cancelled(timeout(LOOK_EVERY, more)).await;
+        let next = async {
+            // Called or not, it is time to look.
+            let _ = timeout(LOOK_EVERY, more).await;
+            sleep_until(earliest).await;
+        };
+        shutdown.run_until_cancelled(next).await;
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::{EventHandler, TryAgain, checkpoint};
 use crate::{
-    database::{Database, is_transient},
+    database::{Database, KEPT_PLANS, is_transient},
     event_store::{
         chain::ChainHead,
         reader::{self, ReadLimit, RecordedEvent},
@@ -32,7 +32,9 @@ pub struct Session {
 /// What one step came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
+    /// As much as is read at once; there may be more.
     Applied,
+    /// All that was there.
     CaughtUp,
 }
 
@@ -59,11 +61,15 @@ impl Session {
         // A runner is heard of every second: the server takes one for frozen that was not for so long, and its lock
         // goes to another.
         let settings = [
-            ("idle_session_timeout", "5s".to_owned()),
-            ("idle_in_transaction_session_timeout", "60s".to_owned()),
-            ("statement_timeout", "60s".to_owned()),
+            ("idle_session_timeout", "5s"),
+            ("idle_in_transaction_session_timeout", "60s"),
+            ("statement_timeout", "60s"),
+            // A crash of the server may take the last batches back, and their checkpoints with them: they are applied
+            // again. So nobody has to wait for the disk, least of all the log's writer for the same disk.
+            ("synchronous_commit", "off"),
         ];
-        let connection = database.dedicated("aihub-subscription", &settings).await?;
+        let settings = settings.into_iter().chain(KEPT_PLANS).map(|(name, value)| (name, value.to_owned()));
+        let connection = database.dedicated("aihub-subscription", &settings.collect::<Vec<_>>()).await?;
         Ok(Self { connection, handler, upcasters, checkpoint: ChainHead::GENESIS, careful_until: 0 })
     }
 
@@ -100,6 +106,7 @@ impl Session {
         let (count, first) = (events.len(), self.checkpoint.position + 1);
         let to = ChainHead { position: last.position, chain_hash: last.chain_hash };
         match self.apply(events, to).await {
+            Ok(()) if count < limit.events as usize => Ok(Step::CaughtUp),
             Ok(()) => Ok(Step::Applied),
             Err(error) if may_pass(&error) => Err(StepError::Lost(error)),
             Err(_) if count > 1 => {

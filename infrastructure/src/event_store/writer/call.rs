@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::{WriterOptions, queue::Outcome};
 use crate::{
-    database::{Database, millis},
+    database::{Database, KEPT_PLANS, millis},
     event_store::batch::Batch,
 };
 
@@ -37,18 +37,8 @@ enum UnitAnswer {
 
 /// A connection for the writer alone.
 pub async fn connect(database: &Database, options: &WriterOptions) -> Result<PgConnection, sqlx::Error> {
-    let set = |name, value: &str| (name, value.to_owned());
-    let settings = [
-        ("statement_timeout", millis(options.statement_timeout)),
-        // Plans are made once, when the table may be empty, and kept: without these the checks under the log's lock
-        // get a hash join over a sequential scan, and keep it while the table grows.
-        set("plan_cache_mode", "force_generic_plan"),
-        set("enable_seqscan", "off"),
-        set("enable_hashjoin", "off"),
-        set("enable_mergejoin", "off"),
-        set("enable_bitmapscan", "off"),
-        set("jit", "off"),
-    ];
+    let mut settings = vec![("statement_timeout", millis(options.statement_timeout))];
+    settings.extend(KEPT_PLANS.map(|(name, value)| (name, value.to_owned())));
     let mut connection = database.dedicated("aihub-writer", &settings).await?;
     // A server may be set to wait for its standbys too, which is left alone, but never for less than its own disk.
     sqlx::query!(
