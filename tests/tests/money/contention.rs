@@ -51,7 +51,7 @@ async fn two_nodes_that_keep_one_account_busy_both_get_on_and_no_event_states_a_
     let grant = AccountCommand::GrantCredits {
         grant_id: "g".into(),
         // Enough for half of the callers at a time, so that many are refused.
-        amount: Microcredits(100 * CALLERS as i64),
+        amount: Microcredits(1_600),
         reason: "test".into(),
         actor: "finance".into(),
         granted_at: DateTime::UNIX_EPOCH,
