@@ -42,10 +42,13 @@ async fn ask_on(mut client: Client, answered: &AtomicUsize, enough: Cancellation
 
 /// Kills a server process of PostgreSQL: all connections are cut, and it recovers from its log.
 async fn crash(url: &str) {
-    let mut victim = PgConnection::connect(url).await.unwrap();
-    let id: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut victim).await.unwrap();
+    let victim = until("it is up", async || {
+        let mut victim = PgConnection::connect(url).await.ok()?;
+        let id = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(&mut victim).await.ok()?;
+        Some((victim, id))
+    });
+    let (_connection, id) = victim.await;
     assert!(Command::new("kill").args(["-9", &id.to_string()]).status().await.unwrap().success());
-    until("it is up again", async || PgConnection::connect(url).await.ok()).await;
 }
 
 #[tokio::test]
@@ -72,7 +75,7 @@ async fn a_database_that_crashes_under_load_loses_no_answer_that_a_client_has_an
         enough.cancel();
     };
     let (answers, ()) = tokio::join!(join_all(clients), crashes);
-    let pool = PgPool::connect(postgres.url()).await.unwrap();
+    let pool = until("it is up", async || PgPool::connect(postgres.url()).await.ok()).await;
     let audit = Audit::at_rest(&pool).await;
     let answers: Vec<_> = answers.concat();
     for (id, charged) in answers {

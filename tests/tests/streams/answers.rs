@@ -106,6 +106,19 @@ async fn an_embedding_has_a_vector_for_each_input_in_their_order() {
 }
 
 #[tokio::test]
+async fn an_embedding_of_many_inputs_arrives_whole() {
+    let app = TestApp::start(|_| ()).await;
+    let mut client = app.connect("ann").await;
+    // As text, about eight megabytes.
+    let inputs: Vec<_> = (0..200).map(|nth| format!("text {nth}")).collect();
+    let request = json!({ "id": "e", "type": "embedding", "model": "text-embedding-3-large", "input": inputs });
+    let vectors = client.ask(&request).await.end;
+    assert_eq!(vectors["data"].as_array().unwrap().len(), 200, "{:.300}", vectors.to_string());
+    client.ask(&chat("a", "Why is the sky blue?")).await.done();
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn tool_calls_are_streamed_from_both_providers_in_one_form() {
     let app = TestApp::start(|_| ()).await;
     let mut client = app.connect("ann").await;

@@ -26,32 +26,36 @@ async fn narrow(app: &TestApp, user: &str) -> Client {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_slows_nobody_and_misses_nothing() {
-    const REQUESTS: usize = 4;
+    const STREAMS: usize = 8;
+    const TOKENS: usize = 100;
     let app = TestApp::start(|_| ()).await;
-    app.providers.rule(json!({ "model": "gpt-6-astra", "output_tokens": 2_000 }));
+    app.providers.rule(json!({ "model": "gpt-6-astra", "output_tokens": TOKENS, "tokens_per_second": 50 }));
     let mut slow = narrow(&app, "slow").await;
-    let long =
-        |nth: usize| with(chat(&nth.to_string(), "Go on"), &json!({ "model": "gpt-6-astra", "maxTokens": 2_000 }));
-    for nth in 0..REQUESTS {
-        slow.send(&long(nth)).await;
+    for nth in 0..STREAMS {
+        slow.send(&with(chat(&nth.to_string(), "Go on"), &json!({ "model": "gpt-6-astra" }))).await;
     }
+    // Eight megabytes, which no kernel takes in advance: from here on its socket is stuck.
+    let inputs: Vec<_> = (0..200).map(|nth| format!("text {nth}")).collect();
+    let large = json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-large", "input": inputs });
+    slow.send(&large).await;
     // Its answers come to their ends in the log, though it has read none of them, and another client is served.
     let mut other = app.connect("other").await;
     other.ask(&chat("a", "Why is the sky blue?")).await.done();
     let audit = until("the unread answers have ended", async || {
         let audit = app.audit().await;
-        (audit.requests.len() == REQUESTS + 1 && audit.open().is_empty()).then_some(audit)
+        (audit.requests.len() == STREAMS + 2 && audit.open().is_empty()).then_some(audit)
     })
     .await;
     assert!(audit.requests.values().all(|request| request.outcome().finish_reason.as_deref() == Some("stop")));
+    other.ask(&chat("b", "Why is the sky blue?")).await.done();
     let mut texts = Vec::new();
-    for nth in 0..REQUESTS {
+    for nth in 0..STREAMS {
         let answer = slow.answer(&nth.to_string()).await;
-        assert_eq!(answer.chunks.len(), 2_000);
-        assert_eq!(answer.done()["usage"]["completionTokens"], 2_000);
+        assert_eq!((answer.chunks.len(), &answer.done()["usage"]["completionTokens"]), (TOKENS, &json!(TOKENS)));
         texts.push(answer.text());
     }
     assert!(texts.iter().all(|text| *text == texts[0]));
+    assert_eq!(slow.answer("large").await.end["data"].as_array().unwrap().len(), 200);
     app.stop().await;
 }
 
