@@ -292,7 +292,7 @@ async fn keep_house(
         gateway.answers.forget_expired();
         metrics.run_upkeep();
         let now = gateway.clock.now();
-        if let Err(error) = expire_requests(&gateway.accounts, &orphaned, now, &gateway.settings.node).await {
+        if let Err(error) = expire_requests(&gateway.accounts, &*gateway.log, &orphaned, now, &gateway.settings.node).await {
             tracing::warn!(error.message = %error, "orphaned requests could not be looked for");
         }
     }
