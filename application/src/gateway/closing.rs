@@ -44,10 +44,9 @@ impl Gateway {
         let metered = progress.meter.metered(finished);
         let outcome = self.outcome(job, &progress, metered).await;
         let command = match &ending {
-            Ending::Completed => RequestCommand::CompleteRequest {
-                client_left: job.answer.has_no_reader(),
-                outcome: Box::new(outcome),
-            },
+            Ending::Completed => {
+                RequestCommand::CompleteRequest { client_left: job.answer.has_no_reader(), outcome: Box::new(outcome) }
+            }
             Ending::Failed(error) => {
                 RequestCommand::FailRequest { code: error.code().to_owned(), outcome: Box::new(outcome) }
             }
