@@ -4,11 +4,17 @@
 //! month was closed is booked on the first day of the month that was open then, and names the month it belongs to.
 //! After means: behind the close in the log. So a view needs nothing but the events in their order.
 
-use aihub_domain::period::{Month, Period, event::PeriodEvent};
+use aihub_domain::{
+    account::Account,
+    period::{Month, Period, event::PeriodEvent},
+    request::Request,
+};
 use aihub_infrastructure::event_store::decode::LogEntry;
 use chrono::{DateTime, NaiveDate, Utc};
 use cqrs_es::Aggregate;
 use sqlx::PgConnection;
+
+use crate::credit_ledger::movement::Movement;
 
 /// The day and the month that something counts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +90,24 @@ impl State {
             .await?;
         Ok(())
     }
+}
+
+/// When something happened that is booked; `None` for an event that is not.
+pub fn happened_at(entry: &LogEntry) -> anyhow::Result<Option<DateTime<Utc>>> {
+    Ok(match entry.aggregate_type.as_str() {
+        Request::TYPE => entry.event::<Request>()?.ended().map(|(_, ended_at)| ended_at),
+        Account::TYPE => Movement::of(entry.event::<Account>()?).map(|movement| movement.happened_at),
+        _ => None,
+    })
+}
+
+/// The first month in which anything is booked.
+pub async fn first_month(connection: &mut PgConnection) -> Result<Option<Month>, sqlx::Error> {
+    let first = sqlx::query_scalar!(
+        "SELECT least((SELECT min(accounting_month) FROM usage_ledger_v1),
+                      (SELECT min(accounting_month) FROM credit_ledger_v1))"
+    );
+    Ok(first.fetch_one(connection).await?.map(Month::of_day))
 }
 
 /// Whether any of the events is of one of the types: where none is, a view need not ask for its state.

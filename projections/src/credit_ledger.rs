@@ -24,7 +24,7 @@ use crate::{
     rebuild,
 };
 
-mod movement;
+pub mod movement;
 
 use movement::Movement;
 
