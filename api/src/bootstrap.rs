@@ -10,7 +10,7 @@ use aihub_application::{
     catalog::Catalog,
     gateway::{Answers, Gateway, GatewaySettings},
     limits::Limits,
-    policies::expire_requests::expire_requests,
+    policies::{expire_credits::expire_credits, expire_requests::expire_requests},
     ports::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
@@ -18,6 +18,7 @@ use aihub_application::{
 };
 use aihub_infrastructure::{
     database::{Database, DatabaseOptions},
+    due_grants::{ExpiringGrants, PostgresDueGrants},
     embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
     event_store::{
         PostgresEventLog,
@@ -98,13 +99,14 @@ impl App {
         let node_timeout = duration_ms(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
-        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests)];
+        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests), Arc::new(ExpiringGrants)];
         handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
         for handler in &handlers {
             subscriptions.run(handler.clone());
         }
         let orphaned =
             PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
+        let due = PostgresDueGrants::new(database.pool().clone());
 
         let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
@@ -125,7 +127,7 @@ impl App {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
-        workers.spawn(keep_house(gateway.clone(), orphaned, metrics.clone(), stop_workers.clone()));
+        workers.spawn(keep_house(gateway.clone(), orphaned, due, metrics.clone(), stop_workers.clone()));
 
         let listener = TcpListener::bind(config.server.listen)
             .await
@@ -274,6 +276,7 @@ async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {
 async fn keep_house(
     gateway: Arc<Gateway>,
     orphaned: PostgresOrphanedRequests,
+    due: PostgresDueGrants,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) {
@@ -284,8 +287,13 @@ async fn keep_house(
         gateway.answers.forget_expired();
         metrics.run_upkeep();
         let now = gateway.clock.now();
-        if let Err(error) = expire_requests(&gateway.accounts, &orphaned, now, &gateway.settings.node).await {
+        if let Err(error) =
+            expire_requests(&gateway.accounts, &*gateway.log, &orphaned, now, &gateway.settings.node).await
+        {
             tracing::warn!(error.message = %error, "orphaned requests could not be looked for");
+        }
+        if let Err(error) = expire_credits(&gateway.accounts, &due, now, &gateway.settings.node).await {
+            tracing::warn!(error.message = %error, "expired grants could not be looked for");
         }
     }
 }

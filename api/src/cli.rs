@@ -5,10 +5,12 @@
 
 mod account;
 mod chat;
+mod close;
 mod config;
 mod health;
 mod migrate;
 mod output;
+mod projections;
 mod serve;
 mod simulate;
 mod token;
@@ -51,6 +53,11 @@ enum Command {
     /// Look after credit accounts
     #[command(subcommand)]
     Account(account::Account),
+    /// Close an accounting month: its figures are final, what is recorded later counts for an open one
+    Close(close::Close),
+    /// Look after the views of the log
+    #[command(subcommand)]
+    Projections(projections::Projections),
     /// Bring the database schema up to date
     Migrate,
     /// Run the simulated providers alone
@@ -96,6 +103,8 @@ impl Cli {
             Command::Chat(chat) => chat.run(&config).await,
             Command::Token(token) => token.run(&config),
             Command::Account(account) => account.run(&config).await,
+            Command::Close(close) => close.run(&config).await,
+            Command::Projections(projections) => projections.run(&config).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Simulate(simulate) => simulate.run().await,
             Command::Config => config::run(&config),
