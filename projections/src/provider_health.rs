@@ -18,7 +18,7 @@ use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
 
 use crate::{
-    booking::{State, concerns},
+    booking::State,
     key_text::key_text,
     rebuild,
     usage::EVENT_TYPES,
@@ -175,10 +175,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         up_to_ms: i64,
         attempts: i64,
     }
-    if !concerns(events, EVENT_TYPES) {
-        return Ok(());
-    }
-    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
+    let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let mut additions: BTreeMap<Key, i64> = BTreeMap::new();
     for entry in events {
         if state.takes(entry)? && entry.aggregate_type == Request::TYPE {
@@ -199,9 +196,6 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         )
         .execute(&mut **transaction)
         .await?;
-    }
-    if state.is_changed() {
-        state.save(transaction, STATE).await?;
     }
     Ok(())
 }
