@@ -242,6 +242,17 @@ async fn whatever_is_asked_of_accounts_the_ledger_says_at_every_position_what_th
             seen.push((position, copy(&database, &as_of(position)).await));
         }
     }
+    // All work ends, and everything expires that may.
+    for account in ACCOUNTS {
+        let release = (0..12)
+            .map(|nth| AccountCommand::ReleaseReservation { reservation_id: format!("r{nth}"), released_at: now() });
+        let expire =
+            (0..30).map(|nth| AccountCommand::ExpireCredits { grant_id: format!("g{nth}"), expired_at: now() });
+        for command in release.chain(expire) {
+            let _ = books.accounts.execute(account, &command, &|_| Ok(vec![]), &Arc::default()).await;
+        }
+    }
+    catch_up(&database).await;
     for (position, then) in &seen {
         assert_same("as of then", &copy(&database, &as_of(*position)).await, then);
     }
