@@ -5,7 +5,7 @@
 //! of the checkpoint are one transaction: each event is applied exactly once. Nothing is ever skipped: a handler that
 //! fails stops, and says at which position and why.
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod head;
 mod runner;
 mod session;
