@@ -67,7 +67,7 @@ impl Reachability {
     /// Asks the cluster now and then, until `shutdown`: so it is also known where nothing is to be published.
     pub async fn follow(self, cluster: Cluster, shutdown: CancellationToken) {
         let look_again = async {
-            let client = match cluster.client().create_with_context(Context) {
+            let client = match cluster.client().create_with_context::<_, AdminClient<Context>>(Context) {
                 Ok(client) => Arc::new(client),
                 // The relay has the same trouble, and tells.
                 Err(error) => return self.is_silent(&error.to_string()),

@@ -17,11 +17,11 @@
 
 use std::{
     borrow::Cow,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use futures::{FutureExt, future::BoxFuture};
 use metrics::{counter, histogram};
 use rdkafka::{
@@ -29,7 +29,7 @@ use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
-use sqlx::{PgConnection, PgTransaction};
+use sqlx::{PgConnection, PgPool, PgTransaction};
 use tokio::{
     sync::OnceCell,
     task::spawn_blocking,
@@ -44,8 +44,9 @@ use super::{
     topics::Topics,
 };
 use crate::event_store::{
+    decode::LogEntry,
     reader::{self, ReadLimit, RecordedEvent},
-    subscription::{EventHandler, TryAgain},
+    subscription::{self, EventHandler, TryAgain},
 };
 
 pub const NAME: &str = "kafka-relay";
@@ -90,7 +91,7 @@ impl KafkaRelay {
             reachability,
             shutdown,
         };
-        relay.producer()?;
+        let _ = relay.producer()?;
         Ok(relay)
     }
 
@@ -126,7 +127,7 @@ impl KafkaRelay {
         let _ = spawn_blocking(move || drop(producer)).await;
     }
 
-    async fn publish(&self, connection: &mut PgConnection, events: &[RecordedEvent]) -> anyhow::Result<()> {
+    async fn publish(&self, connection: &mut PgConnection, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
         let events = as_stored(connection, events).await?;
         let began = Instant::now();
         let delivery = timeout(self.cluster.delivery_timeout, self.deliver(&events));
@@ -164,7 +165,7 @@ impl KafkaRelay {
     }
 
     /// Returns when all of them are acknowledged, or at the first that is not.
-    async fn deliver(&self, events: &[RecordedEvent]) -> anyhow::Result<Result<(), Undelivered>> {
+    async fn deliver(&self, events: &[Cow<'_, RecordedEvent>]) -> anyhow::Result<Result<(), Undelivered>> {
         let prepared = self.topics_are_there.get_or_try_init(|| self.topics.ensure(&self.cluster)).await;
         if let Err(error) = prepared {
             return Ok(Err(Undelivered::Yet(format!("{error:#}"))));
@@ -187,7 +188,10 @@ impl KafkaRelay {
                     self.cluster.max_message_bytes
                 )))
             } else {
-                producer.send_result(record).map(|delivery| deliveries.push(delivery)).map_err(|(error, _)| error.into())
+                producer
+                    .send_result(record)
+                    .map(|delivery| deliveries.push(delivery))
+                    .map_err(|(error, _)| error.into())
             };
             if queued.is_err() {
                 break;
@@ -243,7 +247,7 @@ impl EventHandler for KafkaRelay {
     fn apply<'a>(
         &'a self,
         transaction: &'a mut PgTransaction<'_>,
-        events: &'a [RecordedEvent],
+        events: &'a [Arc<LogEntry>],
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         self.publish(transaction, events).boxed()
     }
@@ -264,6 +268,24 @@ impl From<KafkaError> for Undelivered {
     }
 }
 
+/// Has the relay publish everything from `first` on again; false if it has not come so far. A relay that is at work, on
+/// whichever node, notices within a second.
+pub async fn publish_again_from(pool: &PgPool, first: u64) -> Result<bool, sqlx::Error> {
+    if first <= 1 {
+        subscription::reset(pool, NAME).await?;
+        return Ok(true);
+    }
+    let moved = sqlx::query!(
+        "UPDATE subscriptions s
+         SET position = e.position, chain_hash = e.chain_hash, updated_at = now(),
+             error = NULL, error_position = NULL, failed_at = NULL
+         FROM events e WHERE s.name = $1 AND e.position = $2 AND s.position >= e.position",
+        NAME,
+        first.cast_signed() - 1,
+    );
+    Ok(moved.execute(pool).await?.rows_affected() == 1)
+}
+
 fn headers(event: &RecordedEvent) -> OwnedHeaders {
     let (content_type, structured) = cloud_event::CONTENT_TYPE;
     OwnedHeaders::new()
@@ -275,22 +297,23 @@ fn headers(event: &RecordedEvent) -> OwnedHeaders {
 /// true of is read again, and what it is not true of then either was changed behind our back.
 async fn as_stored<'e>(
     connection: &mut PgConnection,
-    events: &'e [RecordedEvent],
-) -> anyhow::Result<Cow<'e, [RecordedEvent]>> {
+    events: &'e [Arc<LogEntry>],
+) -> anyhow::Result<Vec<Cow<'e, RecordedEvent>>> {
     let is_stored = |event: &RecordedEvent| event.leaf().hash() == event.leaf_hash;
-    if events.iter().all(is_stored) {
-        return Ok(events.into());
-    }
-    let mut stored: Vec<RecordedEvent> = Vec::with_capacity(events.len());
+    let mut stored: Vec<Cow<'e, RecordedEvent>> = Vec::with_capacity(events.len());
     for event in events {
         if stored.last().is_some_and(|last| last.position == event.position) {
             continue;
         }
+        if is_stored(event) {
+            stored.push(Cow::Borrowed(event));
+            continue;
+        }
         let limit = ReadLimit { events: 1, ..ReadLimit::default() };
-        stored.extend(reader::events_from(&mut *connection, event.position, limit).await?);
-        if let Some(changed) = stored.last().filter(|event| !is_stored(event)) {
-            bail!("the content at position {} is not what was recorded", changed.position);
+        for event in reader::events_from(&mut *connection, event.position, limit).await? {
+            ensure!(is_stored(&event), "the content at position {} is not what was recorded", event.position);
+            stored.push(Cow::Owned(event));
         }
     }
-    Ok(stored.into())
+    Ok(stored)
 }

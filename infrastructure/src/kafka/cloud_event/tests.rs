@@ -47,7 +47,10 @@ fn an_event_is_a_cloud_event_with_lower_case_attributes_of_simple_types() {
     let attributes = read.as_object().unwrap();
     for (name, value) in attributes {
         assert!(name == "data" || value.is_string(), "{name}");
-        assert!(name == "data" || name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()), "{name}");
+        assert!(
+            name == "data" || name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()),
+            "{name}"
+        );
     }
     assert_eq!(read["specversion"], "1.0");
     assert_eq!(read["type"], "aihub.account.CreditsGranted");

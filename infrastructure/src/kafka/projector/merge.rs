@@ -85,7 +85,8 @@ impl Merge {
         }
         self.held_bytes += size(&event);
         self.held.insert(event.position, Held { event, source, offset });
-        while self.held.len() > self.limit.events as usize || (self.held_bytes > self.limit.bytes && self.held.len() > 1)
+        while self.held.len() > self.limit.events as usize
+            || (self.held_bytes > self.limit.bytes && self.held.len() > 1)
         {
             let Some((_, Held { event, source, offset })) = self.held.pop_last() else { break };
             self.held_bytes -= size(&event);

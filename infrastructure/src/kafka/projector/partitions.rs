@@ -153,7 +153,13 @@ impl Partitions {
 
     pub fn named(&self, offsets: Vec<i64>) -> Vec<Offset> {
         let named = self.names.iter().zip(offsets);
-        named.map(|((topic, partition), next_offset)| Offset { topic: topic.clone(), partition: *partition, next_offset }).collect()
+        named
+            .map(|((topic, partition), next_offset)| Offset {
+                topic: topic.clone(),
+                partition: *partition,
+                next_offset,
+            })
+            .collect()
     }
 
     /// Tells the group's coordinator, for those who watch the group's lag there. Nothing is read from it.

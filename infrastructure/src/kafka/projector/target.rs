@@ -11,6 +11,7 @@ use crate::{
     database::{Database, KEPT_PLANS, is_transient},
     event_store::{
         chain::{self, ChainHead},
+        decode::entries,
         reader::{self, RecordedEvent},
         subscription::{EventHandler, TryAgain, checkpoint},
         upcast::Upcasters,
@@ -167,6 +168,7 @@ impl Target {
         let to = ChainHead { position: last.position, chain_hash: last.chain_hash };
         let stopped = |position, error| TargetError::Stopped { position, error };
         let current = self.upcasters.apply(events.to_vec()).map_err(|error| stopped(to.position, error.into()))?;
+        let current = entries(current);
         let mut failure = None;
         let mut transaction = self.connection.begin().await?;
         for View { handler, applied } in &self.views {
