@@ -5,6 +5,7 @@
 mod auth;
 mod crashes;
 mod frames;
+mod kafka;
 mod limits;
 mod money;
 mod orphans;

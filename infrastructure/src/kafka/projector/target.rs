@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::{
     database::{Database, KEPT_PLANS, is_transient},
     event_store::{
-        chain::{self, ChainHead},
+        chain::{self, ChainError, ChainHead},
         decode::entries,
         reader::{self, RecordedEvent},
         subscription::{EventHandler, TryAgain, checkpoint},
@@ -106,6 +106,10 @@ impl Target {
         let error = "Kafka does not have this position: its topics may have been emptied, or the event was refused (see \
                      the dead letters). `aihub relay --from POSITION` on the hub publishes it again";
         tracing::warn!(position, error.message = error, "waits");
+        self.tell(position, error).await
+    }
+
+    async fn tell(&mut self, position: u64, error: &str) -> Result<(), TargetError> {
         for view in &self.views {
             if view.applied.position < position {
                 checkpoint::fail(&mut self.connection, view.handler.name(), position, error).await?;
@@ -141,10 +145,9 @@ impl Target {
         cluster_id: &str,
         offsets: &[Offset],
     ) -> Result<(), TargetError> {
-        chain::verify(self.head(), events).map_err(|error| TargetError::Stopped {
-            position: self.head().position + 1,
-            error: anyhow!(error).context("the events in Kafka do not follow what was applied"),
-        })?;
+        if let Err(error) = chain::verify(self.head(), events) {
+            return Err(self.stop_in_front_of(error, events, cluster_id).await);
+        }
         match self.apply_at_once(events, cluster_id, offsets).await {
             Err(TargetError::Stopped { .. }) if events.len() > 1 => {
                 // One by one, without the offsets, which are true of all of them only: so everything in front of the
@@ -155,6 +158,25 @@ impl Target {
                 Ok(())
             }
             outcome => outcome,
+        }
+    }
+
+    /// Applies what is in front of the one that the chain breaks at.
+    async fn stop_in_front_of(
+        &mut self,
+        broken: ChainError,
+        events: &[RecordedEvent],
+        cluster_id: &str,
+    ) -> TargetError {
+        let good = (0..events.len()).take_while(|&last| chain::verify(self.head(), &events[..=last]).is_ok()).count();
+        if let Err(error) = Box::pin(self.apply(&events[..good], cluster_id, &[])).await {
+            return error;
+        }
+        let position = self.head().position + 1;
+        let error = anyhow!(broken).context("what Kafka has does not follow what was applied");
+        match self.tell(position, &format!("{error:#}")).await {
+            Ok(()) => TargetError::Stopped { position, error },
+            Err(lost) => lost,
         }
     }
 
