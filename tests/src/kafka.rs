@@ -63,7 +63,7 @@ pub fn cluster(brokers: &str) -> Cluster {
         partitions: PARTITIONS,
         replication: 1,
         max_message_bytes: 1 << 20,
-        delivery_timeout: Duration::from_secs(2),
+        delivery_timeout: Duration::from_secs(5),
         properties: BTreeMap::new(),
     }
 }
@@ -209,7 +209,11 @@ pub async fn from_log(database: &TestDatabase, head: u64) -> Vec<String> {
         let shutdown = CancellationToken::new();
         let upcasters = Arc::new(Upcasters::default());
         let tracker = TaskTracker::new();
-        (Subscriptions::start(database.database.clone(), upcasters, tracker, shutdown.clone()), (), shutdown.drop_guard())
+        (
+            Subscriptions::start(database.database.clone(), upcasters, tracker, shutdown.clone()),
+            (),
+            shutdown.drop_guard(),
+        )
     };
     for view in views() {
         let view: Arc<dyn View> = view;

@@ -130,7 +130,14 @@ impl KafkaRelay {
     async fn publish(&self, connection: &mut PgConnection, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
         let events = as_stored(connection, events).await?;
         let began = Instant::now();
-        let delivery = timeout(self.cluster.delivery_timeout, self.deliver(&events));
+        let delivery = async {
+            // Not in the same time: where making the topics took all of it, no attempt would come further.
+            let prepared = self.topics_are_there.get_or_try_init(|| self.topics.ensure(&self.cluster)).await;
+            match prepared {
+                Ok(()) => timeout(self.cluster.delivery_timeout, self.deliver(&events)).await,
+                Err(error) => Ok(Ok(Err(Undelivered::Yet(format!("{error:#}"))))),
+            }
+        };
         let delivered = match self.shutdown.run_until_cancelled(delivery).await {
             Some(Ok(delivered)) => delivered?,
             Some(Err(_)) => {
@@ -166,10 +173,6 @@ impl KafkaRelay {
 
     /// Returns when all of them are acknowledged, or at the first that is not.
     async fn deliver(&self, events: &[Cow<'_, RecordedEvent>]) -> anyhow::Result<Result<(), Undelivered>> {
-        let prepared = self.topics_are_there.get_or_try_init(|| self.topics.ensure(&self.cluster)).await;
-        if let Err(error) = prepared {
-            return Ok(Err(Undelivered::Yet(format!("{error:#}"))));
-        }
         let producer = self.producer()?;
         let mut deliveries = Vec::with_capacity(events.len());
         let mut queued = Ok(());

@@ -1,14 +1,18 @@
 //! Views that are fed from Kafka have the rows of those that are fed from the log.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 use aihub_infrastructure::{
-    event_store::reader::{self, RecordedEvent},
+    event_store::{
+        decode::LogEntry,
+        reader::{self, RecordedEvent},
+        subscription::EventHandler,
+    },
     kafka::{cloud_event, cluster::Cluster},
 };
 use aihub_projections::rebuild::{self, views};
 use aihub_tests::{
-    TestDatabase,
+    PATIENCE, TestDatabase,
     app::variables,
     books::Books,
     database,
@@ -17,12 +21,15 @@ use aihub_tests::{
     providers::Providers,
     until,
 };
+use anyhow::anyhow;
+use futures::{FutureExt, future::BoxFuture};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
-use tokio::{process::Command, task::JoinHandle};
+use sqlx::PgTransaction;
+use tokio::{process::Command, task::JoinHandle, time::timeout};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -46,6 +53,10 @@ fn project(database: &TestDatabase, cluster: &Cluster) -> (JoinHandle<Result<(),
     let guard = shutdown.clone().drop_guard();
     let running = async move { projector.run(&shutdown).await.map_err(|stopped| stopped.to_string()) };
     (TaskTracker::new().spawn(running), guard)
+}
+
+async fn ended(running: JoinHandle<Result<(), String>>) -> Result<(), String> {
+    timeout(PATIENCE, running).await.expect("it ends").unwrap()
 }
 
 /// Puts events into the topics, each into the partition that is given.
@@ -83,7 +94,7 @@ async fn views_fed_from_kafka_have_the_rows_of_those_fed_from_the_log() {
     assert_eq!(rows(&target).await, from_log(&source, head).await);
     assert_eq!(reader::head(target.pool()).await.unwrap().position, 0, "its log stays empty");
     drop(stop);
-    running.await.unwrap().unwrap();
+    ended(running).await.unwrap();
 }
 
 #[tokio::test]
@@ -103,7 +114,7 @@ async fn duplicates_and_any_order_across_partitions_and_topics_make_no_differenc
     caught_up(&target, head).await;
     assert_eq!(rows(&target).await, from_log(&source, head).await);
     drop(stop);
-    running.await.unwrap().unwrap();
+    ended(running).await.unwrap();
 }
 
 #[tokio::test]
@@ -157,14 +168,14 @@ async fn a_view_that_is_emptied_is_filled_again_while_the_others_stand() {
     let (running, stop) = project(&target, &kafka.cluster);
     caught_up(&target, head).await;
     drop(stop);
-    running.await.unwrap().unwrap();
+    ended(running).await.unwrap();
     let before = rows(&target).await;
     rebuild::empty(target.pool(), &*views()[0]).await.unwrap();
     let (running, stop) = project(&target, &kafka.cluster);
     caught_up(&target, head).await;
     assert_eq!(rows(&target).await, before);
     drop(stop);
-    running.await.unwrap().unwrap();
+    ended(running).await.unwrap();
 }
 
 #[tokio::test]
@@ -177,7 +188,7 @@ async fn offsets_that_are_ahead_of_the_views_hide_nothing() {
     let (running, stop) = project(&target, &kafka.cluster);
     caught_up(&target, head(&source).await).await;
     drop(stop);
-    running.await.unwrap().unwrap();
+    ended(running).await.unwrap();
     // As after the topics were made anew: the offsets are those of other messages.
     books.trade(20..40).await;
     let head = head(&source).await;
@@ -187,7 +198,7 @@ async fn offsets_that_are_ahead_of_the_views_hide_nothing() {
     caught_up(&target, head).await;
     assert_eq!(rows(&target).await, from_log(&source, head).await);
     drop(stop);
-    running.await.unwrap().unwrap();
+    ended(running).await.unwrap();
 }
 
 #[tokio::test]
@@ -198,7 +209,7 @@ async fn an_event_that_was_changed_on_the_way_stops_the_views_in_front_of_it() {
     events[6].payload = events[6].payload.replace("40", "4");
     put(&kafka.cluster, events.iter().map(|event| (event, 0))).await;
     let (running, _stop) = project(&target, &kafka.cluster);
-    let stopped = running.await.unwrap().unwrap_err();
+    let stopped = ended(running).await.unwrap_err();
     assert!(stopped.contains("the content at position 7 is not what was recorded"), "{stopped}");
     caught_up(&target, 6).await;
 }
@@ -208,39 +219,39 @@ async fn a_database_with_a_log_of_its_own_is_left_alone() {
     let (source, kafka) = (database().await, MockKafka::start());
     open_books(&source).await;
     let (running, _stop) = project(&source, &kafka.cluster);
-    let stopped = running.await.unwrap().unwrap_err();
+    let stopped = ended(running).await.unwrap_err();
     assert!(stopped.contains("has a log of its own"), "{stopped}");
 }
 
+/// A view that cannot apply the seventh position.
+struct Fails;
+
+impl EventHandler for Fails {
+    fn name(&self) -> &'static str {
+        "fails"
+    }
+
+    fn apply<'a>(
+        &'a self,
+        _: &'a mut PgTransaction<'_>,
+        events: &'a [Arc<LogEntry>],
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        let outcome = if events.iter().any(|event| event.position == 7) { Err(anyhow!("no room")) } else { Ok(()) };
+        ready(outcome).boxed()
+    }
+}
+
 #[tokio::test]
-async fn a_view_that_fails_says_where_and_keeps_what_was_before() {
+async fn a_view_that_fails_says_where_and_all_of_them_keep_what_was_before() {
     let (source, target, kafka) = (database().await, database().await, MockKafka::start());
     open_books(&source).await.trade(0..10).await;
     let (_relay, _, _guard) = publish(&source, &kafka.cluster);
-    // It has no place for the fifth position's row.
-    let name = views()[0].name();
-    sqlx::query(&format!(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN IF (SELECT position FROM subscriptions WHERE name = '{name}') >= 4 THEN RAISE 'no room'; END IF; RETURN NEW; END $$"
-    ))
-    .execute(target.pool())
-    .await
-    .unwrap();
-    for table in views()[0].tables() {
-        let trigger = format!("CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()");
-        sqlx::query(&trigger).execute(target.pool()).await.unwrap();
-    }
-    // One by one, so that a run does not begin before and end behind it.
-    let events = Arc::new(verified(source.pool()).await);
-    let (running, _stop) = project(&target, &kafka.cluster);
-    let stopped = running.await.unwrap().unwrap_err();
-    assert!(stopped.contains("no room") && stopped.contains(name), "{stopped}");
-    let failed: Option<i64> = sqlx::query_scalar("SELECT error_position FROM subscriptions WHERE name = $1")
-        .bind(name)
-        .fetch_one(target.pool())
-        .await
-        .unwrap();
-    let at = failed.unwrap();
-    assert!(at > 4 && at <= i64::try_from(events.len()).unwrap());
-    caught_up(&target, u64::try_from(at).unwrap() - 1).await;
+    let mut projector = projector(&target, &kafka.cluster);
+    projector.views.push(Arc::new(Fails));
+    let stopped = timeout(PATIENCE, projector.run(&CancellationToken::new())).await.unwrap().unwrap_err();
+    assert_eq!(stopped.to_string(), "the views stopped at position 7: fails: no room");
+    let failed = "SELECT error FROM subscriptions WHERE name = 'fails' AND position = 6 AND error_position = 7";
+    assert_eq!(sqlx::query_scalar::<_, String>(failed).fetch_one(target.pool()).await.unwrap(), "no room");
+    sqlx::query("DELETE FROM subscriptions WHERE name = 'fails'").execute(target.pool()).await.unwrap();
+    caught_up(&target, 6).await;
 }

@@ -20,7 +20,9 @@ use crate::privacy::disguises;
 
 async fn append(database: &TestDatabase, events: u64) {
     let node = Node::start(&database.database);
-    for aggregate_type in ["request", "account", "video", "period"].iter().cycle().take(usize::try_from(events).unwrap()) {
+    for aggregate_type in
+        ["request", "account", "video", "period"].iter().cycle().take(usize::try_from(events).unwrap())
+    {
         let mut lone = lone_unit();
         lone.streams[0].aggregate_type = aggregate_type;
         node.append(lone).await.unwrap();
@@ -142,18 +144,20 @@ async fn a_broker_that_is_down_delays_and_loses_nothing_while_requests_go_on() {
 
 #[tokio::test]
 async fn what_kafka_never_takes_is_named_among_the_dead_letters_and_all_else_goes_on() {
-    let (database, kafka) = (database().await, MockKafka::start());
+    let (database, mut kafka) = (database().await, MockKafka::start());
+    kafka.cluster.max_message_bytes = 100_000;
     let node = Node::start(&database.database);
     append(&database, 4).await;
     let mut large = stream("large", 0, 1);
-    large.events[0].payload = json!({ "canary": "x".repeat(2 << 20) }).to_string();
+    large.events[0].payload = json!({ "canary": "x".repeat(200_000) }).to_string();
     node.append(unit([large])).await.unwrap();
     append(&database, 4).await;
     let (relay, reachability, guard) = publish(&database, &kafka.cluster);
     relay.wait_for(relay::NAME, 9, PATIENCE).await.unwrap();
 
     let topics = kafka.cluster.topics();
-    let mut positions: Vec<u64> = stored(&kafka.cluster, &topics.of_events()).await.iter().map(Stored::position).collect();
+    let mut positions: Vec<u64> =
+        stored(&kafka.cluster, &topics.of_events()).await.iter().map(Stored::position).collect();
     positions.sort_unstable();
     positions.dedup();
     assert_eq!(positions, [1, 2, 3, 4, 6, 7, 8, 9]);
@@ -167,7 +171,7 @@ async fn what_kafka_never_takes_is_named_among_the_dead_letters_and_all_else_goe
     // It is published again once it may be larger.
     drop(guard);
     let mut larger = kafka.cluster.clone();
-    larger.max_message_bytes = 4 << 20;
+    larger.max_message_bytes = 400_000;
     let (_relay, _, _guard) = publish(&database, &larger);
     assert!(!relay::publish_again_from(database.pool(), 11).await.unwrap(), "it has not come so far");
     assert!(relay::publish_again_from(database.pool(), 5).await.unwrap());
@@ -239,12 +243,8 @@ async fn events_of_former_versions_are_published_as_they_are_stored() {
     });
     let shutdown = CancellationToken::new();
     let _guard = shutdown.clone().drop_guard();
-    let subscriptions = Subscriptions::start(
-        database.database.clone(),
-        Arc::new(upcasters),
-        TaskTracker::new(),
-        shutdown.clone(),
-    );
+    let subscriptions =
+        Subscriptions::start(database.database.clone(), Arc::new(upcasters), TaskTracker::new(), shutdown.clone());
     let reachability = Reachability::new(Arc::new(aihub_application::ports::clock::SystemClock));
     subscriptions.run(Arc::new(KafkaRelay::new(kafka.cluster.clone(), reachability, shutdown).unwrap()));
     let messages = published(&kafka.cluster, 6).await;
