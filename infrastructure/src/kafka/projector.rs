@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     merge::{HELD, Merge},
     partitions::{Client, Partitions, Read, Survey},
-    target::{Target, TargetError},
+    target::{Offset, Target, TargetError},
 };
 use super::{cluster::Cluster, reachability::Reachability};
 use crate::{
@@ -128,6 +128,7 @@ impl Projector {
             cluster_id: &cluster_id,
             survey: None,
             surveyed_at: Instant::now(),
+            unshown: None,
             shown_at: Instant::now(),
             looked_at: Instant::now(),
             missing_since: Instant::now(),
@@ -148,6 +149,8 @@ struct Reading<'a> {
     cluster_id: &'a str,
     survey: Option<Survey>,
     surveyed_at: Instant,
+    /// What was applied and not shown yet.
+    unshown: Option<Vec<Offset>>,
     shown_at: Instant,
     looked_at: Instant,
     /// Since when the next position has not been at hand.
@@ -170,10 +173,13 @@ impl Reading<'_> {
                 target.apply(&run, self.cluster_id, &offsets).await?;
                 *backoff = FIRST_BACKOFF;
                 self.missing_since = Instant::now();
-                if self.shown_at.elapsed() >= SHOW_EVERY {
-                    self.partitions.show(&offsets);
-                    self.shown_at = Instant::now();
-                }
+                self.unshown = Some(offsets);
+            }
+            if self.shown_at.elapsed() >= SHOW_EVERY
+                && let Some(offsets) = self.unshown.take()
+            {
+                self.partitions.show(&offsets);
+                self.shown_at = Instant::now();
             }
             if self.merge.must_read_again() || self.has_other_partitions().await {
                 return Ok(Turn::Again);
@@ -196,7 +202,6 @@ impl Reading<'_> {
                 let _ = shutdown.run_until_cancelled(timeout(LOOK_EVERY, self.partitions.more())).await;
             }
         }
-        self.partitions.show(&self.partitions.named(self.merge.offsets()));
         Ok(Turn::Shutdown)
     }
 
