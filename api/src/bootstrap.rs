@@ -10,7 +10,7 @@ use aihub_application::{
     catalog::Catalog,
     gateway::{Answers, Gateway, GatewaySettings},
     limits::Limits,
-    policies::expire_requests::expire_requests,
+    policies::{expire_credits::expire_credits, expire_requests::expire_requests},
     ports::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
@@ -18,6 +18,7 @@ use aihub_application::{
 };
 use aihub_infrastructure::{
     database::{Database, DatabaseOptions},
+    due_grants::{ExpiringGrants, PostgresDueGrants},
     embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
     event_store::{
         PostgresEventLog,
@@ -36,7 +37,6 @@ use aihub_infrastructure::{
 };
 use aihub_projections::rebuild::views;
 use anyhow::Context;
-use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -46,6 +46,7 @@ use crate::{
     config::{Config, duration_ms, providers::Reach},
     hub::{Hub, HubSettings},
     router::router,
+    server::serve,
     ws::frame::SocketLimits,
 };
 
@@ -99,7 +100,7 @@ impl App {
         let node_timeout = duration_ms(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
-        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests)];
+        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests), Arc::new(ExpiringGrants)];
         handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
         for handler in &handlers {
             subscriptions.run(handler.clone());
@@ -110,6 +111,7 @@ impl App {
         };
         let orphaned =
             PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
+        let due = PostgresDueGrants::new(database.pool().clone());
 
         let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
@@ -130,7 +132,7 @@ impl App {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
-        workers.spawn(keep_house(gateway.clone(), orphaned, metrics.clone(), stop_workers.clone()));
+        workers.spawn(keep_house(gateway.clone(), orphaned, due, metrics.clone(), stop_workers.clone()));
 
         let listener = TcpListener::bind(config.server.listen)
             .await
@@ -174,16 +176,8 @@ impl App {
     /// billed, and everything that was accepted has its end in the log before this returns.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let gateway = self.hub.gateway.clone();
-        let listener = self.listener.tap_io(|socket| {
-            // Without it a chunk waits up to 40 ms for the client's acknowledgement of the one before.
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(error.message = %error, "TCP_NODELAY was not set");
-            }
-        });
-        let draining = gateway.draining.clone();
-        let server = axum::serve(listener, router(self.hub.clone()))
-            .with_graceful_shutdown(async move { draining.cancelled().await })
-            .into_future();
+        let max_connections = self.config.server.max_connections;
+        let server = serve(self.listener, router(self.hub.clone()), max_connections, gateway.draining.clone());
         let mut server = TaskTracker::new().spawn(server);
 
         shutdown.cancelled().await;
@@ -304,6 +298,7 @@ async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {
 async fn keep_house(
     gateway: Arc<Gateway>,
     orphaned: PostgresOrphanedRequests,
+    due: PostgresDueGrants,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) {
@@ -314,8 +309,13 @@ async fn keep_house(
         gateway.answers.forget_expired();
         metrics.run_upkeep();
         let now = gateway.clock.now();
-        if let Err(error) = expire_requests(&gateway.accounts, &orphaned, now, &gateway.settings.node).await {
+        if let Err(error) =
+            expire_requests(&gateway.accounts, &*gateway.log, &orphaned, now, &gateway.settings.node).await
+        {
             tracing::warn!(error.message = %error, "orphaned requests could not be looked for");
+        }
+        if let Err(error) = expire_credits(&gateway.accounts, &due, now, &gateway.settings.node).await {
+            tracing::warn!(error.message = %error, "expired grants could not be looked for");
         }
     }
 }

@@ -5,11 +5,13 @@
 
 mod account;
 mod chat;
+mod close;
 mod config;
 mod health;
 mod migrate;
 mod output;
 mod project;
+mod projections;
 mod relay;
 mod serve;
 mod simulate;
@@ -53,6 +55,11 @@ enum Command {
     /// Look after credit accounts
     #[command(subcommand)]
     Account(account::Account),
+    /// Close an accounting month: its figures are final, what is recorded later counts for an open one
+    Close(close::Close),
+    /// Look after the views of the log
+    #[command(subcommand)]
+    Projections(projections::Projections),
     /// Bring the database schema up to date
     Migrate,
     /// Feed the views of another database from Kafka
@@ -102,6 +109,8 @@ impl Cli {
             Command::Chat(chat) => chat.run(&config).await,
             Command::Token(token) => token.run(&config),
             Command::Account(account) => account.run(&config).await,
+            Command::Close(close) => close.run(&config).await,
+            Command::Projections(projections) => projections.run(&config).await,
             Command::Project(project) => project.run(&config).await,
             Command::Relay(relay) => relay.run(&config).await,
             Command::Migrate => migrate::run(&config).await,

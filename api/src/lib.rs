@@ -7,8 +7,10 @@
 //! | [`cli`] | the commands of the one binary |
 //! | [`config`] | what the hub is told: file, environment, flags |
 //! | [`hub`] | what every door needs |
+//! | [`month_close`] | the close of an accounting month |
 //! | [`problem`] | errors as clients see them |
 //! | [`router`], [`routes`] | the HTTP routes |
+//! | [`server`] | connections: accepted, limited, drained |
 //! | [`telemetry`] | logs and metrics |
 //! | [`ws`] | the WebSocket: frames and sessions |
 
@@ -17,9 +19,11 @@ pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod hub;
+pub mod month_close;
 pub mod problem;
 pub mod router;
 pub mod routes;
+pub mod server;
 pub mod telemetry;
 pub mod ws;
 

@@ -51,7 +51,21 @@ pub struct Chunk {
 #[derive(Debug)]
 pub enum AnswerEnd {
     Done(Done),
-    Failed(GatewayError),
+    Failed(Failed),
+}
+
+/// Why there is no whole answer, and what the account was charged for the part that was produced.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    pub error: GatewayError,
+    pub charged: Microcredits,
+}
+
+impl From<GatewayError> for Failed {
+    /// Of what nothing was used for.
+    fn from(error: GatewayError) -> Self {
+        Self { error, charged: Microcredits::ZERO }
+    }
 }
 
 #[derive(Debug)]
@@ -158,13 +172,18 @@ impl Answer {
         (text, calls)
     }
 
+    /// Nobody reads at this moment: the client has left, for now or for good.
+    pub fn has_no_reader(&self) -> bool {
+        self.state.receiver_count() == 0
+    }
+
     /// Resolves when nobody has read for `grace`: the client left and did not come back.
     pub async fn left(&self, grace: Duration) {
         loop {
             self.state.closed().await;
             // Asked anew after every wait: whoever came back and left again has the whole grace again.
             let until = *self.left_at.lock().unwrap_or_else(PoisonError::into_inner) + grace;
-            if until <= Instant::now() && self.state.receiver_count() == 0 {
+            if until <= Instant::now() && self.has_no_reader() {
                 return;
             }
             tokio::time::sleep_until(until).await;
@@ -255,7 +274,7 @@ mod tests {
         assert_eq!(text(reader.next().await), "2:b");
         answer.push("c".into(), vec![]);
         assert_eq!(text(reader.next().await), "3:c");
-        answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown));
+        answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown.into()));
         assert_eq!(text(reader.next().await), "end");
         assert_eq!(text(reader.next().await), "nothing");
     }

@@ -5,11 +5,13 @@
 //! | [`account`] | credit accounts: grants, limits, two-phase reservations |
 //! | [`content`] | sealed prompts and answers, as events carry them |
 //! | [`money`] | credits and provider cost, both integers |
+//! | [`period`] | accounting months, and their close |
 //! | [`price`] | token usage, dated prices, and the formula from one to the other |
 //! | [`request`] | requests to models: accepted once, ended once |
 
 pub mod account;
 pub mod content;
 pub mod money;
+pub mod period;
 pub mod price;
 pub mod request;

@@ -205,16 +205,9 @@ pub async fn rows(database: &TestDatabase) -> Vec<String> {
 
 /// Fills the views from the log that the database has.
 pub async fn from_log(database: &TestDatabase, head: u64) -> Vec<String> {
-    let (subscriptions, _, _guard) = {
-        let shutdown = CancellationToken::new();
-        let upcasters = Arc::new(Upcasters::default());
-        let tracker = TaskTracker::new();
-        (
-            Subscriptions::start(database.database.clone(), upcasters, tracker, shutdown.clone()),
-            (),
-            shutdown.drop_guard(),
-        )
-    };
+    let (shutdown, upcasters) = (CancellationToken::new(), Arc::new(Upcasters::default()));
+    let _guard = shutdown.clone().drop_guard();
+    let subscriptions = Subscriptions::start(database.database.clone(), upcasters, TaskTracker::new(), shutdown);
     for view in views() {
         let view: Arc<dyn View> = view;
         subscriptions.run_until(view, head).await.unwrap();

@@ -221,7 +221,7 @@ impl Reading<'_> {
             loop {
                 match self.partitions.read(source)? {
                     Read::Message(offset, event) => {
-                        self.merge.offer(source, offset, event);
+                        self.merge.offer(source, offset, event.map(|event| *event));
                         return Ok(true);
                     }
                     Read::End => self.merge.ends(source),

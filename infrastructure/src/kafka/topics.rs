@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     error::RDKafkaErrorCode,
+    metadata::MetadataTopic,
 };
 use tokio::task::spawn_blocking;
 
@@ -63,7 +64,7 @@ impl Topics {
             spawn_blocking(move || admin.inner().fetch_metadata(None, ADMIN_TIMEOUT)).await?
         };
         let known = known.context("the topics cannot be listed")?;
-        let known: Vec<&str> = known.topics().iter().map(|topic| topic.name()).collect();
+        let known: Vec<&str> = known.topics().iter().map(MetadataTopic::name).collect();
         let max_message_bytes = cluster.max_message_bytes.to_string();
         let missing: Vec<NewTopic> = self
             .of_events()

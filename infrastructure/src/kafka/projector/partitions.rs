@@ -47,7 +47,7 @@ pub struct Partitions {
 /// What a partition gave.
 pub enum Read {
     /// With its offset; `None` if it is no event of ours.
-    Message(i64, Option<RecordedEvent>),
+    Message(i64, Option<Box<RecordedEvent>>),
     /// Nothing more for now.
     End,
     /// It is on its way, or was not asked for yet.
@@ -134,7 +134,7 @@ impl Partitions {
                 let event = event.inspect_err(|error| {
                     tracing::warn!(topic, partition, offset, error.message = %error, "passed over what is no event");
                 });
-                Ok(Read::Message(offset, event.ok()))
+                Ok(Read::Message(offset, event.ok().map(Box::new)))
             }
         }
     }
@@ -154,10 +154,10 @@ impl Partitions {
     pub fn named(&self, offsets: Vec<i64>) -> Vec<Offset> {
         let named = self.names.iter().zip(offsets);
         named
-            .map(|((topic, partition), next_offset)| Offset {
+            .map(|((topic, partition), next)| Offset {
                 topic: topic.clone(),
                 partition: *partition,
-                next_offset,
+                next,
             })
             .collect()
     }
@@ -165,8 +165,8 @@ impl Partitions {
     /// Tells the group's coordinator, for those who watch the group's lag there. Nothing is read from it.
     pub fn show(&self, offsets: &[Offset]) {
         let mut list = TopicPartitionList::new();
-        for Offset { topic, partition, next_offset } in offsets {
-            let added = list.add_partition_offset(topic, *partition, KafkaOffset::Offset(*next_offset));
+        for Offset { topic, partition, next } in offsets {
+            let added = list.add_partition_offset(topic, *partition, KafkaOffset::Offset(*next));
             debug_assert!(added.is_ok());
         }
         if let Err(error) = self.client.commit(&list, CommitMode::Async) {

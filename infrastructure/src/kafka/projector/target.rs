@@ -26,7 +26,7 @@ const LOCK: i64 = 0x6169_6875_626b_666b;
 pub struct Offset {
     pub topic: String,
     pub partition: i32,
-    pub next_offset: i64,
+    pub next: i64,
 }
 
 #[derive(Debug, Error)]
@@ -214,7 +214,7 @@ impl Target {
                 break;
             }
             if !checkpoint::advance(&mut *transaction, handler.name(), *applied, to).await? {
-                return Err(TargetError::Lost(anyhow!("the checkpoint of {} was moved meanwhile", handler.name())));
+                return Err(TargetError::Lost(anyhow!("the checkpoint of {} was moved or paused meanwhile", handler.name())));
             }
         }
         if let Some((name, error)) = failure {
@@ -248,7 +248,7 @@ async fn keep(
 ) -> Result<(), sqlx::Error> {
     let topics: Vec<&str> = offsets.iter().map(|offset| offset.topic.as_str()).collect();
     let partitions: Vec<i32> = offsets.iter().map(|offset| offset.partition).collect();
-    let next_offsets: Vec<i64> = offsets.iter().map(|offset| offset.next_offset).collect();
+    let next_offsets: Vec<i64> = offsets.iter().map(|offset| offset.next).collect();
     sqlx::query!(
         "INSERT INTO kafka_offsets (consumer_group, topic, partition, next_offset, cluster_id, position, updated_at)
              SELECT $1, o.topic, o.partition, o.next_offset, $2, $3, now()
