@@ -35,7 +35,10 @@ pub struct Cluster {
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("brokers", &self.brokers).field("topic_prefix", &self.topic_prefix).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("brokers", &self.brokers)
+            .field("topic_prefix", &self.topic_prefix)
+            .finish_non_exhaustive()
     }
 }
 

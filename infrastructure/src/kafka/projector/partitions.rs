@@ -153,13 +153,7 @@ impl Partitions {
 
     pub fn named(&self, offsets: Vec<i64>) -> Vec<Offset> {
         let named = self.names.iter().zip(offsets);
-        named
-            .map(|((topic, partition), next)| Offset {
-                topic: topic.clone(),
-                partition: *partition,
-                next,
-            })
-            .collect()
+        named.map(|((topic, partition), next)| Offset { topic: topic.clone(), partition: *partition, next }).collect()
     }
 
     /// Tells the group's coordinator, for those who watch the group's lag there. Nothing is read from it.

@@ -214,7 +214,10 @@ impl Target {
                 break;
             }
             if !checkpoint::advance(&mut *transaction, handler.name(), *applied, to).await? {
-                return Err(TargetError::Lost(anyhow!("the checkpoint of {} was moved or paused meanwhile", handler.name())));
+                return Err(TargetError::Lost(anyhow!(
+                    "the checkpoint of {} was moved or paused meanwhile",
+                    handler.name()
+                )));
             }
         }
         if let Some((name, error)) = failure {
