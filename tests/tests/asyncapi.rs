@@ -1,4 +1,4 @@
-//! The AsyncAPI document says what is true: of every event, of every frame, of every topic.
+//! The `AsyncAPI` document says what is true: of every event, of every frame, of every topic.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

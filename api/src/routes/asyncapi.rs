@@ -3,7 +3,7 @@
 
 use http::header;
 
-/// AsyncAPI 3.0.
+/// `AsyncAPI` 3.0.
 pub const DOCUMENT: &str = include_str!("../../asyncapi.json");
 
 pub async fn document() -> ([(header::HeaderName, &'static str); 1], &'static str) {
