@@ -76,8 +76,10 @@ async fn throughput(cluster: &Cluster, events: u64) {
     let database = database().await;
     fill(&database, events).await;
 
-    let began = Instant::now();
     let (relay, _, _guard) = publish(&database, cluster);
+    // The topics are made, and everybody knows everybody.
+    relay.wait_for(relay::NAME, 1, LONG).await.unwrap();
+    let began = Instant::now();
     relay.wait_for(relay::NAME, events, LONG).await.unwrap();
     let ours = events as f64 / began.elapsed().as_secs_f64();
 
@@ -134,6 +136,9 @@ async fn lag(cluster: &Cluster, time: Duration) {
         let (cluster, stop, arrivals) = (cluster.clone(), stop.clone(), arrivals.clone());
         tokio::task::spawn_blocking(move || read(&cluster, &stop, &arrivals))
     };
+    while arrivals.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let began = Instant::now();
     let callers = (0..CALLERS).map(|_| {
         let log = node.log.clone();
