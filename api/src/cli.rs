@@ -10,7 +10,9 @@ mod config;
 mod health;
 mod migrate;
 mod output;
+mod project;
 mod projections;
+mod relay;
 mod serve;
 mod simulate;
 mod token;
@@ -60,6 +62,10 @@ enum Command {
     Projections(projections::Projections),
     /// Bring the database schema up to date
     Migrate,
+    /// Feed the views of another database from Kafka
+    Project(project::Project),
+    /// Publish events to Kafka again
+    Relay(relay::Relay),
     /// Run the simulated providers alone
     Simulate(simulate::Simulate),
     /// Print the configuration in effect, with secrets masked
@@ -95,7 +101,7 @@ impl Cli {
         let variables = process_variables();
         let wants_log = variables.iter().any(|(name, value)| name == "RUST_LOG" && !value.is_empty());
         let config = Config::load(&Sources { file: self.config, variables, flags })?;
-        let serves = matches!(command, Command::Serve(_) | Command::Simulate(_));
+        let serves = matches!(command, Command::Serve(_) | Command::Simulate(_) | Command::Project(_));
         let filter = if serves || wants_log { config.log.filter.as_str() } else { "error" };
         telemetry::log(filter, config.log.format)?;
         match command {
@@ -105,6 +111,8 @@ impl Cli {
             Command::Account(account) => account.run(&config).await,
             Command::Close(close) => close.run(&config).await,
             Command::Projections(projections) => projections.run(&config).await,
+            Command::Project(project) => project.run(&config).await,
+            Command::Relay(relay) => relay.run(&config).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Simulate(simulate) => simulate.run().await,
             Command::Config => config::run(&config),

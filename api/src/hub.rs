@@ -9,7 +9,9 @@ use std::{
 };
 
 use aihub_application::gateway::Gateway;
-use aihub_infrastructure::{database::Database, event_store::subscription::Subscriptions};
+use aihub_infrastructure::{
+    database::Database, event_store::subscription::Subscriptions, kafka::reachability::Reachability,
+};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +40,8 @@ pub struct HubSettings {
     pub handlers: Vec<&'static str>,
     /// What is not configured, for `/health/ready`.
     pub notices: Vec<String>,
+    /// Where Kafka is configured.
+    pub kafka: Option<Reachability>,
 }
 
 /// One socket of the allowed number.

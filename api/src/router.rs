@@ -7,7 +7,7 @@ use axum::{Router, routing::get};
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{credits, health, mcp, metrics, providers, requests, usage},
+    routes::{asyncapi, credits, health, mcp, metrics, providers, requests, usage},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -17,6 +17,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/usage", get(usage::report))
         .route("/api/requests/{id}", get(requests::show))
         .route("/api/providers", get(providers::list))
+        .route("/asyncapi.json", get(asyncapi::document))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(metrics::render))

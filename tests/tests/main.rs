@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on should say where")]
 
+mod asyncapi;
 mod auth;
 mod crashes;
 mod expiry;
 mod frames;
+mod kafka;
 mod limits;
 mod money;
 mod orphans;

@@ -76,7 +76,7 @@ fn hexadecimal(text: &str) -> String {
 }
 
 /// `secret` as it stands, and as hexadecimal and Base64 show it, wherever it begins.
-fn disguises(secret: &str) -> Vec<String> {
+pub fn disguises(secret: &str) -> Vec<String> {
     let mut disguises = vec![secret.to_lowercase(), hexadecimal(secret)];
     for before in 0..3 {
         let encoded = STANDARD_NO_PAD.encode(format!("{}{secret}", "x".repeat(before)));
