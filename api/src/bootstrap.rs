@@ -17,6 +17,10 @@ use aihub_application::{
     },
 };
 use aihub_infrastructure::{
+    audit::{
+        checkpoint,
+        note::{KeyError, SigningKey, dev_signing_key},
+    },
     database::{Database, DatabaseOptions},
     embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
     event_store::{
@@ -98,6 +102,13 @@ impl App {
         let node_timeout = duration_ms(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
+        workers.spawn(checkpoint::keep(
+            database.clone(),
+            Arc::new(signing_key(&config)?),
+            clock.clone(),
+            duration_ms(config.audit.checkpoint_interval_ms),
+            stop_workers.clone(),
+        ));
         let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests)];
         handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
         for handler in &handlers {
@@ -250,6 +261,15 @@ fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
     match &config.content.master_key {
         Some(key) => MasterKey::from_base64(key.expose()).context("content.master_key"),
         None => Ok(dev_master_key(&config.server.data_dir)?.0),
+    }
+}
+
+/// What the log's checkpoints are signed with.
+pub fn signing_key(config: &Config) -> Result<SigningKey, KeyError> {
+    let origin = &config.audit.origin;
+    match &config.audit.signing_key {
+        Some(key) => SigningKey::from_base64(origin, key.expose()),
+        None => dev_signing_key(origin, &config.server.data_dir),
     }
 }
 

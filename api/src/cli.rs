@@ -1,9 +1,10 @@
 //! The commands of the one binary. Without one it is `serve`.
 //!
-//! Exit codes: 0 done, 1 failed, 2 the command line is wrong, 78 (`EX_CONFIG` of sysexits.h) the configuration is
+//! Exit codes: 0 done, 1 failed, 2 the command line is wrong (those of `audit` stand there), 78 (`EX_CONFIG` of sysexits.h) the configuration is
 //! wrong, 130 interrupted.
 
 mod account;
+mod audit;
 mod chat;
 mod config;
 mod health;
@@ -51,6 +52,9 @@ enum Command {
     /// Look after credit accounts
     #[command(subcommand)]
     Account(account::Account),
+    /// Prove that the log is what was recorded
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Bring the database schema up to date
     Migrate,
     /// Run the simulated providers alone
@@ -96,6 +100,7 @@ impl Cli {
             Command::Chat(chat) => chat.run(&config).await,
             Command::Token(token) => token.run(&config),
             Command::Account(account) => account.run(&config).await,
+            Command::Audit(audit) => audit.run(&config).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Simulate(simulate) => simulate.run().await,
             Command::Config => config::run(&config),
@@ -118,6 +123,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         WRONG_CONFIGURATION
     } else if error.is::<Interrupted>() {
         INTERRUPTED
+    } else if let Some(finding) = error.downcast_ref::<audit::Finding>() {
+        finding.exit_code()
     } else {
         FAILED
     }

@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`audit`] | the log, proved: verification, signed checkpoints, bundles |
 //! | [`database`] | the way to PostgreSQL and its migrations |
 //! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
@@ -13,6 +14,7 @@
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`vault`] | content sealed per subject, and the subjects' keys |
 
+pub mod audit;
 pub mod database;
 pub mod embedded_postgres;
 pub mod event_store;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aihub_domain::account::{Account, event::AccountEvent};
 use aihub_infrastructure::{
+    audit::balances::BalanceView,
     event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler},
     json_rows::json_rows,
 };
@@ -17,6 +18,13 @@ use crate::{
 };
 
 pub const NAME: &str = "account_balance_v1";
+
+/// For `aihub audit verify`, which adds up the balances itself.
+pub const AUDITED: BalanceView = BalanceView {
+    name: NAME,
+    rows: "SELECT account, granted_microcredits, available_microcredits, held_microcredits, spent_microcredits
+           FROM account_balance_v1",
+};
 
 /// `granted = available + held + spent`; the table has that as a constraint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -1,7 +1,10 @@
 //! What has to fit together across keys. Types alone are checked when the layers are merged.
 
 use aihub_application::request::AUTO;
-use aihub_infrastructure::vault::master_key::MasterKey;
+use aihub_infrastructure::{
+    audit::note::{KeyError, SigningKey},
+    vault::master_key::MasterKey,
+};
 use reqwest::Url;
 
 use super::{
@@ -11,6 +14,10 @@ use super::{
     prices::PriceSettings,
     providers::ProviderSettings,
 };
+use crate::auth::secret::Secret;
+
+/// The form of a signing key, to try a name with.
+const ANY_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// Everything that is wrong.
 pub fn faults(config: &Config) -> Vec<Fault> {
@@ -20,6 +27,11 @@ pub fn faults(config: &Config) -> Vec<Fault> {
     }
     if let Some(Err(error)) = config.content.master_key.as_ref().map(|key| MasterKey::from_base64(key.expose())) {
         faults.push(Fault::new("content.master_key:", error.to_string()));
+    }
+    let signing_key = config.audit.signing_key.as_ref().map(Secret::expose);
+    if let Err(error) = SigningKey::from_base64(&config.audit.origin, signing_key.unwrap_or(ANY_KEY)) {
+        let key = if matches!(error, KeyError::Name) { "audit.origin:" } else { "audit.signing_key:" };
+        faults.push(Fault::new(key, error.to_string()));
     }
     for (name, provider) in &config.providers {
         check_provider(name, provider, &mut faults);
@@ -54,6 +66,7 @@ fn zeros(config: &Config) -> Vec<Fault> {
     let times = [
         ("server.ping_interval_ms", server.ping_interval_ms),
         ("gateway.request_timeout_ms", config.gateway.request_timeout_ms),
+        ("audit.checkpoint_interval_ms", config.audit.checkpoint_interval_ms),
         ("gateway.node_timeout_ms", config.gateway.node_timeout_ms),
     ];
     let zero = sizes.iter().filter(|(_, size)| *size == 0).map(|(key, _)| *key);

@@ -98,6 +98,17 @@ pub struct ContentSettings {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct AuditSettings {
+    /// What the log is called in its checkpoints. Logs that one auditor looks after need names of their own.
+    pub origin: String,
+    /// Signs checkpoints. Left out, development makes one in the data directory.
+    pub signing_key: Option<Secret>,
+    /// How often one is made, if the log has moved.
+    pub checkpoint_interval_ms: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CreditSettings {
     /// How many credits a US dollar of provider cost is charged with.
     pub per_usd: CreditsPerUsd,

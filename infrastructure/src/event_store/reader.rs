@@ -54,6 +54,7 @@ impl RecordedEvent {
             event_version: &self.event_version,
             payload: &self.payload,
             metadata: &self.metadata,
+            command_id: self.command_id,
         }
     }
 
