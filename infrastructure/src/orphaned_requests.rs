@@ -1,6 +1,6 @@
 //! Requests that have not ended though nobody drives them any more: a view of the open requests, and the search in it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aihub_application::policies::expire_requests::{OrphanedRequest, OrphanedRequests};
 use aihub_domain::request::{
@@ -13,7 +13,10 @@ use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
 
 use crate::{
-    event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler},
+    event_store::{
+        decode::{LogEntry, events_of},
+        subscription::EventHandler,
+    },
     json_rows::json_rows,
 };
 
@@ -27,8 +30,8 @@ pub struct OpenRequests;
 #[derive(Serialize)]
 struct OpenRequest<'a> {
     request_id: &'a str,
-    account: String,
-    node: String,
+    account: &'a str,
+    node: &'a str,
     deadline_at: DateTime<Utc>,
     accepted_at: DateTime<Utc>,
 }
@@ -41,13 +44,13 @@ impl EventHandler for OpenRequests {
     fn apply<'a>(
         &'a self,
         transaction: &'a mut PgTransaction<'_>,
-        events: &'a [RecordedEvent],
+        events: &'a [Arc<LogEntry>],
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         apply(transaction, events).boxed()
     }
 }
 
-async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) -> anyhow::Result<()> {
+async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
     let mut opened: BTreeMap<&str, OpenRequest<'_>> = BTreeMap::new();
     let mut ended: Vec<&str> = Vec::new();
     for change in events_of::<Request>(events) {
@@ -55,8 +58,8 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) ->
         let request_id = event.aggregate_id.as_str();
         match change {
             RequestEvent::RequestAccepted(accepted) => {
-                let Accepted { account, node, deadline_at, .. } = *accepted;
-                let accepted_at = event.recorded_at;
+                let Accepted { account, node, deadline_at, .. } = &**accepted;
+                let (deadline_at, accepted_at) = (*deadline_at, event.recorded_at);
                 opened.insert(request_id, OpenRequest { request_id, account, node, deadline_at, accepted_at });
             }
             RequestEvent::RequestCompleted(_)

@@ -1,11 +1,14 @@
 //! What an account was granted, holds, has spent and has left.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use aihub_domain::account::{Account, event::AccountEvent};
 use aihub_infrastructure::{
     audit::balances::BalanceView,
-    event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler},
+    event_store::{
+        decode::{LogEntry, events_of},
+        subscription::EventHandler,
+    },
     json_rows::json_rows,
 };
 use futures::{FutureExt, future::BoxFuture};
@@ -107,13 +110,13 @@ impl EventHandler for View {
     fn apply<'a>(
         &'a self,
         transaction: &'a mut PgTransaction<'_>,
-        events: &'a [RecordedEvent],
+        events: &'a [Arc<LogEntry>],
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         apply(transaction, events).boxed()
     }
 }
 
-async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) -> anyhow::Result<()> {
+async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
     let changes = events_of::<Account>(events).collect::<anyhow::Result<Vec<_>>>()?;
     if changes.is_empty() {
         return Ok(());
@@ -135,7 +138,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) ->
         });
         let position = event.position.cast_signed();
         if position > *applied {
-            balance.evolve(&change);
+            balance.evolve(change);
             balance.last_position = position;
         }
     }

@@ -1,6 +1,9 @@
 //! How each request stands, without its content.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use aihub_domain::{
     account::{Account, event::AccountEvent},
@@ -10,7 +13,10 @@ use aihub_domain::{
     },
 };
 use aihub_infrastructure::{
-    event_store::{decode::events_of, reader::RecordedEvent, subscription::EventHandler},
+    event_store::{
+        decode::{LogEntry, events_of},
+        subscription::EventHandler,
+    },
     json_rows::json_rows,
 };
 use anyhow::Context;
@@ -70,14 +76,14 @@ pub struct RequestStatus {
 }
 
 impl RequestStatus {
-    fn accepted(request_id: &str, accepted: Accepted, position: i64) -> anyhow::Result<Self> {
+    fn accepted(request_id: &str, accepted: &Accepted, position: i64) -> anyhow::Result<Self> {
         Ok(Self {
             request_id: request_id.to_owned(),
-            account: accepted.account,
-            user_id: accepted.user,
+            account: accepted.account.clone(),
+            user_id: accepted.user.clone(),
             kind: name(accepted.kind)?,
-            requested_provider: accepted.provider,
-            requested_model: accepted.model,
+            requested_provider: accepted.provider.clone(),
+            requested_model: accepted.model.clone(),
             stream: accepted.stream,
             status: "accepted".to_owned(),
             provider: None,
@@ -101,28 +107,28 @@ impl RequestStatus {
         })
     }
 
-    fn end(&mut self, event: RequestEvent) -> anyhow::Result<()> {
+    fn end(&mut self, event: &RequestEvent) -> anyhow::Result<()> {
         match event {
             RequestEvent::RequestAccepted(_) => {}
-            RequestEvent::RequestCompleted(outcome) => self.end_with("completed", None, *outcome)?,
-            RequestEvent::RequestFailed { code, outcome } => self.end_with("failed", Some(code), *outcome)?,
+            RequestEvent::RequestCompleted(outcome) => self.end_with("completed", None, outcome)?,
+            RequestEvent::RequestFailed { code, outcome } => self.end_with("failed", Some(code.clone()), outcome)?,
             RequestEvent::RequestCancelled { reason, outcome } => {
-                self.end_with("cancelled", Some(name(reason)?), *outcome)?;
+                self.end_with("cancelled", Some(name(reason)?), outcome)?;
             }
             RequestEvent::RequestAbandoned { reason, abandoned_at } => {
                 "abandoned".clone_into(&mut self.status);
-                self.end_reason = Some(reason);
-                self.ended_at = Some(abandoned_at);
+                self.end_reason = Some(reason.clone());
+                self.ended_at = Some(*abandoned_at);
             }
         }
         Ok(())
     }
 
-    fn end_with(&mut self, status: &str, end_reason: Option<String>, outcome: Outcome) -> anyhow::Result<()> {
+    fn end_with(&mut self, status: &str, end_reason: Option<String>, outcome: &Outcome) -> anyhow::Result<()> {
         status.clone_into(&mut self.status);
         self.end_reason = end_reason;
-        self.provider = outcome.provider;
-        self.model = outcome.model;
+        self.provider.clone_from(&outcome.provider);
+        self.model.clone_from(&outcome.model);
         self.charged_microcredits = outcome.charge.amount.0;
         self.input_tokens = outcome.usage.input.try_into()?;
         self.cached_input_tokens = outcome.usage.cached_input.try_into()?;
@@ -130,8 +136,8 @@ impl RequestStatus {
         self.output_tokens = outcome.usage.output.try_into()?;
         self.reasoning_tokens = outcome.usage.reasoning.try_into()?;
         self.estimated = outcome.estimated;
-        self.finish_reason = outcome.finish_reason;
-        self.attempts = serde_json::to_value(outcome.attempts)?;
+        self.finish_reason.clone_from(&outcome.finish_reason);
+        self.attempts = serde_json::to_value(&outcome.attempts)?;
         self.first_chunk_ms = outcome.first_chunk_ms.map(i64::try_from).transpose()?;
         self.duration_ms = Some(outcome.duration_ms.try_into()?);
         self.ended_at = Some(outcome.ended_at);
@@ -170,13 +176,13 @@ impl EventHandler for View {
     fn apply<'a>(
         &'a self,
         transaction: &'a mut PgTransaction<'_>,
-        events: &'a [RecordedEvent],
+        events: &'a [Arc<LogEntry>],
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         apply(transaction, events).boxed()
     }
 }
 
-async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) -> anyhow::Result<()> {
+async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
     let changes = events_of::<Request>(events).collect::<anyhow::Result<Vec<_>>>()?;
     let extensions = extensions(events)?;
     let requests: BTreeSet<&str> = changes
@@ -205,7 +211,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) ->
                 row.position = position;
             }
             (None, RequestEvent::RequestAccepted(accepted)) => {
-                rows.insert(request_id.clone(), RequestStatus::accepted(request_id, *accepted, position)?);
+                rows.insert(request_id.clone(), RequestStatus::accepted(request_id, accepted, position)?);
             }
             (None, _) => anyhow::bail!("request {request_id} ends at position {position} and was never accepted"),
         }
@@ -220,11 +226,11 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) ->
 }
 
 /// What is held for a request by then, by the name of the reservation, which is the request's.
-fn extensions(events: &[RecordedEvent]) -> anyhow::Result<Vec<(String, i64)>> {
+fn extensions(events: &[Arc<LogEntry>]) -> anyhow::Result<Vec<(String, i64)>> {
     let mut extensions = Vec::new();
     for change in events_of::<Account>(events) {
         if let AccountEvent::ReservationExtended { reservation_id, reserved_microcredits, .. } = change?.1 {
-            extensions.push((reservation_id, reserved_microcredits.0));
+            extensions.push((reservation_id.clone(), reserved_microcredits.0));
         }
     }
     Ok(extensions)

@@ -1,7 +1,9 @@
 //! Requests, tokens and money a day, by account, user, provider and model. A request counts on the UTC day of its end.
 
+use std::sync::Arc;
+
 use aihub_domain::request::event::Outcome;
-use aihub_infrastructure::event_store::{reader::RecordedEvent, subscription::EventHandler};
+use aihub_infrastructure::event_store::{decode::LogEntry, subscription::EventHandler};
 use chrono::NaiveDate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
@@ -201,7 +203,7 @@ impl EventHandler for View {
     fn apply<'a>(
         &'a self,
         transaction: &'a mut PgTransaction<'_>,
-        events: &'a [RecordedEvent],
+        events: &'a [Arc<LogEntry>],
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         counting::apply(transaction, events).boxed()
     }

@@ -1,9 +1,11 @@
 //! Up to which position a view is true.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool, Transaction};
 
-use aihub_infrastructure::event_store::reader::RecordedEvent;
+use aihub_infrastructure::event_store::decode::LogEntry;
 
 /// What a view says, and the position up to which it has applied the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,8 +44,8 @@ impl Snapshot {
 pub async fn unapplied<'e>(
     connection: &mut PgConnection,
     name: &str,
-    events: &'e [RecordedEvent],
-) -> Result<&'e [RecordedEvent], sqlx::Error> {
+    events: &'e [Arc<LogEntry>],
+) -> Result<&'e [Arc<LogEntry>], sqlx::Error> {
     let applied = applied(connection, name).await?;
     let first = events.partition_point(|event| event.position <= applied);
     Ok(events.get(first..).unwrap_or_default())

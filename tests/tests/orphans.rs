@@ -10,7 +10,12 @@ use aihub_domain::{
 };
 use aihub_infrastructure::{
     database::Database,
-    event_store::{decode::events_of, reader, subscription::Subscriptions, upcast::Upcasters},
+    event_store::{
+        decode::{entries, events_of},
+        reader,
+        subscription::Subscriptions,
+        upcast::Upcasters,
+    },
     nodes,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
 };
@@ -130,7 +135,7 @@ async fn the_requests_of_a_node_that_fell_silent_are_ended_once_and_those_of_the
     tokio::time::timeout(PATIENCE, async { tokio::join!(policies, released) }).await.unwrap();
 
     assert_eq!(account(&other, "acme").await.available(), Microcredits(1_000 - 20 - 10));
-    let log = verified(database.pool()).await;
+    let log = entries(verified(database.pool()).await);
     let ends = |request_id: &str| {
         let changes = events_of::<Request>(&log).map(Result::unwrap);
         changes

@@ -9,6 +9,7 @@ use aihub_domain::{
     money::Microcredits,
 };
 use aihub_infrastructure::event_store::{
+    decode::entries,
     reader,
     subscription::{SubscriptionError, Subscriptions},
     upcast::Upcasters,
@@ -99,7 +100,7 @@ async fn each_event_applied_twice_counts_once() {
     let books = open_books(&database).await;
     trade(&books, 0..60).await;
     catch_up(&database).await;
-    let events = verified(database.pool()).await;
+    let events = entries(verified(database.pool()).await);
     for view in views() {
         let before = rows(&database, &*view).await;
         assert!(!before.is_empty());

@@ -40,7 +40,7 @@ pub struct ReadLimit {
 
 impl Default for ReadLimit {
     fn default() -> Self {
-        Self { events: 512, bytes: 4 << 20 }
+        Self { events: 1_024, bytes: 4 << 20 }
     }
 }
 
@@ -56,6 +56,11 @@ impl RecordedEvent {
             metadata: &self.metadata,
             command_id: self.command_id,
         }
+    }
+
+    /// The log up to and including this event.
+    pub fn head(&self) -> ChainHead {
+        ChainHead { position: self.position, chain_hash: self.chain_hash }
     }
 
     pub fn decode<E: DeserializeOwned>(&self) -> Result<E, serde_json::Error> {

@@ -1,4 +1,5 @@
-//! Subscriptions: everything downstream of the log reads it by position, batch after batch.
+//! Subscriptions: everything downstream of the log reads it by position, batch after batch. A node reads and decodes
+//! the log's end once for all of its handlers.
 //!
 //! A handler has one runner at a time, on whichever node: it holds a session lock on the connection that it also
 //! applies on, so a runner that lost its connection has lost its transaction too. The events of a batch and the move
@@ -9,6 +10,7 @@ mod checkpoint;
 mod head;
 mod runner;
 mod session;
+mod tail;
 
 use std::{
     collections::HashMap,
@@ -26,8 +28,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::runner::Runner;
-use super::{reader::RecordedEvent, upcast::Upcasters};
+use self::{runner::Runner, tail::Tail};
+use super::{decode::LogEntry, upcast::Upcasters};
 use crate::database::Database;
 
 /// What follows the log.
@@ -41,7 +43,7 @@ pub trait EventHandler: Send + Sync {
     fn apply<'a>(
         &'a self,
         transaction: &'a mut PgTransaction<'_>,
-        events: &'a [RecordedEvent],
+        events: &'a [Arc<LogEntry>],
     ) -> BoxFuture<'a, anyhow::Result<()>>;
 }
 
@@ -87,6 +89,7 @@ pub struct Subscriptions {
     tracker: TaskTracker,
     shutdown: CancellationToken,
     head: watch::Receiver<u64>,
+    tail: Arc<Tail>,
     /// How far the handlers have come that run here.
     progress: Mutex<HashMap<&'static str, watch::Receiver<u64>>>,
 }
@@ -101,7 +104,14 @@ impl Subscriptions {
     ) -> Self {
         let (sender, head) = watch::channel(0);
         tracker.spawn(head::follow(database.clone(), sender, shutdown.clone()));
-        Self { database, upcasters, tracker, shutdown, head, progress: Mutex::default() }
+        let tail = Arc::new(Tail::default());
+        let follow = {
+            let (tail, database, upcasters) = (tail.clone(), database.clone(), upcasters.clone());
+            let (head, shutdown) = (head.clone(), shutdown.clone());
+            async move { tail.follow(database, upcasters, head, shutdown).await }
+        };
+        tracker.spawn(follow);
+        Self { database, upcasters, tracker, shutdown, head, tail, progress: Mutex::default() }
     }
 
     /// The last position that was announced to this node. It may lag behind the log by a second.
@@ -126,7 +136,7 @@ impl Subscriptions {
 
     fn runner(&self, handler: Arc<dyn EventHandler>, progress: watch::Sender<u64>) -> Runner {
         let (database, upcasters) = (self.database.clone(), self.upcasters.clone());
-        Runner { database, upcasters, handler, head: self.head.clone(), progress }
+        Runner { database, upcasters, handler, tail: self.tail.clone(), progress }
     }
 
     /// Waits until the handler has applied `position`, on whichever node it runs: a view read after that shows what

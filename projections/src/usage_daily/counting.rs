@@ -1,13 +1,16 @@
 //! From the events to the rows. The event that ends a request does not say whose it was, so what is open is kept too.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use aihub_domain::request::{
     Request,
     event::{Accepted, RequestEvent},
 };
 use aihub_infrastructure::{
-    event_store::{decode::events_of, reader::RecordedEvent},
+    event_store::{
+        decode::{LogEntry, events_of},
+        reader::RecordedEvent,
+    },
     json_rows::json_rows,
 };
 use anyhow::Context;
@@ -46,14 +49,14 @@ struct Addition {
 }
 
 /// Counts every end among the events on its day, for whom the acceptance named.
-pub async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]) -> anyhow::Result<()> {
+pub async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
     let events = unapplied(transaction, NAME, events).await?;
     let mut accepted: BTreeMap<&str, Open> = BTreeMap::new();
-    let mut ends: Vec<(&RecordedEvent, RequestEvent)> = Vec::new();
+    let mut ends: Vec<(&RecordedEvent, &RequestEvent)> = Vec::new();
     for change in events_of::<Request>(events) {
         match change? {
             (event, RequestEvent::RequestAccepted(accept)) => {
-                let Accepted { account, user: user_id, provider, model, .. } = *accept;
+                let Accepted { account, user: user_id, provider, model, .. } = (**accept).clone();
                 let request_id = event.aggregate_id.clone();
                 accepted.insert(&event.aggregate_id, Open { request_id, account, user_id, provider, model });
             }
@@ -69,7 +72,7 @@ pub async fn apply(transaction: &mut PgTransaction<'_>, events: &[RecordedEvent]
             .remove(request_id)
             .or_else(|| known.remove(request_id))
             .with_context(|| format!("request {request_id} ends at position {} and is not open", event.position))?;
-        if let Some((key, usage)) = contribution(&open, &end)? {
+        if let Some((key, usage)) = contribution(&open, end)? {
             let sum = additions.entry(key).or_default();
             *sum = sum.plus(&usage);
         }

@@ -11,6 +11,7 @@ use std::{
 use aihub_infrastructure::{
     database::Database,
     event_store::{
+        decode::LogEntry,
         reader::RecordedEvent,
         subscription::{self, EventHandler, SubscriptionError, Subscriptions, TryAgain},
         upcast::{Upcasted, Upcasters},
@@ -45,7 +46,7 @@ impl EventHandler for Applied {
     fn apply<'a>(
         &'a self,
         transaction: &'a mut PgTransaction<'_>,
-        events: &'a [RecordedEvent],
+        events: &'a [Arc<LogEntry>],
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         async move {
             for event in events {

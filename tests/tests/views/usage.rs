@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aihub_domain::account::{Account, event::AccountEvent};
-use aihub_infrastructure::event_store::decode::events_of;
+use aihub_infrastructure::event_store::decode::{entries, events_of};
 use aihub_projections::{
     account_balance, request_status,
     usage_daily::{self, Dimension, ReportError, Usage, UsageFilter, UsageRow},
@@ -40,7 +40,8 @@ async fn usage_the_ledger_and_the_balances_come_to_the_same_sums() {
     catch_up(&database).await;
 
     let (mut settled, mut cost, mut uncovered) = (0, 0, 0);
-    for change in events_of::<Account>(&verified(database.pool()).await) {
+    let log = entries(verified(database.pool()).await);
+    for change in events_of::<Account>(&log) {
         if let AccountEvent::CreditsSettled { charged_microcredits, uncovered_microcredits, cost_picousd, .. } =
             change.unwrap().1
         {

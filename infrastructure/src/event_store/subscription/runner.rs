@@ -1,25 +1,23 @@
 //! A handler's runner: session after session, step after step.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use metrics::{counter, gauge};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     EventHandler, SubscriptionError,
     session::{Session, Step, StepError},
+    tail::Tail,
 };
 use crate::{database::Database, event_store::upcast::Upcasters};
 
 /// How often a runner looks at the log without having been called, and for the lock that another one holds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long after a step that left nothing over the next one begins at the earliest. What a step costs hardly depends
-/// on how many events it applies, so a busy log is applied in batches, and a quiet one without delay.
-const BATCH_FOR: Duration = Duration::from_millis(50);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
@@ -27,7 +25,7 @@ pub struct Runner {
     pub database: Database,
     pub upcasters: Arc<Upcasters>,
     pub handler: Arc<dyn EventHandler>,
-    pub head: watch::Receiver<u64>,
+    pub tail: Arc<Tail>,
     pub progress: watch::Sender<u64>,
 }
 
@@ -77,29 +75,35 @@ impl Runner {
         shutdown: &CancellationToken,
         backoff: &mut Duration,
     ) -> Result<(), StepError> {
-        let mut session = Session::connect(&self.database, self.handler.clone(), self.upcasters.clone()).await?;
+        let mut session =
+            Session::connect(&self.database, self.handler.clone(), self.upcasters.clone(), self.tail.clone()).await?;
         while !session.begin().await? {
             // Another runner is at work.
             if shutdown.run_until_cancelled(sleep(LOOK_EVERY)).await.is_none() {
                 return Ok(());
             }
         }
-        let mut caught_up = None;
+        let mut tail = self.tail.position();
+        let mut caught_up = false;
         loop {
             self.progress.send_replace(session.position());
             if shutdown.is_cancelled() || !goes_on(session.position()) {
                 return Ok(());
             }
-            if let Some(since) = caught_up.take() {
-                self.wait(session.position(), since + BATCH_FOR, shutdown).await;
-                continue;
+            if caught_up {
+                let position = session.position();
+                let more = timeout(LOOK_EVERY, tail.wait_for(|tail| *tail > position));
+                let more = async { more.await.is_ok() };
+                if shutdown.run_until_cancelled(more).await == Some(false) {
+                    // Nothing was heard: whether it is still our turn is only learned by asking.
+                    session.look().await?;
+                }
             }
-            let began = Instant::now();
             match session.step().await {
                 Ok(step) => {
                     *backoff = FIRST_BACKOFF;
                     self.record(&session);
-                    caught_up = (step == Step::CaughtUp).then_some(began);
+                    caught_up = step == Step::CaughtUp;
                 }
                 Err(StepError::Stopped { position, error }) => {
                     session.fail(position, &error).await.map_err(StepError::Lost)?;
@@ -110,25 +114,9 @@ impl Runner {
         }
     }
 
-    /// Until there is more to apply, as far as this node has heard, or for a second, and not before `earliest`.
-    async fn wait(&mut self, position: u64, earliest: Instant, shutdown: &CancellationToken) {
-        let more = async {
-            if self.head.wait_for(|head| *head > position).await.is_err() {
-                // Nobody announces any more: only looking is left.
-                pending::<()>().await;
-            }
-        };
-        let next = async {
-            // Called or not, it is time to look.
-            let _ = timeout(LOOK_EVERY, more).await;
-            sleep_until(earliest).await;
-        };
-        shutdown.run_until_cancelled(next).await;
-    }
-
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
     fn record(&self, session: &Session) {
-        let behind = self.head.borrow().saturating_sub(session.position());
+        let behind = self.tail.position().borrow().saturating_sub(session.position());
         gauge!("subscription_behind_events", "name" => self.handler.name()).set(behind as f64);
     }
 }

@@ -6,11 +6,12 @@ use anyhow::{Context, anyhow};
 use futures::FutureExt;
 use sqlx::{Connection, PgConnection};
 
-use super::{EventHandler, TryAgain, checkpoint};
+use super::{EventHandler, TryAgain, checkpoint, tail::Tail};
 use crate::{
     database::{Database, KEPT_PLANS, is_transient},
     event_store::{
         chain::ChainHead,
+        decode::{LogEntry, entries},
         reader::{self, ReadLimit, RecordedEvent},
         upcast::Upcasters,
     },
@@ -23,6 +24,7 @@ pub struct Session {
     connection: PgConnection,
     handler: Arc<dyn EventHandler>,
     upcasters: Arc<Upcasters>,
+    tail: Arc<Tail>,
     checkpoint: ChainHead,
     /// Up to here events are applied one by one, because a batch that reaches so far failed: so everything in front
     /// of the one at fault is applied, and its position is known.
@@ -57,6 +59,7 @@ impl Session {
         database: &Database,
         handler: Arc<dyn EventHandler>,
         upcasters: Arc<Upcasters>,
+        tail: Arc<Tail>,
     ) -> Result<Self, sqlx::Error> {
         // A runner is heard of every second: the server takes one for frozen that was not for so long, and its lock
         // goes to another.
@@ -70,7 +73,7 @@ impl Session {
         ];
         let settings = settings.into_iter().chain(KEPT_PLANS).map(|(name, value)| (name, value.to_owned()));
         let connection = database.dedicated("aihub-subscription", &settings.collect::<Vec<_>>()).await?;
-        Ok(Self { connection, handler, upcasters, checkpoint: ChainHead::GENESIS, careful_until: 0 })
+        Ok(Self { connection, handler, upcasters, tail, checkpoint: ChainHead::GENESIS, careful_until: 0 })
     }
 
     /// Takes the handler's turn, unless another runner has it.
@@ -93,20 +96,21 @@ impl Session {
         self.checkpoint.position
     }
 
-    /// Reads what follows the checkpoint and applies it.
+    /// Takes what follows the checkpoint, from the node's tail or else from the log, and applies it.
     pub async fn step(&mut self) -> Result<Step, StepError> {
         let mut limit = ReadLimit::default();
         if self.checkpoint.position < self.careful_until {
             limit.events = 1;
         }
-        let events = self.read(limit).await?;
+        let events = match self.tail.after(self.checkpoint, limit) {
+            Some(events) => events,
+            None => self.read(limit).await?,
+        };
         let Some(last) = events.last() else {
             return Ok(Step::CaughtUp);
         };
-        let (count, first) = (events.len(), self.checkpoint.position + 1);
-        let to = ChainHead { position: last.position, chain_hash: last.chain_hash };
-        match self.apply(events, to).await {
-            Ok(()) if count < limit.events as usize => Ok(Step::CaughtUp),
+        let (count, first, to) = (events.len(), self.checkpoint.position + 1, last.head());
+        match self.apply(&events, to).await {
             Ok(()) => Ok(Step::Applied),
             Err(error) if may_pass(&error) => Err(StepError::Lost(error)),
             Err(_) if count > 1 => {
@@ -118,18 +122,19 @@ impl Session {
     }
 
     /// The events after the checkpoint. The one at the checkpoint is read along, to see that it is still the same.
-    async fn read(&mut self, limit: ReadLimit) -> Result<Vec<RecordedEvent>, StepError> {
+    async fn read(&mut self, limit: ReadLimit) -> Result<Vec<Arc<LogEntry>>, StepError> {
         let ChainHead { position, chain_hash } = self.checkpoint;
         let stopped = |error| StepError::Stopped { position, error };
         if position == 0 {
-            return Ok(reader::events_from(&mut self.connection, 1, limit).await?);
+            let events = reader::events_from(&mut self.connection, 1, limit).await?;
+            return self.upcast(events);
         }
         let limit = ReadLimit { events: limit.events + 1, ..limit };
         let mut events = reader::events_from(&mut self.connection, position, limit).await?;
         match events.first() {
             Some(event) if event.position == position && event.chain_hash == chain_hash => {
                 events.remove(0);
-                Ok(events)
+                self.upcast(events)
             }
             Some(event) if event.position == position => Err(stopped(anyhow!(
                 "the log has another history: position {position} is not the event that was applied as {position}"
@@ -138,10 +143,23 @@ impl Session {
         }
     }
 
-    async fn apply(&mut self, events: Vec<RecordedEvent>, to: ChainHead) -> anyhow::Result<()> {
-        let events = self.upcasters.apply(events)?;
+    fn upcast(&self, events: Vec<RecordedEvent>) -> Result<Vec<Arc<LogEntry>>, StepError> {
+        let mut current = Vec::with_capacity(events.len());
+        for event in events {
+            let position = event.position;
+            match self.upcasters.apply(vec![event]) {
+                Ok(events) => current.extend(entries(events)),
+                // What is in front of the one at fault comes first.
+                Err(_) if !current.is_empty() => break,
+                Err(error) => return Err(StepError::Stopped { position, error: error.into() }),
+            }
+        }
+        Ok(current)
+    }
+
+    async fn apply(&mut self, events: &[Arc<LogEntry>], to: ChainHead) -> anyhow::Result<()> {
         let mut transaction = self.connection.begin().await?;
-        AssertUnwindSafe(self.handler.apply(&mut transaction, &events))
+        AssertUnwindSafe(self.handler.apply(&mut transaction, events))
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(anyhow!("the handler panicked")))?;
@@ -152,6 +170,15 @@ impl Session {
         transaction.commit().await?;
         self.checkpoint = to;
         Ok(())
+    }
+
+    /// Sees that the checkpoint is where it was left.
+    pub async fn look(&mut self) -> Result<(), StepError> {
+        let status = checkpoint::status(&mut self.connection, self.handler.name()).await?;
+        if status.is_some_and(|status| status.position == self.checkpoint.position) {
+            return Ok(());
+        }
+        Err(StepError::Lost(TryAgain("the checkpoint was moved meanwhile".to_owned()).into()))
     }
 
     /// Keeps what the handler stopped at, where readiness sees it.
