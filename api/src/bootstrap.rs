@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use aihub_application::{
     accounts::Accounts,
     catalog::Catalog,
+    erasure::expire_content,
     gateway::{Answers, Gateway, GatewaySettings},
     limits::Limits,
     policies::expire_requests::expire_requests,
@@ -34,7 +35,8 @@ use aihub_infrastructure::{
     simulated_providers::{SimulatedProviders, Simulator},
     vault::{
         PostgresVault,
-        master_key::{MasterKey, dev_master_key},
+        erasure::{self, Erasures},
+        master_key::{MasterKey, MasterKeys, dev_master_key},
     },
 };
 use aihub_projections::rebuild::views;
@@ -61,6 +63,8 @@ const DEADLINE_GRACE: Duration = Duration::from_mins(1);
 /// Connections for what is read over HTTP, beside the configured ones.
 const READ_CONNECTIONS: u32 = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often content is looked for that is too old.
+const RETENTION_EVERY: Duration = Duration::from_hours(1);
 
 /// A built service: everything is connected, nothing is served yet.
 pub struct App {
@@ -98,7 +102,7 @@ impl App {
 
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
-        let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_key(&config)?));
+        let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_keys(&config)?, clock.clone()));
         let node_timeout = duration_ms(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
@@ -109,7 +113,7 @@ impl App {
             duration_ms(config.audit.checkpoint_interval_ms),
             stop_workers.clone(),
         ));
-        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests)];
+        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests), Arc::new(Erasures)];
         handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
         for handler in &handlers {
             subscriptions.run(handler.clone());
@@ -128,7 +132,7 @@ impl App {
             clock,
             accounts: Accounts::new(event_log.clone()),
             log: event_log,
-            vault,
+            vault: vault.clone(),
             catalog: Catalog { upstreams, equivalents: config.routing.equivalents.clone() },
             limits: Limits::new(config.limits.per_user, config.limits.per_account, config.limits.node),
             answers: Answers::default(),
@@ -136,6 +140,12 @@ impl App {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
+        let answers = gateway.clone();
+        let forget = move |subject: &str| answers.answers.forget_account(subject);
+        workers.spawn(erasure::follow(database.clone(), vault, forget, stop_workers.clone()));
+        if let Some(retention_days) = config.content.retention_days {
+            workers.spawn(keep_retention(gateway.clone(), retention_days, stop_workers.clone()));
+        }
         workers.spawn(keep_house(gateway.clone(), orphaned, metrics.clone(), stop_workers.clone()));
 
         let listener = TcpListener::bind(config.server.listen)
@@ -257,11 +267,14 @@ pub fn auth_settings(config: &Config) -> anyhow::Result<AuthSettings> {
     Ok(settings)
 }
 
-fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
-    match &config.content.master_key {
-        Some(key) => MasterKey::from_base64(key.expose()).context("content.master_key"),
-        None => Ok(dev_master_key(&config.server.data_dir)?.0),
-    }
+/// What subjects' keys are wrapped with.
+pub fn master_keys(config: &Config) -> anyhow::Result<MasterKeys> {
+    let current = match &config.content.master_key {
+        Some(key) => MasterKey::from_base64(key.expose()).context("content.master_key")?,
+        None => dev_master_key(&config.server.data_dir)?.0,
+    };
+    let former = config.content.former_master_keys.iter().map(|key| MasterKey::from_base64(key.expose()));
+    Ok(MasterKeys { current, former: former.collect::<Result<_, _>>().context("content.former_master_keys")? })
 }
 
 /// What the log's checkpoints are signed with.
@@ -296,6 +309,19 @@ async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {
     let (addr, simulator, stop) = (server.local_addr()?, server.simulator(), CancellationToken::new());
     workers.spawn(server.run(stop.clone()));
     Ok(Simulated { addr, simulator, stop })
+}
+
+/// Has content erased that is too old.
+async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(RETENTION_EVERY);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let (now, node) = (gateway.clock.now(), &gateway.settings.node);
+        match expire_content(&*gateway.log, retention_days, now, node).await {
+            Ok(Some(before)) => tracing::info!(content.kept_from = %before, "content that is too old is to be erased"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error.message = %error, "content that is too old was not looked for"),
+        }
+    }
 }
 
 /// What has to be done now and then.

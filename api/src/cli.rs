@@ -7,9 +7,13 @@ mod account;
 mod audit;
 mod chat;
 mod config;
+mod erase;
 mod health;
+mod keys;
 mod migrate;
 mod output;
+mod point;
+mod replay;
 mod serve;
 mod simulate;
 mod token;
@@ -55,6 +59,13 @@ enum Command {
     /// Prove that the log is what was recorded
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Play the log again: up to a moment, into a file, or from a file into an empty database
+    Replay(replay::Replay),
+    /// Erase all content of a subject for good
+    Erase(erase::Erase),
+    /// Look after the keys that content is sealed with
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Bring the database schema up to date
     Migrate,
     /// Run the simulated providers alone
@@ -101,6 +112,9 @@ impl Cli {
             Command::Token(token) => token.run(&config),
             Command::Account(account) => account.run(&config).await,
             Command::Audit(audit) => audit.run(&config).await,
+            Command::Replay(replay) => replay.run(&config).await,
+            Command::Erase(erase) => erase.run(&config).await,
+            Command::Keys(keys) => keys.run(&config).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Simulate(simulate) => simulate.run().await,
             Command::Config => config::run(&config),

@@ -7,8 +7,10 @@
 //! | [`file`] | stretches of the log as files that prove themselves |
 //! | [`merkle`] | the tree over the log that short proofs come from |
 //! | [`note`] | a checkpoint as a signed text |
+//! | [`restore`] | the log of a file into an empty database |
 //! | [`scan`] | the log from end to end, fast and in constant memory |
 //! | [`streams`] | that no stream has a hole |
+//! | [`trail`] | the events of a request, an account or a user, in words |
 //! | [`verify`] | all of it at once |
 //!
 //! The chain says that each event follows the one before; whoever can write to the database can compute it anew from a
@@ -19,8 +21,10 @@ pub mod checkpoint;
 pub mod file;
 pub mod merkle;
 pub mod note;
+pub mod restore;
 pub mod scan;
 pub mod streams;
+pub mod trail;
 pub mod verify;
 
 use std::fmt;

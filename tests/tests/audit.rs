@@ -2,6 +2,8 @@
 
 mod bundle;
 mod checkpoint;
+mod cli;
+mod replay;
 mod tamper;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 mod audit;
 mod auth;
 mod crashes;
+mod erasure;
 mod frames;
 mod limits;
 mod money;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 intact, 2 tampered, 3 incomplete, 4 unreadable.
 
 mod bundle;
+mod trail;
 mod verify;
 
 use aihub_application::ports::clock::SystemClock;
@@ -35,6 +36,8 @@ pub enum Audit {
     Export(bundle::Export),
     /// Verify what `export` or `prove` wrote; needs no database
     VerifyBundle(bundle::VerifyBundle),
+    /// Tell who did what, when, with which model, at which price, and why something was refused
+    Trail(trail::Trail),
     /// Print the key that checkpoints are verified with
     Key,
 }
@@ -85,6 +88,7 @@ impl Audit {
             Self::Key => Ok(out_line(signing_key(config)?.verifier())?),
             Self::Verify(verify) => with_database(config, async |database| verify.run(config, database).await).await,
             Self::Checkpoint => with_database(config, async |database| make_checkpoint(config, database).await).await,
+            Self::Trail(trail) => with_database(config, async |database| trail.run(database).await).await,
             Self::Prove(prove) => with_database(config, async |database| prove.run(config, database).await).await,
             Self::Export(export) => with_database(config, async |database| export.run(config, database).await).await,
         }

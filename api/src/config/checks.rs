@@ -25,8 +25,15 @@ pub fn faults(config: &Config) -> Vec<Fault> {
     if let Err(error) = config.auth.checked_secret() {
         faults.push(Fault::new("auth:", format!("{error} (JWT_SECRET)")));
     }
-    if let Some(Err(error)) = config.content.master_key.as_ref().map(|key| MasterKey::from_base64(key.expose())) {
-        faults.push(Fault::new("content.master_key:", error.to_string()));
+    let own = config.content.master_key.iter().map(|key| ("content.master_key:", key));
+    let former = config.content.former_master_keys.iter().map(|key| ("content.former_master_keys:", key));
+    for (name, key) in own.chain(former) {
+        if let Err(error) = MasterKey::from_base64(key.expose()) {
+            faults.push(Fault::new(name, error.to_string()));
+        }
+    }
+    if config.content.retention_days == Some(0) {
+        faults.push(Fault::new("content.retention_days", "must be at least 1"));
     }
     let signing_key = config.audit.signing_key.as_ref().map(Secret::expose);
     if let Err(error) = SigningKey::from_base64(&config.audit.origin, signing_key.unwrap_or(ANY_KEY)) {

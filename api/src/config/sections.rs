@@ -94,6 +94,10 @@ impl Serialize for DatabaseUrl {
 pub struct ContentSettings {
     /// Seals the keys that prompts and answers are sealed with. Left out, development makes one in the data directory.
     pub master_key: Option<Secret>,
+    /// Those that keys may still be wrapped with, until `aihub keys rotate` has run.
+    pub former_master_keys: Vec<Secret>,
+    /// Content older than this is erased, by whole months. Left out, it is kept.
+    pub retention_days: Option<u32>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
