@@ -9,6 +9,7 @@
 //! | [`hub`] | what every door needs |
 //! | [`problem`] | errors as clients see them |
 //! | [`router`], [`routes`] | the HTTP routes |
+//! | [`server`] | connections: accepted, limited, drained |
 //! | [`telemetry`] | logs and metrics |
 //! | [`ws`] | the WebSocket: frames and sessions |
 
@@ -20,6 +21,7 @@ pub mod hub;
 pub mod problem;
 pub mod router;
 pub mod routes;
+pub mod server;
 pub mod telemetry;
 pub mod ws;
 

@@ -142,6 +142,8 @@ async fn a_node_that_freezes_gives_its_turn_to_another_and_applies_nothing_when_
     append(&database, 10).await;
     frozen.run(applied());
     other.wait_for(NAME, 10, PATIENCE).await.unwrap();
+    // One that froze while it was connecting would keep the server waiting for a minute.
+    connected(&database, &["aihub-listener", "aihub-subscription", "aihub-tail"]).await;
     proxy.freeze_all();
     other.run(applied());
     append(&database, 10).await;
@@ -248,6 +250,20 @@ async fn a_view_that_is_reset_is_rebuilt_from_the_first_event_while_its_runner_i
     append(&database, 5).await;
     wait_for_count(&database, 25).await;
     assert_eq!(positions(&database).await, (1..=25).collect::<Vec<_>>());
+}
+
+/// Waits until there is a connection of each name.
+async fn connected(database: &TestDatabase, names: &[&str]) {
+    let count = "SELECT count(DISTINCT application_name) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name = ANY($1)";
+    let connected = async {
+        while sqlx::query_scalar::<_, i64>(count).bind(names).fetch_one(database.pool()).await.unwrap()
+            < i64::try_from(names.len()).unwrap()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, connected).await.unwrap();
 }
 
 async fn wait_for_count(database: &TestDatabase, count: usize) {
