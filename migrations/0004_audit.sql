@@ -15,3 +15,16 @@ CREATE TABLE checkpoints (
 CREATE TRIGGER checkpoints_are_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 ALTER TABLE checkpoints ENABLE ALWAYS TRIGGER checkpoints_are_append_only;
+
+-- Who used the audit routes, and what for.
+CREATE TABLE access_log_v1 (
+    position    bigint           NOT NULL,
+    accessed_at timestamptz      NOT NULL,
+    user_id     text COLLATE "C" NOT NULL,
+    account     text COLLATE "C" NOT NULL,
+    -- `audit.trail`
+    action      text             NOT NULL,
+    -- What was asked for, by name.
+    parameters  json             NOT NULL,
+    CONSTRAINT access_log_v1_position PRIMARY KEY (position)
+);

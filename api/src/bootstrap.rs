@@ -106,9 +106,10 @@ impl App {
         let node_timeout = duration_ms(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
+        let signing_key = Arc::new(signing_key(&config)?);
         workers.spawn(checkpoint::keep(
             database.clone(),
-            Arc::new(signing_key(&config)?),
+            signing_key.clone(),
             clock.clone(),
             duration_ms(config.audit.checkpoint_interval_ms),
             stop_workers.clone(),
@@ -161,6 +162,7 @@ impl App {
             max_sockets: config.server.max_sockets,
             ping_interval: duration_ms(config.server.ping_interval_ms),
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
+            audit_key: signing_key.verifier(),
             notices: notices(&config),
         };
         let hub = Arc::new(Hub::new(gateway, authenticator, database, reads, subscriptions, metrics, settings));

@@ -12,7 +12,6 @@ mod health;
 mod keys;
 mod migrate;
 mod output;
-mod point;
 mod replay;
 mod serve;
 mod simulate;

@@ -7,7 +7,7 @@ use axum::{Router, routing::get};
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{credits, health, mcp, metrics, providers, requests, usage},
+    routes::{audit, credits, health, mcp, metrics, providers, requests, usage},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -17,6 +17,11 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/usage", get(usage::report))
         .route("/api/requests/{id}", get(requests::show))
         .route("/api/providers", get(providers::list))
+        .route("/api/audit/verify", get(audit::verify))
+        .route("/api/audit/checkpoint", get(audit::latest_checkpoint))
+        .route("/api/audit/prove/{position}", get(audit::prove))
+        .route("/api/audit/trail", get(audit::trail))
+        .route("/api/audit/events", get(audit::events))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(metrics::render))

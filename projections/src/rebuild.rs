@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aihub_infrastructure::event_store::subscription::{self, EventHandler};
 use sqlx::PgPool;
 
-use crate::{account_balance, request_status, usage_daily};
+use crate::{access_log, account_balance, request_status, usage_daily};
 
 /// A view is a handler that can start again from nothing. Its name is that of the table that is read.
 pub trait View: EventHandler {
@@ -15,7 +15,12 @@ pub trait View: EventHandler {
 
 /// All of them.
 pub fn views() -> Vec<Arc<dyn View>> {
-    vec![Arc::new(account_balance::View), Arc::new(request_status::View), Arc::new(usage_daily::View)]
+    vec![
+        Arc::new(access_log::View),
+        Arc::new(account_balance::View),
+        Arc::new(request_status::View),
+        Arc::new(usage_daily::View),
+    ]
 }
 
 /// Empties the view and has its subscription begin at the first event again, both in one commit. Whoever runs it, on

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{audit::with_database, point::Point};
-use crate::config::Config;
+use super::audit::with_database;
+use crate::{config::Config, point::Point};
 
 #[derive(Debug, Args)]
 #[group(id = "what", required = true, multiple = false, args = ["as_of", "to", "from"])]

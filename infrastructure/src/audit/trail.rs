@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 use crate::event_store::reader::{self, RecordedEvent};
 
 /// How many events are read at once.
-const BATCH: usize = 500;
+pub const BATCH: usize = 500;
 
 /// What the trail is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,20 +118,9 @@ pub async fn positions(
     }
 }
 
-/// Calls `visit` with each entry of the trail, in the order of the log; how many there are.
-pub async fn walk<E: From<sqlx::Error>>(
-    connection: &mut PgConnection,
-    of: &TrailOf,
-    (from, to): (u64, u64),
-    mut visit: impl FnMut(Entry) -> Result<(), E>,
-) -> Result<usize, E> {
-    let positions = positions(connection, of, from, to).await?;
-    for batch in positions.chunks(BATCH) {
-        for event in reader::events_at(&mut *connection, batch).await? {
-            visit(Entry::of(&event))?;
-        }
-    }
-    Ok(positions.len())
+/// The entries at these positions, at most [`BATCH`] of them.
+pub async fn entries(connection: &mut PgConnection, positions: &[i64]) -> Result<Vec<Entry>, sqlx::Error> {
+    Ok(reader::events_at(connection, positions).await?.iter().map(Entry::of).collect())
 }
 
 impl Entry {

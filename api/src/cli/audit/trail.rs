@@ -1,15 +1,15 @@
 use aihub_infrastructure::{
     audit::{
         AuditError, scan,
-        trail::{TrailOf, walk},
+        trail::{BATCH, TrailOf, entries, positions},
     },
     database::Database,
     event_store::reader,
 };
 use clap::Args;
 
-use super::{super::point::Point, Finding};
-use crate::cli::output::out_line;
+use super::Finding;
+use crate::{cli::output::out_line, point::Point};
 
 #[derive(Debug, Args)]
 pub struct Trail {
@@ -47,23 +47,19 @@ impl Trail {
         let mut snapshot = scan::snapshot(&mut connection).await.map_err(unreadable)?;
         let from = match self.from {
             None => 1,
-            Some(Point::Position(position)) => position,
-            // The first one behind that time; of its own instant all are shown.
-            Some(Point::Time(time)) => {
-                let just_before = time - chrono::TimeDelta::microseconds(1);
-                reader::position_at(&mut snapshot, just_before).await.map_err(unreadable)? + 1
-            }
+            Some(point) => point.first(&mut snapshot).await.map_err(unreadable)?,
         };
         let to = match self.to {
             None => reader::head(&mut *snapshot).await.map_err(unreadable)?.position,
-            Some(point) => point.position(&mut snapshot).await.map_err(unreadable)?,
+            Some(point) => point.last(&mut snapshot).await.map_err(unreadable)?,
         };
-        let found = walk::<anyhow::Error>(&mut snapshot, &of, (from, to), |entry| {
-            let line = if self.json { serde_json::to_string(&entry)? } else { entry.to_string() };
-            Ok(out_line(line)?)
-        })
-        .await?;
-        if found == 0 {
+        let found = positions(&mut snapshot, &of, from, to).await.map_err(unreadable)?;
+        for batch in found.chunks(BATCH) {
+            for entry in entries(&mut snapshot, batch).await.map_err(unreadable)? {
+                out_line(if self.json { serde_json::to_string(&entry)? } else { entry.to_string() })?;
+            }
+        }
+        if found.is_empty() {
             return Err(Finding::Incomplete("there is nothing of that in the log".to_owned()).into());
         }
         Ok(())

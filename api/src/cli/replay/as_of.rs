@@ -16,8 +16,9 @@ use cqrs_es::Aggregate;
 use serde_json::{Map, Value, json};
 use sqlx::PgConnection;
 
-use super::{super::point::Point, Whose};
+use super::Whose;
 use crate::cli::{audit::Finding, output::out_line};
+use crate::point::Point;
 
 /// What is known of it, by name.
 type State = Map<String, Value>;
@@ -26,7 +27,7 @@ type State = Map<String, Value>;
 pub async fn show(database: &Database, point: Point, whose: Whose, diff: bool) -> anyhow::Result<()> {
     let mut connection = scan::connect(database).await?;
     let mut snapshot = scan::snapshot(&mut connection).await?;
-    let position = point.position(&mut snapshot).await?;
+    let position = point.last(&mut snapshot).await?;
     let (then, events) = match (&whose.account, &whose.request) {
         (Some(id), _) => state::<Account>(&mut snapshot, id, position, account).await?,
         (_, Some(id)) => state::<Request>(&mut snapshot, id, position, request).await?,

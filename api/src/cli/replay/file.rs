@@ -26,7 +26,7 @@ const PROGRESS_EVERY: u64 = 4_096;
 /// The whole log into a file that is made for it.
 pub async fn write(database: &Database, path: &Path) -> anyhow::Result<()> {
     let file = tokio::fs::File::create_new(path).await.with_context(|| path.display().to_string())?;
-    let written = export(database, file, |position| {
+    let written = export(database, (1, None), file, |position| {
         if position % PROGRESS_EVERY == 0 {
             progress(format_args!("{position} events"));
         }

@@ -23,21 +23,27 @@ use crate::{
 /// Lines are gathered up to here before they are written.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Writes the whole log, verified on the way; its head. `progress` hears of positions.
+/// Writes a stretch of the log, verified on the way; without an end, all that there is. The last event. `progress` hears
+/// of positions.
 pub async fn export(
     database: &Database,
+    (from, to): (u64, Option<u64>),
     into: impl AsyncWrite + Unpin,
     progress: impl FnMut(u64),
 ) -> Result<ChainHead, AuditError> {
     let mut connection = scan::connect(database).await?;
     let mut snapshot = scan::snapshot(&mut connection).await?;
-    let to = reader::head(&mut *snapshot).await?.position;
+    let head = reader::head(&mut *snapshot).await?.position;
+    let to = to.unwrap_or(head);
+    let before = chain_head(&mut snapshot, from.max(1) - 1).await?;
     let mut lines = Lines::new(into);
-    let header = Header { format: FORMAT.to_owned(), from: 1, to, previous_chain_hash: Hash::default(), key: None };
-    lines.add(&header).await?;
-    let head = events(&mut snapshot, ChainHead::GENESIS, to, &mut lines, progress).await?;
-    let trailer = Trailer { events: to, chain_hash: head.chain_hash, checkpoint: None, path: None };
-    lines.add(&trailer).await?;
+    let previous_chain_hash = before.chain_hash;
+    lines
+        .add(&Header { format: FORMAT.to_owned(), from: before.position + 1, to, previous_chain_hash, key: None })
+        .await?;
+    let head = events(&mut snapshot, before, to, &mut lines, progress).await?;
+    let events = head.position - before.position;
+    lines.add(&Trailer { events, chain_hash: head.chain_hash, checkpoint: None, path: None }).await?;
     lines.finish().await?;
     Ok(head)
 }

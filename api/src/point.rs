@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use aihub_infrastructure::event_store::reader;
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use thiserror::Error;
 
@@ -33,8 +33,19 @@ impl FromStr for Point {
 }
 
 impl Point {
+    /// The first position from then on.
+    pub async fn first(self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+        match self {
+            Self::Position(position) => Ok(position),
+            Self::Time(time) => {
+                let just_before = time - TimeDelta::microseconds(1);
+                Ok(reader::position_at(connection, just_before).await? + 1)
+            }
+        }
+    }
+
     /// The last position by then.
-    pub async fn position(self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+    pub async fn last(self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
         match self {
             Self::Position(position) => Ok(position),
             Self::Time(time) => reader::position_at(connection, time).await,
