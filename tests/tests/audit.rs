@@ -3,6 +3,7 @@
 mod bundle;
 mod checkpoint;
 mod cli;
+mod http;
 mod replay;
 mod tamper;
 

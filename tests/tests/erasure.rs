@@ -1,5 +1,7 @@
 //! What is erased is gone, wherever it was kept, and the log stays what it was.
 
+mod traces;
+
 use std::sync::Arc;
 
 use aihub_application::{

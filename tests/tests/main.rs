@@ -4,6 +4,7 @@
 
 mod audit;
 mod auth;
+mod corpus;
 mod crashes;
 mod erasure;
 mod frames;

@@ -55,7 +55,7 @@ fn captured_log() -> String {
 }
 
 /// Every row of every table, as text.
-async fn dump(pool: &PgPool) -> String {
+pub async fn dump(pool: &PgPool) -> String {
     let tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
     let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(pool).await.unwrap();
     assert!(tables.len() >= 5, "{tables:?}");
@@ -76,7 +76,7 @@ fn hexadecimal(text: &str) -> String {
 }
 
 /// `secret` as it stands, and as hexadecimal and Base64 show it, wherever it begins.
-fn disguises(secret: &str) -> Vec<String> {
+pub fn disguises(secret: &str) -> Vec<String> {
     let mut disguises = vec![secret.to_lowercase(), hexadecimal(secret)];
     for before in 0..3 {
         let encoded = STANDARD_NO_PAD.encode(format!("{}{secret}", "x".repeat(before)));

@@ -14,6 +14,7 @@ mod lines;
 
 use std::sync::Arc;
 
+use aihub_application::principal::Principal;
 use aihub_infrastructure::audit::{
     AuditError, checkpoint,
     file::{export, write_bundle},
@@ -24,9 +25,10 @@ use aihub_infrastructure::audit::{
 use aihub_projections::account_balance;
 use axum::{
     Json,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{FromRequestParts, Path, Query, State, rejection::QueryRejection},
     response::Response,
 };
+use http::request::Parts;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -56,11 +58,24 @@ pub struct TrailParameters {
     _token: Option<String>,
 }
 
+/// Whoever may audit; others are refused before anything else.
+pub struct Auditor(Principal);
+
+impl FromRequestParts<Arc<Hub>> for Auditor {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Self, Problem> {
+        let Caller(caller) = Caller::from_request_parts(parts, hub).await?;
+        caller.capabilities.require_audit()?;
+        Ok(Self(caller))
+    }
+}
+
 type Parameters<T> = Result<Query<T>, QueryRejection>;
 
 pub async fn verify(
     State(hub): State<Arc<Hub>>,
-    Caller(caller): Caller,
+    Auditor(caller): Auditor,
     parameters: Parameters<Stretch>,
 ) -> Result<Response, Problem> {
     let asked = query(parameters)?;
@@ -97,7 +112,7 @@ pub async fn verify(
     }))
 }
 
-pub async fn latest_checkpoint(State(hub): State<Arc<Hub>>, Caller(caller): Caller) -> Result<Json<Value>, Problem> {
+pub async fn latest_checkpoint(State(hub): State<Arc<Hub>>, Auditor(caller): Auditor) -> Result<Json<Value>, Problem> {
     access::record(&hub, &caller, "audit.checkpoint", []).await?;
     let Some((checkpoint, note)) = checkpoint::latest(hub.reads.pool()).await.map_err(problem)? else {
         return Err(Problem::not_found("no checkpoint has been signed yet"));
@@ -112,7 +127,7 @@ pub async fn latest_checkpoint(State(hub): State<Arc<Hub>>, Caller(caller): Call
 
 pub async fn prove(
     State(hub): State<Arc<Hub>>,
-    Caller(caller): Caller,
+    Auditor(caller): Auditor,
     Path(position): Path<u64>,
 ) -> Result<Response, Problem> {
     let place = place()?;
@@ -128,7 +143,7 @@ pub async fn prove(
 
 pub async fn trail(
     State(hub): State<Arc<Hub>>,
-    Caller(caller): Caller,
+    Auditor(caller): Auditor,
     parameters: Parameters<TrailParameters>,
 ) -> Result<Response, Problem> {
     let TrailParameters { request, account, user, from, to, .. } = query(parameters)?;
@@ -160,7 +175,7 @@ pub async fn trail(
 
 pub async fn events(
     State(hub): State<Arc<Hub>>,
-    Caller(caller): Caller,
+    Auditor(caller): Auditor,
     parameters: Parameters<Stretch>,
 ) -> Result<Response, Problem> {
     let asked = query(parameters)?;
