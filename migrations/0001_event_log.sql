@@ -59,6 +59,8 @@ CREATE TABLE subscriptions (
     error          text,
     error_position bigint,
     failed_at      timestamptz,
+    -- Since when the handler is not to apply anything; null while it may.
+    paused_at      timestamptz,
     CONSTRAINT subscriptions_name PRIMARY KEY (name),
     CONSTRAINT subscriptions_position_not_negative CHECK (position >= 0),
     CONSTRAINT subscriptions_chain_hash_is_sha256 CHECK (octet_length(chain_hash) = 32)

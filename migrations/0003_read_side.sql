@@ -1,5 +1,5 @@
--- What is kept of the log for readers. Everything here can be emptied and filled again from the events, see
--- `projections/src/rebuild.rs`: the number in a table's name is that of the rules that filled it.
+-- What is kept of the log for readers. Everything in the schema `read` can be dropped and filled again from the events,
+-- see `projections/src/rebuild.rs`: the number in a table's name is that of the rules that filled it.
 
 -- Since when a node has not missed a beat: whoever was cut off itself cannot tell who is dead.
 ALTER TABLE nodes ADD COLUMN beating_since timestamptz NOT NULL DEFAULT now();
@@ -18,15 +18,33 @@ CREATE TABLE open_requests (
 -- Every request comes and goes here: what is gone is to be swept up before it is many times what is there.
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
-CREATE TABLE request_status_v1 (
-    request_id            text COLLATE "C" NOT NULL,
+-- Grants that will expire, until nothing is left of them; what `infrastructure/src/due_grants.rs` looks through.
+CREATE TABLE expiring_grants (
+    account    text COLLATE "C" NOT NULL,
+    grant_id   text COLLATE "C" NOT NULL,
+    expires_at timestamptz      NOT NULL,
+    CONSTRAINT expiring_grants_grant PRIMARY KEY (account, grant_id)
+);
+CREATE INDEX expiring_grants_due ON expiring_grants (expires_at);
+
+-- The views. They stand in a schema of their own, so that who reads them needs to see nothing else, and so that a
+-- rebuild can fill a copy in another schema: their SQL names tables without a schema. Constraints and indexes have the
+-- names that PostgreSQL gives them, which are those that a copy gets.
+CREATE SCHEMA read;
+COMMENT ON SCHEMA read IS 'What finance reads: usage, credits and requests, all of it made from the event log';
+-- Copies that are being filled, see `projections/src/rebuild.rs`.
+CREATE SCHEMA read_next;
+
+CREATE TABLE read.request_status_v1 (
+    request_id            text COLLATE "C" PRIMARY KEY,
     account               text        NOT NULL,
     user_id               text        NOT NULL,
     kind                  text        NOT NULL,
     requested_provider    text        NOT NULL,
     requested_model       text        NOT NULL,
     stream                boolean     NOT NULL,
-    status                text        NOT NULL,
+    status                text        NOT NULL CHECK (status IN ('accepted', 'completed', 'failed', 'cancelled', 'abandoned')),
+    client_left           boolean     NOT NULL,
     provider              text,
     model                 text,
     reserved_microcredits bigint      NOT NULL,
@@ -45,32 +63,253 @@ CREATE TABLE request_status_v1 (
     accepted_at           timestamptz NOT NULL,
     ended_at              timestamptz,
     position              bigint      NOT NULL,
-    CONSTRAINT request_status_v1_request_id PRIMARY KEY (request_id),
-    CONSTRAINT request_status_v1_status CHECK (status IN ('accepted', 'completed', 'failed', 'cancelled', 'abandoned')),
-    CONSTRAINT request_status_v1_ended CHECK ((status = 'accepted') = (ended_at IS NULL))
+    CHECK ((status = 'accepted') = (ended_at IS NULL))
 -- A row is written twice: the second version finds room beside the first, and no index is touched.
 ) WITH (fillfactor = 50);
 
-CREATE TABLE account_balance_v1 (
-    account                    text COLLATE "C" NOT NULL,
+COMMENT ON TABLE read.request_status_v1 IS 'One row per request: how it stands, without its content';
+COMMENT ON COLUMN read.request_status_v1.request_id IS 'The request; also the name of its credit reservation';
+COMMENT ON COLUMN read.request_status_v1.account IS 'Who pays';
+COMMENT ON COLUMN read.request_status_v1.user_id IS 'Who asked';
+COMMENT ON COLUMN read.request_status_v1.kind IS 'chat, completion or embedding';
+COMMENT ON COLUMN read.request_status_v1.requested_provider IS 'As the client asked: auto or a provider';
+COMMENT ON COLUMN read.request_status_v1.requested_model IS 'As the client asked';
+COMMENT ON COLUMN read.request_status_v1.stream IS 'Whether the answer was asked for piece by piece';
+COMMENT ON COLUMN read.request_status_v1.status IS 'accepted (it runs), completed, failed, cancelled or abandoned';
+COMMENT ON COLUMN read.request_status_v1.client_left IS 'Completed with nobody left to read the end of the answer';
+COMMENT ON COLUMN read.request_status_v1.provider IS 'Who answered; empty where nobody did';
+COMMENT ON COLUMN read.request_status_v1.model IS 'The model that answered, as its provider names it';
+COMMENT ON COLUMN read.request_status_v1.reserved_microcredits IS 'What was held for it in the end, in millionths of a credit';
+COMMENT ON COLUMN read.request_status_v1.charged_microcredits IS 'What the account paid, in millionths of a credit';
+COMMENT ON COLUMN read.request_status_v1.input_tokens IS 'Input at the full price';
+COMMENT ON COLUMN read.request_status_v1.cached_input_tokens IS 'Input that the provider had in its cache';
+COMMENT ON COLUMN read.request_status_v1.cache_write_tokens IS 'Input that was written into the provider''s cache';
+COMMENT ON COLUMN read.request_status_v1.output_tokens IS 'Output, thinking included';
+COMMENT ON COLUMN read.request_status_v1.reasoning_tokens IS 'The part of the output that was thinking';
+COMMENT ON COLUMN read.request_status_v1.estimated IS 'The tokens are our own count: the provider did not say';
+COMMENT ON COLUMN read.request_status_v1.finish_reason IS 'The provider''s reason for ending';
+COMMENT ON COLUMN read.request_status_v1.end_reason IS 'Why it was not completed';
+COMMENT ON COLUMN read.request_status_v1.attempts IS 'Every call to a provider, in order, with what became of it';
+COMMENT ON COLUMN read.request_status_v1.first_chunk_ms IS 'Milliseconds to the first piece of the answer';
+COMMENT ON COLUMN read.request_status_v1.duration_ms IS 'Milliseconds to the end';
+COMMENT ON COLUMN read.request_status_v1.accepted_at IS 'When it was accepted and its credits were held';
+COMMENT ON COLUMN read.request_status_v1.ended_at IS 'When it ended; empty while it runs';
+COMMENT ON COLUMN read.request_status_v1.position IS 'Where its last event stands in the log';
+
+CREATE TABLE read.account_balance_v1 (
+    account                    text COLLATE "C" PRIMARY KEY,
     granted_microcredits       bigint NOT NULL,
-    available_microcredits     bigint NOT NULL,
-    held_microcredits          bigint NOT NULL,
-    spent_microcredits         bigint NOT NULL,
-    uncovered_microcredits     bigint NOT NULL,
+    available_microcredits     bigint NOT NULL CHECK (available_microcredits >= 0),
+    held_microcredits          bigint NOT NULL CHECK (held_microcredits >= 0),
+    spent_microcredits         bigint NOT NULL CHECK (spent_microcredits >= 0),
+    expired_microcredits       bigint NOT NULL CHECK (expired_microcredits >= 0),
+    adjusted_microcredits      bigint NOT NULL,
+    uncovered_microcredits     bigint NOT NULL CHECK (uncovered_microcredits >= 0),
     daily_limit_microcredits   bigint,
     monthly_limit_microcredits bigint,
     last_position              bigint NOT NULL,
-    CONSTRAINT account_balance_v1_account PRIMARY KEY (account),
     -- What the events say is available is what their amounts add up to, or the view stops.
     CONSTRAINT account_balance_v1_balances CHECK (
-        available_microcredits = granted_microcredits - held_microcredits - spent_microcredits),
-    CONSTRAINT account_balance_v1_no_debt CHECK (
-        available_microcredits >= 0 AND held_microcredits >= 0 AND spent_microcredits >= 0 AND uncovered_microcredits >= 0)
+        granted_microcredits = available_microcredits + held_microcredits + spent_microcredits + expired_microcredits)
 ) WITH (fillfactor = 50);
 
-CREATE TABLE usage_daily_v1 (
-    -- In UTC, of the end of the requests.
+COMMENT ON TABLE read.account_balance_v1 IS 'One row per account: what it was granted and what became of that, now. granted = available + held + spent + expired. All amounts in millionths of a credit';
+COMMENT ON COLUMN read.account_balance_v1.account IS 'The account';
+COMMENT ON COLUMN read.account_balance_v1.granted_microcredits IS 'Everything that was ever granted';
+COMMENT ON COLUMN read.account_balance_v1.available_microcredits IS 'What can be spent';
+COMMENT ON COLUMN read.account_balance_v1.held_microcredits IS 'What is held for running requests';
+COMMENT ON COLUMN read.account_balance_v1.spent_microcredits IS 'What was charged, after credit and debit notes';
+COMMENT ON COLUMN read.account_balance_v1.expired_microcredits IS 'What was granted and expired unspent';
+COMMENT ON COLUMN read.account_balance_v1.adjusted_microcredits IS 'Debit notes less credit notes: what corrections have added to what was spent';
+COMMENT ON COLUMN read.account_balance_v1.uncovered_microcredits IS 'Used, but charged to nobody: our loss';
+COMMENT ON COLUMN read.account_balance_v1.daily_limit_microcredits IS 'The most that a UTC day may cost; empty is no limit';
+COMMENT ON COLUMN read.account_balance_v1.monthly_limit_microcredits IS 'The most that a UTC month may cost; empty is no limit';
+COMMENT ON COLUMN read.account_balance_v1.last_position IS 'Where the account''s last event stands in the log';
+
+-- Views that add up or book keep here up to where they have done so, and which month is closed. One row a view.
+CREATE TABLE read.credit_ledger_state_v1 (
+    one              boolean PRIMARY KEY CHECK (one),
+    applied_position bigint NOT NULL,
+    closed_month     date
+) WITH (fillfactor = 10);
+
+CREATE TABLE read.credit_ledger_v1 (
+    account                       text COLLATE "C" NOT NULL,
+    position                      bigint      NOT NULL,
+    recorded_at                   timestamptz NOT NULL,
+    happened_at                   timestamptz NOT NULL,
+    accounting_month              date        NOT NULL,
+    corrects_month                date,
+    movement                      text        NOT NULL CHECK (movement IN ('grant', 'reserve', 'extend', 'settle', 'release', 'expire', 'adjust')),
+    reference                     text        NOT NULL,
+    granted_change_microcredits   bigint      NOT NULL,
+    available_change_microcredits bigint      NOT NULL,
+    held_change_microcredits      bigint      NOT NULL,
+    spent_change_microcredits     bigint      NOT NULL,
+    expired_change_microcredits   bigint      NOT NULL,
+    granted_microcredits          bigint      NOT NULL,
+    available_microcredits        bigint      NOT NULL,
+    held_microcredits             bigint      NOT NULL,
+    spent_microcredits            bigint      NOT NULL,
+    expired_microcredits          bigint      NOT NULL,
+    uncovered_microcredits        bigint      NOT NULL,
+    price_id                      text,
+    cost_picousd                  bigint,
+    expires_at                    timestamptz,
+    corrects                      json,
+    reason                        text,
+    actor                         text,
+    PRIMARY KEY (account, position),
+    CONSTRAINT credit_ledger_v1_balances CHECK (
+        granted_microcredits = available_microcredits + held_microcredits + spent_microcredits + expired_microcredits
+        AND available_microcredits >= 0 AND held_microcredits >= 0 AND spent_microcredits >= 0)
+);
+-- Rows come in the order of positions and so nearly of months: a block range is as good as a tree here, and free.
+CREATE INDEX ON read.credit_ledger_v1 USING brin (position, accounting_month) WITH (pages_per_range = 32);
+
+COMMENT ON TABLE read.credit_ledger_state_v1 IS 'How far credit_ledger_v1 is filled';
+COMMENT ON COLUMN read.credit_ledger_state_v1.one IS 'There is one row';
+COMMENT ON COLUMN read.credit_ledger_state_v1.applied_position IS 'The last event that changed the table';
+COMMENT ON COLUMN read.credit_ledger_state_v1.closed_month IS 'The last month that is closed, by its first day';
+COMMENT ON TABLE read.credit_ledger_v1 IS 'Every movement of credits, in the order of the log, never changed. Up to a position it is what was known then. All amounts in millionths of a credit';
+COMMENT ON COLUMN read.credit_ledger_v1.account IS 'The account';
+COMMENT ON COLUMN read.credit_ledger_v1.position IS 'Where the movement''s event stands in the log';
+COMMENT ON COLUMN read.credit_ledger_v1.recorded_at IS 'When it was recorded, by the database''s clock';
+COMMENT ON COLUMN read.credit_ledger_v1.happened_at IS 'When it happened, by the clock of the node that did it';
+COMMENT ON COLUMN read.credit_ledger_v1.accounting_month IS 'The month that it is booked in, by its first day: that in which it happened, or the first open one where that was closed before it was recorded';
+COMMENT ON COLUMN read.credit_ledger_v1.corrects_month IS 'The closed month that it belongs to or corrects; empty where none';
+COMMENT ON COLUMN read.credit_ledger_v1.movement IS 'grant, reserve, extend, settle, release, expire or adjust (a credit or debit note)';
+COMMENT ON COLUMN read.credit_ledger_v1.reference IS 'The grant, the request or the note, by its idempotency key or id';
+COMMENT ON COLUMN read.credit_ledger_v1.granted_change_microcredits IS 'What this adds to what was granted';
+COMMENT ON COLUMN read.credit_ledger_v1.available_change_microcredits IS 'What this adds to what is available';
+COMMENT ON COLUMN read.credit_ledger_v1.held_change_microcredits IS 'What this adds to what is held';
+COMMENT ON COLUMN read.credit_ledger_v1.spent_change_microcredits IS 'What this adds to what is spent; less than nothing in a credit note';
+COMMENT ON COLUMN read.credit_ledger_v1.expired_change_microcredits IS 'What this adds to what has expired';
+COMMENT ON COLUMN read.credit_ledger_v1.granted_microcredits IS 'Everything that was granted, after this';
+COMMENT ON COLUMN read.credit_ledger_v1.available_microcredits IS 'What is available, after this';
+COMMENT ON COLUMN read.credit_ledger_v1.held_microcredits IS 'What is held, after this';
+COMMENT ON COLUMN read.credit_ledger_v1.spent_microcredits IS 'What is spent, after this';
+COMMENT ON COLUMN read.credit_ledger_v1.expired_microcredits IS 'What has expired, after this';
+COMMENT ON COLUMN read.credit_ledger_v1.uncovered_microcredits IS 'Used here, but charged to nobody: our loss';
+COMMENT ON COLUMN read.credit_ledger_v1.price_id IS 'Of a settlement: the price that the charge was calculated from';
+COMMENT ON COLUMN read.credit_ledger_v1.cost_picousd IS 'Of a settlement: the provider''s cost, in millionths of a millionth of a US dollar';
+COMMENT ON COLUMN read.credit_ledger_v1.expires_at IS 'Of a grant: when its rest expires; empty is never';
+COMMENT ON COLUMN read.credit_ledger_v1.corrects IS 'Of a note: the requests or events that it corrects';
+COMMENT ON COLUMN read.credit_ledger_v1.reason IS 'Of a grant or a note: why';
+COMMENT ON COLUMN read.credit_ledger_v1.actor IS 'Of a grant or a note: who';
+
+CREATE TABLE read.usage_ledger_state_v1 (
+    one              boolean PRIMARY KEY CHECK (one),
+    applied_position bigint NOT NULL,
+    closed_month     date
+) WITH (fillfactor = 10);
+
+CREATE TABLE read.usage_ledger_v1 (
+    position             bigint      PRIMARY KEY,
+    recorded_at          timestamptz NOT NULL,
+    ended_at             timestamptz NOT NULL,
+    usage_day            date        NOT NULL,
+    accounting_month     date        NOT NULL,
+    corrects_month       date,
+    request_id           text        NOT NULL,
+    account              text COLLATE "C" NOT NULL,
+    user_id              text COLLATE "C" NOT NULL,
+    kind                 text        NOT NULL,
+    provider             text COLLATE "C" NOT NULL,
+    model                text COLLATE "C" NOT NULL,
+    status               text        NOT NULL,
+    client_left          boolean     NOT NULL,
+    estimated            boolean     NOT NULL,
+    input_tokens         bigint      NOT NULL,
+    cached_input_tokens  bigint      NOT NULL,
+    cache_write_tokens   bigint      NOT NULL,
+    output_tokens        bigint      NOT NULL,
+    reasoning_tokens     bigint      NOT NULL,
+    price_id             text,
+    list_microcredits    bigint      NOT NULL,
+    charged_microcredits bigint      NOT NULL,
+    cost_picousd         bigint      NOT NULL
+);
+CREATE INDEX ON read.usage_ledger_v1 USING brin (accounting_month, usage_day) WITH (pages_per_range = 32);
+
+COMMENT ON TABLE read.usage_ledger_state_v1 IS 'How far usage_ledger_v1 is filled';
+COMMENT ON COLUMN read.usage_ledger_state_v1.one IS 'There is one row';
+COMMENT ON COLUMN read.usage_ledger_state_v1.applied_position IS 'The last event that changed the table';
+COMMENT ON COLUMN read.usage_ledger_state_v1.closed_month IS 'The last month that is closed, by its first day';
+COMMENT ON TABLE read.usage_ledger_v1 IS 'One row per request that ended, in the order of the log, never changed. Up to a position it is what was known then';
+COMMENT ON COLUMN read.usage_ledger_v1.position IS 'Where the request''s end stands in the log';
+COMMENT ON COLUMN read.usage_ledger_v1.recorded_at IS 'When the end was recorded, by the database''s clock';
+COMMENT ON COLUMN read.usage_ledger_v1.ended_at IS 'When it ended, by the clock of its node';
+COMMENT ON COLUMN read.usage_ledger_v1.usage_day IS 'The UTC day that it is booked on: that of the end, or the first day of the accounting month where the end''s own month was closed';
+COMMENT ON COLUMN read.usage_ledger_v1.accounting_month IS 'The month that it is booked in, by its first day';
+COMMENT ON COLUMN read.usage_ledger_v1.corrects_month IS 'The closed month in which it ended; empty where that was open';
+COMMENT ON COLUMN read.usage_ledger_v1.request_id IS 'The request';
+COMMENT ON COLUMN read.usage_ledger_v1.account IS 'Who pays';
+COMMENT ON COLUMN read.usage_ledger_v1.user_id IS 'Who asked';
+COMMENT ON COLUMN read.usage_ledger_v1.kind IS 'chat, completion or embedding';
+COMMENT ON COLUMN read.usage_ledger_v1.provider IS 'Who answered; what was asked for where nobody did, so possibly auto';
+COMMENT ON COLUMN read.usage_ledger_v1.model IS 'The model that answered; what was asked for where none did';
+COMMENT ON COLUMN read.usage_ledger_v1.status IS 'completed, failed, cancelled or abandoned';
+COMMENT ON COLUMN read.usage_ledger_v1.client_left IS 'Completed with nobody left to read the end of the answer';
+COMMENT ON COLUMN read.usage_ledger_v1.estimated IS 'The tokens are our own count: the provider did not say';
+COMMENT ON COLUMN read.usage_ledger_v1.input_tokens IS 'Input at the full price';
+COMMENT ON COLUMN read.usage_ledger_v1.cached_input_tokens IS 'Input that the provider had in its cache';
+COMMENT ON COLUMN read.usage_ledger_v1.cache_write_tokens IS 'Input that was written into the provider''s cache';
+COMMENT ON COLUMN read.usage_ledger_v1.output_tokens IS 'Output, thinking included';
+COMMENT ON COLUMN read.usage_ledger_v1.reasoning_tokens IS 'The part of the output that was thinking';
+COMMENT ON COLUMN read.usage_ledger_v1.price_id IS 'The price that cost and charge were calculated from; empty where nothing was used';
+COMMENT ON COLUMN read.usage_ledger_v1.list_microcredits IS 'What the usage comes to by the price list, in millionths of a credit';
+COMMENT ON COLUMN read.usage_ledger_v1.charged_microcredits IS 'What the account paid, in millionths of a credit: less than by the list where it had no more';
+COMMENT ON COLUMN read.usage_ledger_v1.cost_picousd IS 'The provider''s cost, in millionths of a millionth of a US dollar, exact';
+
+CREATE TABLE read.month_close_v1 (
+    month                      date        PRIMARY KEY,
+    position                   bigint      NOT NULL,
+    watermark                  bigint      NOT NULL,
+    chain_hash                 text        NOT NULL,
+    requests                   bigint      NOT NULL,
+    input_tokens               bigint      NOT NULL,
+    cached_input_tokens        bigint      NOT NULL,
+    cache_write_tokens         bigint      NOT NULL,
+    output_tokens              bigint      NOT NULL,
+    reasoning_tokens           bigint      NOT NULL,
+    charged_microcredits       bigint      NOT NULL,
+    cost_picousd               numeric(38, 0) NOT NULL,
+    granted_microcredits       bigint      NOT NULL,
+    expired_microcredits       bigint      NOT NULL,
+    credit_notes_microcredits  bigint      NOT NULL,
+    debit_notes_microcredits   bigint      NOT NULL,
+    actor                      text        NOT NULL,
+    closed_at                  timestamptz NOT NULL
+);
+
+COMMENT ON TABLE read.month_close_v1 IS 'One row per closed month, as its close states it. Belongs to usage_ledger_v1';
+COMMENT ON COLUMN read.month_close_v1.month IS 'The month, by its first day';
+COMMENT ON COLUMN read.month_close_v1.position IS 'Where the close stands in the log';
+COMMENT ON COLUMN read.month_close_v1.watermark IS 'The position that the totals are true at: that in front of the close';
+COMMENT ON COLUMN read.month_close_v1.chain_hash IS 'Of the event at the watermark, in hexadecimal';
+COMMENT ON COLUMN read.month_close_v1.requests IS 'Requests that ended, in whatever way';
+COMMENT ON COLUMN read.month_close_v1.input_tokens IS 'Input at the full price';
+COMMENT ON COLUMN read.month_close_v1.cached_input_tokens IS 'Input that the providers had in their caches';
+COMMENT ON COLUMN read.month_close_v1.cache_write_tokens IS 'Input that was written into the providers'' caches';
+COMMENT ON COLUMN read.month_close_v1.output_tokens IS 'Output, thinking included';
+COMMENT ON COLUMN read.month_close_v1.reasoning_tokens IS 'The part of the output that was thinking';
+COMMENT ON COLUMN read.month_close_v1.charged_microcredits IS 'What the accounts paid, in millionths of a credit';
+COMMENT ON COLUMN read.month_close_v1.cost_picousd IS 'The providers'' cost, in millionths of a millionth of a US dollar';
+COMMENT ON COLUMN read.month_close_v1.granted_microcredits IS 'Credits granted, in millionths of a credit';
+COMMENT ON COLUMN read.month_close_v1.expired_microcredits IS 'Credits expired, in millionths of a credit';
+COMMENT ON COLUMN read.month_close_v1.credit_notes_microcredits IS 'Given back by credit notes, in millionths of a credit';
+COMMENT ON COLUMN read.month_close_v1.debit_notes_microcredits IS 'Taken by debit notes, in millionths of a credit';
+COMMENT ON COLUMN read.month_close_v1.actor IS 'Who closed it';
+COMMENT ON COLUMN read.month_close_v1.closed_at IS 'When';
+
+CREATE TABLE read.usage_daily_state_v1 (
+    one              boolean PRIMARY KEY CHECK (one),
+    applied_position bigint NOT NULL,
+    closed_month     date
+) WITH (fillfactor = 10);
+
+CREATE TABLE read.usage_daily_v1 (
     day                  date             NOT NULL,
     account              text COLLATE "C" NOT NULL,
     user_id              text COLLATE "C" NOT NULL,
@@ -84,17 +323,149 @@ CREATE TABLE usage_daily_v1 (
     cache_write_tokens   bigint           NOT NULL,
     output_tokens        bigint           NOT NULL,
     reasoning_tokens     bigint           NOT NULL,
+    list_microcredits    bigint           NOT NULL,
     charged_microcredits bigint           NOT NULL,
     cost_picousd         numeric(38, 0)   NOT NULL,
-    CONSTRAINT usage_daily_v1_key PRIMARY KEY (day, account, user_id, provider, model)
+    PRIMARY KEY (day, account, user_id, provider, model)
 ) WITH (fillfactor = 50);
 
--- Whose the requests are that have not ended yet: the event that ends one does not say it again.
-CREATE TABLE usage_daily_open_v1 (
-    request_id text COLLATE "C" NOT NULL,
-    account    text NOT NULL,
-    user_id    text NOT NULL,
-    provider   text NOT NULL,
-    model      text NOT NULL,
-    CONSTRAINT usage_daily_open_v1_request_id PRIMARY KEY (request_id)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE TABLE read.usage_monthly_state_v1 (
+    one              boolean PRIMARY KEY CHECK (one),
+    applied_position bigint NOT NULL,
+    closed_month     date
+) WITH (fillfactor = 10);
+
+CREATE TABLE read.usage_monthly_v1 (
+    month                date             NOT NULL,
+    account              text COLLATE "C" NOT NULL,
+    user_id              text COLLATE "C" NOT NULL,
+    provider             text COLLATE "C" NOT NULL,
+    model                text COLLATE "C" NOT NULL,
+    requests             bigint           NOT NULL,
+    failed               bigint           NOT NULL,
+    estimated            bigint           NOT NULL,
+    input_tokens         bigint           NOT NULL,
+    cached_input_tokens  bigint           NOT NULL,
+    cache_write_tokens   bigint           NOT NULL,
+    output_tokens        bigint           NOT NULL,
+    reasoning_tokens     bigint           NOT NULL,
+    list_microcredits    bigint           NOT NULL,
+    charged_microcredits bigint           NOT NULL,
+    cost_picousd         numeric(38, 0)   NOT NULL,
+    PRIMARY KEY (month, account, user_id, provider, model)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE read.usage_daily_state_v1 IS 'How far usage_daily_v1 is filled';
+COMMENT ON TABLE read.usage_monthly_state_v1 IS 'How far usage_monthly_v1 is filled';
+COMMENT ON TABLE read.usage_daily_v1 IS 'Requests, tokens and money by UTC day of the end, account, user, provider and model. What was recorded after its month was closed stands on the first day of the month that was open then';
+COMMENT ON TABLE read.usage_monthly_v1 IS 'Requests, tokens and money by accounting month, account, user, provider and model';
+COMMENT ON COLUMN read.usage_daily_v1.day IS 'The UTC day';
+COMMENT ON COLUMN read.usage_monthly_v1.month IS 'The accounting month, by its first day';
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['usage_daily_state_v1', 'usage_monthly_state_v1'] LOOP
+        EXECUTE format('COMMENT ON COLUMN read.%I.one IS ''There is one row''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.applied_position IS ''The last event that changed the table''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.closed_month IS ''The last month that is closed, by its first day''', name);
+    END LOOP;
+    FOREACH name IN ARRAY ARRAY['usage_daily_v1', 'usage_monthly_v1'] LOOP
+        EXECUTE format('COMMENT ON COLUMN read.%I.account IS ''Who pays''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.user_id IS ''Who asked''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.provider IS ''Who answered; what was asked for where nobody did, so possibly auto''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.model IS ''The model that answered; what was asked for where none did''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.requests IS ''Requests that ended, in whatever way''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.failed IS ''Of these, failed or abandoned''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.estimated IS ''Of these, those whose tokens are our own count''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.input_tokens IS ''Input at the full price''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.cached_input_tokens IS ''Input that the provider had in its cache''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.cache_write_tokens IS ''Input that was written into the provider''''s cache''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.output_tokens IS ''Output, thinking included''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.reasoning_tokens IS ''The part of the output that was thinking''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.list_microcredits IS ''What the usage comes to by the price list, in millionths of a credit''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.charged_microcredits IS ''What the account paid, in millionths of a credit''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.cost_picousd IS ''The provider''''s cost, in millionths of a millionth of a US dollar, exact''', name);
+    END LOOP;
+END
+$$;
+
+CREATE TABLE read.provider_health_state_v1 (
+    one              boolean PRIMARY KEY CHECK (one),
+    applied_position bigint NOT NULL,
+    closed_month     date
+) WITH (fillfactor = 10);
+
+CREATE TABLE read.provider_health_v1 (
+    hour     timestamptz      NOT NULL,
+    provider text COLLATE "C" NOT NULL,
+    called   boolean          NOT NULL,
+    outcome  text COLLATE "C" NOT NULL,
+    up_to_ms bigint           NOT NULL,
+    attempts bigint           NOT NULL,
+    PRIMARY KEY (hour, provider, called, outcome, up_to_ms)
+) WITH (fillfactor = 50);
+
+COMMENT ON TABLE read.provider_health_state_v1 IS 'How far provider_health_v1 is filled';
+COMMENT ON COLUMN read.provider_health_state_v1.one IS 'There is one row';
+COMMENT ON COLUMN read.provider_health_state_v1.applied_position IS 'The last event that changed the table';
+COMMENT ON COLUMN read.provider_health_state_v1.closed_month IS 'Not used: health is not booked';
+COMMENT ON TABLE read.provider_health_v1 IS 'Calls to providers by hour, outcome and duration: a histogram that can be added up over hours and providers. Success rate: called and answered against called';
+COMMENT ON COLUMN read.provider_health_v1.hour IS 'The UTC hour in which the request ended, by its beginning';
+COMMENT ON COLUMN read.provider_health_v1.provider IS 'The provider';
+COMMENT ON COLUMN read.provider_health_v1.called IS 'False where it was passed over, for the reason that outcome names';
+COMMENT ON COLUMN read.provider_health_v1.outcome IS 'answered, or the kind of the failure';
+COMMENT ON COLUMN read.provider_health_v1.up_to_ms IS 'The calls took at most so many milliseconds, and more than the next smaller bound';
+COMMENT ON COLUMN read.provider_health_v1.attempts IS 'How many';
+
+-- Makes an empty copy of a view's table in another schema, with everything that belongs to it: indexes, constraints,
+-- settings, comments and grants.
+CREATE FUNCTION copy_read_table(name text, target text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    original regclass := format('read.%I', name)::regclass;
+    settings text;
+    entry    record;
+BEGIN
+    EXECUTE format('CREATE TABLE %I.%I (LIKE read.%I INCLUDING ALL)', target, name, name);
+    SELECT array_to_string(reloptions, ', ') INTO settings FROM pg_class WHERE oid = original;
+    IF settings IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %I.%I SET (%s)', target, name, settings);
+    END IF;
+    IF obj_description(original, 'pg_class') IS NOT NULL THEN
+        EXECUTE format('COMMENT ON TABLE %I.%I IS %L', target, name, obj_description(original, 'pg_class'));
+    END IF;
+    FOR entry IN
+        SELECT a.privilege_type, a.is_grantable, r.rolname
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+        WHERE c.oid = original AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE format('GRANT %s ON %I.%I TO %s%s', entry.privilege_type, target, name,
+                       coalesce(quote_ident(entry.rolname), 'PUBLIC'),
+                       CASE WHEN entry.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+    END LOOP;
+END
+$$;
+
+-- Who may read the views and nothing else. Somebody else may have made the role, and not everybody may: whoever
+-- cannot is told in the README what to grant by hand.
+DO $$
+BEGIN
+    CREATE ROLE aihub_finance NOLOGIN;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation OR insufficient_privilege THEN NULL;
+END
+$$;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'aihub_finance') THEN
+        GRANT USAGE ON SCHEMA read TO aihub_finance;
+        GRANT SELECT ON ALL TABLES IN SCHEMA read TO aihub_finance;
+        -- Views of later migrations too.
+        ALTER DEFAULT PRIVILEGES IN SCHEMA read GRANT SELECT ON TABLES TO aihub_finance;
+    END IF;
+    -- So that a plain session finds the views by their names. Our own sessions say so themselves.
+    EXECUTE format('ALTER DATABASE %I SET search_path = public, read', current_database());
+EXCEPTION
+    WHEN insufficient_privilege THEN NULL;
+END
+$$;

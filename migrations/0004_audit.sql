@@ -16,15 +16,19 @@ CREATE TRIGGER checkpoints_are_append_only BEFORE UPDATE OR DELETE OR TRUNCATE O
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 ALTER TABLE checkpoints ENABLE ALWAYS TRIGGER checkpoints_are_append_only;
 
--- Who used the audit routes, and what for.
-CREATE TABLE access_log_v1 (
-    position    bigint           NOT NULL,
+CREATE TABLE read.access_log_v1 (
+    position    bigint           PRIMARY KEY,
     accessed_at timestamptz      NOT NULL,
     user_id     text COLLATE "C" NOT NULL,
     account     text COLLATE "C" NOT NULL,
-    -- `audit.trail`
     action      text             NOT NULL,
-    -- What was asked for, by name.
-    parameters  json             NOT NULL,
-    CONSTRAINT access_log_v1_position PRIMARY KEY (position)
+    parameters  json             NOT NULL
 );
+
+COMMENT ON TABLE read.access_log_v1 IS 'One row per use of the audit routes: who looked at what';
+COMMENT ON COLUMN read.access_log_v1.position IS 'Of the event in the log';
+COMMENT ON COLUMN read.access_log_v1.accessed_at IS 'When';
+COMMENT ON COLUMN read.access_log_v1.user_id IS 'Who';
+COMMENT ON COLUMN read.access_log_v1.account IS 'The account of who looked';
+COMMENT ON COLUMN read.access_log_v1.action IS 'What was done: audit.verify, audit.checkpoint, audit.prove, audit.trail or audit.events';
+COMMENT ON COLUMN read.access_log_v1.parameters IS 'What was asked for, by name';

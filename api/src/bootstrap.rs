@@ -11,7 +11,7 @@ use aihub_application::{
     erasure::expire_content,
     gateway::{Answers, Gateway, GatewaySettings},
     limits::Limits,
-    policies::expire_requests::expire_requests,
+    policies::{expire_credits::expire_credits, expire_requests::expire_requests},
     ports::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
@@ -20,9 +20,10 @@ use aihub_application::{
 use aihub_infrastructure::{
     audit::{
         checkpoint,
-        note::{KeyError, SigningKey, dev_signing_key},
+        note::{SigningKey, dev_signing_key},
     },
     database::{Database, DatabaseOptions},
+    due_grants::{ExpiringGrants, PostgresDueGrants},
     embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
     event_store::{
         PostgresEventLog,
@@ -40,7 +41,7 @@ use aihub_infrastructure::{
     },
 };
 use aihub_projections::rebuild::views;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -114,13 +115,13 @@ impl App {
             duration_ms(config.audit.checkpoint_interval_ms),
             stop_workers.clone(),
         ));
-        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests), Arc::new(Erasures)];
-        handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
+        let handlers = handlers();
         for handler in &handlers {
             subscriptions.run(handler.clone());
         }
         let orphaned =
             PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
+        let due = PostgresDueGrants::new(database.pool().clone());
 
         let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
@@ -147,7 +148,7 @@ impl App {
         if let Some(retention_days) = config.content.retention_days {
             workers.spawn(keep_retention(gateway.clone(), retention_days, stop_workers.clone()));
         }
-        workers.spawn(keep_house(gateway.clone(), orphaned, metrics.clone(), stop_workers.clone()));
+        workers.spawn(keep_house(gateway.clone(), orphaned, due, metrics.clone(), stop_workers.clone()));
 
         let listener = TcpListener::bind(config.server.listen)
             .await
@@ -234,6 +235,14 @@ impl App {
     }
 }
 
+/// Everything that follows the log.
+pub fn handlers() -> Vec<Arc<dyn EventHandler>> {
+    let mut handlers: Vec<Arc<dyn EventHandler>> =
+        vec![Arc::new(OpenRequests), Arc::new(ExpiringGrants), Arc::new(Erasures)];
+    handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
+    handlers
+}
+
 /// The configured database, or in development one of our own.
 pub async fn open_database(config: &Config) -> anyhow::Result<(Database, Option<EmbeddedPostgres>)> {
     let (options, embedded) = reach_database(config).await?;
@@ -272,11 +281,12 @@ pub fn master_keys(config: &Config) -> anyhow::Result<MasterKeys> {
 }
 
 /// What the log's checkpoints are signed with.
-pub fn signing_key(config: &Config) -> Result<SigningKey, KeyError> {
+pub fn signing_key(config: &Config) -> anyhow::Result<SigningKey> {
     let origin = &config.audit.origin;
     match &config.audit.signing_key {
-        Some(key) => SigningKey::from_base64(origin, key.expose()),
-        None => dev_signing_key(origin, &config.server.data_dir),
+        Some(key) => SigningKey::from_base64(origin, key.expose()).context("audit.signing_key"),
+        None if config.is_production() => bail!("`audit.signing_key` is not set"),
+        None => Ok(dev_signing_key(origin, &config.server.data_dir)?),
     }
 }
 
@@ -322,6 +332,7 @@ async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: Cancel
 async fn keep_house(
     gateway: Arc<Gateway>,
     orphaned: PostgresOrphanedRequests,
+    due: PostgresDueGrants,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) {
@@ -332,8 +343,13 @@ async fn keep_house(
         gateway.answers.forget_expired();
         metrics.run_upkeep();
         let now = gateway.clock.now();
-        if let Err(error) = expire_requests(&gateway.accounts, &orphaned, now, &gateway.settings.node).await {
+        if let Err(error) =
+            expire_requests(&gateway.accounts, &*gateway.log, &orphaned, now, &gateway.settings.node).await
+        {
             tracing::warn!(error.message = %error, "orphaned requests could not be looked for");
+        }
+        if let Err(error) = expire_credits(&gateway.accounts, &due, now, &gateway.settings.node).await {
+            tracing::warn!(error.message = %error, "expired grants could not be looked for");
         }
     }
 }

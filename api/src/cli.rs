@@ -6,12 +6,14 @@
 mod account;
 mod audit;
 mod chat;
+mod close;
 mod config;
 mod erase;
 mod health;
 mod keys;
 mod migrate;
 mod output;
+mod projections;
 mod replay;
 mod serve;
 mod simulate;
@@ -65,6 +67,11 @@ enum Command {
     /// Look after the keys that content is sealed with
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Close an accounting month: its figures are final, what is recorded later counts for an open one
+    Close(close::Close),
+    /// Look after the views of the log
+    #[command(subcommand)]
+    Projections(projections::Projections),
     /// Bring the database schema up to date
     Migrate,
     /// Run the simulated providers alone
@@ -114,6 +121,8 @@ impl Cli {
             Command::Replay(replay) => replay.run(&config).await,
             Command::Erase(erase) => erase.run(&config).await,
             Command::Keys(keys) => keys.run(&config).await,
+            Command::Close(close) => close.run(&config).await,
+            Command::Projections(projections) => projections.run(&config).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Simulate(simulate) => simulate.run().await,
             Command::Config => config::run(&config),

@@ -8,6 +8,7 @@
 //! | [`config`] | what the hub is told: file, environment, flags |
 //! | [`hub`] | what every door needs |
 //! | [`point`] | a point in the log, as a person names it |
+//! | [`month_close`] | the close of an accounting month |
 //! | [`problem`] | errors as clients see them |
 //! | [`router`], [`routes`] | the HTTP routes |
 //! | [`server`] | connections: accepted, limited, drained |
@@ -19,6 +20,7 @@ pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod hub;
+pub mod month_close;
 pub mod point;
 pub mod problem;
 pub mod router;

@@ -172,13 +172,18 @@ impl Answer {
         (text, calls)
     }
 
+    /// Nobody reads at this moment: the client has left, for now or for good.
+    pub fn has_no_reader(&self) -> bool {
+        self.state.receiver_count() == 0
+    }
+
     /// Resolves when nobody has read for `grace`: the client left and did not come back.
     pub async fn left(&self, grace: Duration) {
         loop {
             self.state.closed().await;
             // Asked anew after every wait: whoever came back and left again has the whole grace again.
             let until = *self.left_at.lock().unwrap_or_else(PoisonError::into_inner) + grace;
-            if until <= Instant::now() && self.state.receiver_count() == 0 {
+            if until <= Instant::now() && self.has_no_reader() {
                 return;
             }
             tokio::time::sleep_until(until).await;

@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 
 use aihub_domain::{
     money::{Microcredits, MicrocreditsPerUsd},
-    request::event::{CancelReason, RequestKind},
+    request::event::{Asked, CancelReason, RequestKind},
 };
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
@@ -101,6 +101,21 @@ struct Job {
     started: Instant,
     deadline: Instant,
     deadline_at: DateTime<Utc>,
+}
+
+impl Job {
+    /// What the log says it asked for: the first candidate's name for the model is the one that was meant.
+    fn asked(&self) -> Result<Asked, GatewayError> {
+        let first = self.candidates.first();
+        let first = first.ok_or_else(|| GatewayError::internal("a request without candidates was submitted"))?;
+        Ok(Asked {
+            account: self.principal.account.clone(),
+            user: self.principal.user.clone(),
+            kind: self.request.kind,
+            provider: self.request.provider.clone(),
+            model: first.model_name.clone(),
+        })
+    }
 }
 
 /// A request that was admitted.

@@ -2,23 +2,27 @@
 //!
 //! Money moves in two phases. A reservation is checked against the balance once, when it is made; settling it can
 //! never fail for want of credits, because it takes at most what is held. At every event
-//! `granted = available + held + spent`.
+//! `granted = available + held + spent + expired`.
 
 pub mod command;
 pub mod event;
+mod grants;
+mod spend;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Utc};
 use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::money::Microcredits;
-use command::AccountCommand;
+use command::{AccountCommand, Adjustment};
 use event::AccountEvent;
+use grants::{Expiry, Grants};
+use spend::Spend;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
@@ -26,13 +30,14 @@ pub struct Account {
     granted: Microcredits,
     held: Microcredits,
     spent: Microcredits,
+    expired: Microcredits,
     /// Reservations that were neither settled nor released, by id. Their sum is `held`.
     holds: BTreeMap<String, Microcredits>,
-    /// Every grant by its idempotency key.
-    grants: BTreeMap<String, Microcredits>,
+    grants: Grants,
+    /// Every credit and debit note by its idempotency key.
+    adjustments: BTreeMap<String, (AdjustmentKind, Microcredits)>,
     limits: UsageLimits,
-    day: PeriodSpend,
-    month: PeriodSpend,
+    spend: Spend,
 }
 
 /// The most that may be spent in a UTC day or month; `None` is no limit.
@@ -42,18 +47,20 @@ pub struct UsageLimits {
     pub monthly_microcredits: Option<Microcredits>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct PeriodSpend {
-    /// The period's first day.
-    start: NaiveDate,
-    spent: Microcredits,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Period {
     Day,
     Month,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdjustmentKind {
+    /// Gives spent credits back.
+    CreditNote,
+    /// Takes available credits.
+    DebitNote,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -76,8 +83,18 @@ pub enum AccountError {
     ReservationExists(String),
     #[error("there is no open reservation {0}: it was settled, released or never made")]
     NoSuchReservation(String),
-    #[error("grant {grant_id} was made before, of {granted} credits")]
+    #[error("grant {grant_id} was made before, of {granted} credits or with another expiry")]
     GrantConflict { grant_id: String, granted: Microcredits },
+    #[error("there is no grant {0}")]
+    NoSuchGrant(String),
+    #[error("grant {grant_id} has not expired")]
+    NotExpired { grant_id: String, expires_at: Option<DateTime<Utc>> },
+    #[error("adjustment {adjustment_id} was made before, as a {kind:?} of {amount} credits")]
+    AdjustmentConflict { adjustment_id: String, kind: AdjustmentKind, amount: Microcredits },
+    #[error("an adjustment has to name what it corrects")]
+    NothingCorrected,
+    #[error("{spent} credits were spent, so {required} cannot be given back")]
+    MoreThanSpent { spent: Microcredits, required: Microcredits },
 }
 
 impl Account {
@@ -97,8 +114,12 @@ impl Account {
         self.spent
     }
 
+    pub fn expired(&self) -> Microcredits {
+        self.expired
+    }
+
     pub fn available(&self) -> Microcredits {
-        self.granted - self.held - self.spent
+        self.granted - self.held - self.spent - self.expired
     }
 
     pub fn limits(&self) -> UsageLimits {
@@ -114,11 +135,11 @@ impl Account {
             AccountCommand::OpenAccount { opened_at } => {
                 Ok(if self.opened { vec![] } else { vec![AccountEvent::AccountOpened { opened_at }] })
             }
-            AccountCommand::GrantCredits { grant_id, amount, reason, actor, granted_at } => {
+            AccountCommand::GrantCredits { grant_id, amount, expires_at, reason, actor, granted_at } => {
                 positive(amount)?;
                 match self.grants.get(&grant_id) {
-                    Some(granted) if *granted == amount => return Ok(vec![]),
-                    Some(granted) => return Err(AccountError::GrantConflict { grant_id, granted: *granted }),
+                    Some(made) if made.amount == amount && made.expires_at == expires_at => return Ok(vec![]),
+                    Some(made) => return Err(AccountError::GrantConflict { grant_id, granted: made.amount }),
                     None => {}
                 }
                 let mut events = self.decide(AccountCommand::OpenAccount { opened_at: granted_at })?;
@@ -126,12 +147,15 @@ impl Account {
                     grant_id,
                     amount_microcredits: amount,
                     available_microcredits: self.available() + amount,
+                    expires_at,
                     reason,
                     actor,
                     granted_at,
                 });
                 Ok(events)
             }
+            AccountCommand::ExpireCredits { grant_id, expired_at } => self.decide_expiry(grant_id, expired_at),
+            AccountCommand::AdjustCredits(adjustment) => self.decide_adjustment(adjustment),
             AccountCommand::SetUsageLimits { limits, reason, actor, set_at } => {
                 for limit in [limits.daily_microcredits, limits.monthly_microcredits].into_iter().flatten() {
                     positive(limit)?;
@@ -212,9 +236,27 @@ impl Account {
     pub fn evolve(&mut self, event: &AccountEvent) {
         match event {
             AccountEvent::AccountOpened { .. } => self.opened = true,
-            AccountEvent::CreditsGranted { grant_id, amount_microcredits, .. } => {
+            AccountEvent::CreditsGranted { grant_id, amount_microcredits, expires_at, .. } => {
                 self.granted += *amount_microcredits;
-                self.grants.insert(grant_id.clone(), *amount_microcredits);
+                self.grants.add(grant_id, *amount_microcredits, *expires_at);
+            }
+            AccountEvent::CreditsExpired { grant_id, amount_microcredits, still_held_microcredits, .. } => {
+                self.expired += *amount_microcredits;
+                let expiry = Expiry { expires_now: *amount_microcredits, still_held: *still_held_microcredits };
+                self.grants.expire(grant_id, expiry);
+            }
+            AccountEvent::CreditsAdjusted { adjustment_id, kind, amount_microcredits: amount, .. } => {
+                self.adjustments.insert(adjustment_id.clone(), (*kind, *amount));
+                match kind {
+                    AdjustmentKind::CreditNote => {
+                        self.spent -= *amount;
+                        self.grants.give_back(*amount);
+                    }
+                    AdjustmentKind::DebitNote => {
+                        self.spent += *amount;
+                        self.grants.draw(*amount);
+                    }
+                }
             }
             AccountEvent::UsageLimitsSet { limits, .. } => self.limits = *limits,
             AccountEvent::CreditsReserved { reservation_id, amount_microcredits, .. } => {
@@ -228,18 +270,76 @@ impl Account {
             AccountEvent::CreditsSettled { reservation_id, charged_microcredits, settled_at, .. } => {
                 self.end_hold(reservation_id);
                 self.spent += *charged_microcredits;
-                let today = settled_at.date_naive();
-                self.day.add(today, *charged_microcredits);
-                self.month.add(first_of_month(today), *charged_microcredits);
+                self.grants.draw(*charged_microcredits);
+                self.spend.add(*settled_at, *charged_microcredits);
             }
             AccountEvent::CreditsReleased { reservation_id, .. } => self.end_hold(reservation_id),
         }
     }
 
+    /// What is available of an expired grant expires; the rest when it comes free. The last of these events leaves
+    /// nothing of it, and may be of no credits.
+    fn decide_expiry(&self, grant_id: String, expired_at: DateTime<Utc>) -> Result<Vec<AccountEvent>, AccountError> {
+        let Some(grant) = self.grants.get(&grant_id) else { return Err(AccountError::NoSuchGrant(grant_id)) };
+        if grant.expires_at.is_none_or(|expires_at| expired_at < expires_at) {
+            return Err(AccountError::NotExpired { grant_id, expires_at: grant.expires_at });
+        }
+        let Expiry { expires_now, still_held } = self.grants.expiry(&grant_id, self.held);
+        if grant.closed || (expires_now == Microcredits::ZERO && still_held > Microcredits::ZERO) {
+            return Ok(vec![]);
+        }
+        Ok(vec![AccountEvent::CreditsExpired {
+            grant_id,
+            amount_microcredits: expires_now,
+            still_held_microcredits: still_held,
+            available_microcredits: self.available() - expires_now,
+            expired_at,
+        }])
+    }
+
+    fn decide_adjustment(&self, adjustment: Adjustment) -> Result<Vec<AccountEvent>, AccountError> {
+        let Adjustment { adjustment_id, kind, amount, corrects, corrects_month, reason, actor, adjusted_at } =
+            adjustment;
+        positive(amount)?;
+        match self.adjustments.get(&adjustment_id) {
+            Some(made) if *made == (kind, amount) => return Ok(vec![]),
+            Some(&(kind, amount)) => {
+                return Err(AccountError::AdjustmentConflict { adjustment_id, kind, amount });
+            }
+            None => {}
+        }
+        self.require_open()?;
+        if corrects.is_empty() {
+            return Err(AccountError::NothingCorrected);
+        }
+        let available = self.available();
+        let available_microcredits = match kind {
+            AdjustmentKind::CreditNote if amount > self.spent => {
+                return Err(AccountError::MoreThanSpent { spent: self.spent, required: amount });
+            }
+            AdjustmentKind::DebitNote if amount > available => {
+                return Err(AccountError::InsufficientCredits { available, required: amount });
+            }
+            AdjustmentKind::CreditNote => available + amount,
+            AdjustmentKind::DebitNote => available - amount,
+        };
+        Ok(vec![AccountEvent::CreditsAdjusted {
+            adjustment_id,
+            kind,
+            amount_microcredits: amount,
+            available_microcredits,
+            corrects,
+            corrects_month,
+            reason,
+            actor,
+            adjusted_at,
+        }])
+    }
+
     /// What would be available with `amount` more held, or the rule that forbids it.
     fn available_after_holding(&self, amount: Microcredits, at: DateTime<Utc>) -> Result<Microcredits, AccountError> {
         self.require_open()?;
-        self.require_within_limits(amount, at)?;
+        self.spend.require_within(&self.limits, self.held, amount, at)?;
         let available = self.available();
         if amount > available {
             return Err(AccountError::InsufficientCredits { available, required: amount });
@@ -255,26 +355,6 @@ impl Account {
         self.hold(reservation_id).ok_or_else(|| AccountError::NoSuchReservation(reservation_id.to_owned()))
     }
 
-    /// What is held counts against the running period, for that is when it will be settled at the earliest.
-    fn require_within_limits(&self, required: Microcredits, at: DateTime<Utc>) -> Result<(), AccountError> {
-        let today = at.date_naive();
-        let month = first_of_month(today);
-        let periods = [
-            (Period::Day, self.limits.daily_microcredits, self.day.spent_since(today), today + Days::new(1)),
-            (Period::Month, self.limits.monthly_microcredits, self.month.spent_since(month), month + Months::new(1)),
-        ];
-        for (period, limit, spent, next) in periods {
-            let used = spent + self.held;
-            if let Some(limit) = limit
-                && used.saturating_add(required) > limit
-            {
-                let resets_at = next.and_time(NaiveTime::MIN).and_utc();
-                return Err(AccountError::UsageLimitExceeded { period, limit, used, required, resets_at });
-            }
-        }
-        Ok(())
-    }
-
     fn end_hold(&mut self, reservation_id: &str) {
         if let Some(reserved) = self.holds.remove(reservation_id) {
             self.held -= reserved;
@@ -282,25 +362,8 @@ impl Account {
     }
 }
 
-impl PeriodSpend {
-    fn add(&mut self, start: NaiveDate, charged: Microcredits) {
-        if start > self.start {
-            *self = Self { start, spent: Microcredits::ZERO };
-        }
-        self.spent += charged;
-    }
-
-    fn spent_since(&self, start: NaiveDate) -> Microcredits {
-        if self.start < start { Microcredits::ZERO } else { self.spent }
-    }
-}
-
 fn positive(amount: Microcredits) -> Result<(), AccountError> {
     if amount > Microcredits::ZERO { Ok(()) } else { Err(AccountError::InvalidAmount(amount)) }
-}
-
-fn first_of_month(day: NaiveDate) -> NaiveDate {
-    day.with_day(1).unwrap_or(day)
 }
 
 impl Aggregate for Account {

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     iter::Sum,
+    num::ParseIntError,
     ops::{Add, AddAssign, Sub, SubAssign},
 };
 
@@ -17,6 +18,11 @@ pub struct Microcredits(pub i64);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PicoUsd(pub i64);
+
+/// A sum of provider costs, in 10⁻¹² US dollars. In JSON it is a text: not everybody reads so large a number alike.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PicoUsdSum(pub i128);
 
 /// How many microcredits a US dollar of provider cost is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +46,20 @@ impl Microcredits {
     #[must_use]
     pub fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
+    }
+}
+
+impl From<PicoUsdSum> for String {
+    fn from(sum: PicoUsdSum) -> Self {
+        sum.0.to_string()
+    }
+}
+
+impl TryFrom<String> for PicoUsdSum {
+    type Error = ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
     }
 }
 

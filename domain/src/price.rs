@@ -75,6 +75,9 @@ pub struct Charge {
     pub price_id: Option<String>,
     #[serde(rename = "cost_picousd")]
     pub cost: PicoUsd,
+    /// By the price list. More than `amount` where the account had not that much.
+    #[serde(rename = "list_microcredits")]
+    pub list: Microcredits,
     #[serde(rename = "amount_microcredits")]
     pub amount: Microcredits,
 }

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use command::RequestCommand;
-use event::RequestEvent;
+use event::{Asked, RequestEvent};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     status: RequestStatus,
+    /// From its acceptance on.
+    asked: Option<Asked>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +45,8 @@ pub enum RequestError {
 impl Request {
     /// As it stands after its acceptance. For whoever accepted it, or knows that it was, and need not load it: the
     /// log still refuses a second end.
-    pub fn accepted() -> Self {
-        Self { status: RequestStatus::Accepted }
+    pub fn accepted(asked: Asked) -> Self {
+        Self { status: RequestStatus::Accepted, asked: Some(asked) }
     }
 
     pub fn status(&self) -> RequestStatus {
@@ -52,32 +54,39 @@ impl Request {
     }
 
     pub fn decide(&self, command: RequestCommand) -> Result<Vec<RequestEvent>, RequestError> {
-        match (self.status, command) {
-            (RequestStatus::New, RequestCommand::AcceptRequest(accepted)) => {
-                Ok(vec![RequestEvent::RequestAccepted(accepted)])
-            }
-            (_, RequestCommand::AcceptRequest(_)) => Err(RequestError::AlreadyAccepted),
-            (RequestStatus::New, _) => Err(RequestError::NotAccepted),
-            (RequestStatus::Accepted, RequestCommand::CompleteRequest(outcome)) => {
-                Ok(vec![RequestEvent::RequestCompleted(outcome)])
-            }
-            (RequestStatus::Accepted, RequestCommand::FailRequest { code, outcome }) => {
-                Ok(vec![RequestEvent::RequestFailed { code, outcome }])
-            }
-            (RequestStatus::Accepted, RequestCommand::CancelRequest { reason, outcome }) => {
-                Ok(vec![RequestEvent::RequestCancelled { reason, outcome }])
-            }
-            (RequestStatus::Accepted, RequestCommand::AbandonRequest { reason, abandoned_at }) => {
-                Ok(vec![RequestEvent::RequestAbandoned { reason, abandoned_at }])
-            }
+        let asked = match (self.status, &self.asked) {
+            (RequestStatus::Accepted, Some(asked)) => Ok(asked.clone()),
+            (RequestStatus::New | RequestStatus::Accepted, _) => Err(RequestError::NotAccepted),
             (ended, _) => Err(RequestError::AlreadyEnded(ended)),
-        }
+        };
+        let event = match command {
+            RequestCommand::AcceptRequest(accepted) if self.status == RequestStatus::New => {
+                RequestEvent::RequestAccepted(accepted)
+            }
+            RequestCommand::AcceptRequest(_) => return Err(RequestError::AlreadyAccepted),
+            RequestCommand::CompleteRequest { client_left, outcome } => {
+                RequestEvent::RequestCompleted { asked: asked?, client_left, outcome }
+            }
+            RequestCommand::FailRequest { code, outcome } => {
+                RequestEvent::RequestFailed { asked: asked?, code, outcome }
+            }
+            RequestCommand::CancelRequest { reason, outcome } => {
+                RequestEvent::RequestCancelled { asked: asked?, reason, outcome }
+            }
+            RequestCommand::AbandonRequest { reason, abandoned_at } => {
+                RequestEvent::RequestAbandoned { asked: asked?, reason, abandoned_at }
+            }
+        };
+        Ok(vec![event])
     }
 
     pub fn evolve(&mut self, event: &RequestEvent) {
         self.status = match event {
-            RequestEvent::RequestAccepted(_) => RequestStatus::Accepted,
-            RequestEvent::RequestCompleted(_) => RequestStatus::Completed,
+            RequestEvent::RequestAccepted(accepted) => {
+                self.asked = Some(accepted.asked());
+                RequestStatus::Accepted
+            }
+            RequestEvent::RequestCompleted { .. } => RequestStatus::Completed,
             RequestEvent::RequestFailed { .. } => RequestStatus::Failed,
             RequestEvent::RequestCancelled { .. } => RequestStatus::Cancelled,
             RequestEvent::RequestAbandoned { .. } => RequestStatus::Abandoned,

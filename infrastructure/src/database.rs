@@ -75,6 +75,8 @@ impl Database {
             .map_err(DatabaseError::Url)?
             // Both ends give a peer up that is gone without a word: the server drops what holds locks.
             .options([
+                // The views are named without their schema, so that a rebuild can fill copies in another.
+                ("search_path", "public,read"),
                 ("tcp_user_timeout", "10000"),
                 ("tcp_keepalives_idle", "10"),
                 ("tcp_keepalives_interval", "5"),

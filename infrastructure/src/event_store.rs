@@ -8,7 +8,9 @@
 //! | [`decode`] | recorded events as the domain's |
 //! | [`reader`] | reading by position and by stream |
 //! | [`repository`] | cqrs-es's `PersistedEventRepository` on the log |
+//! | [`scan`] | reading long stretches fast |
 //! | [`snapshots`] | cached states of aggregates |
+//! | [`still_log`] | the log while nobody appends |
 //! | [`subscription`] | handlers that follow the log, each event applied exactly once |
 //! | [`upcast`] | events of former versions, read as today's |
 //! | [`writer`] | the node's one writer |
@@ -21,7 +23,9 @@ pub mod cqrs_store;
 pub mod decode;
 pub mod reader;
 pub mod repository;
+pub mod scan;
 pub mod snapshots;
+pub mod still_log;
 pub mod subscription;
 pub mod upcast;
 pub mod writer;

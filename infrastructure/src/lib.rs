@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`audit`] | the log, proved: verification, signed checkpoints, bundles |
 //! | [`database`] | the way to PostgreSQL and its migrations |
+//! | [`due_grants`] | grants whose time is over |
 //! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
 //! | [`json_rows`] | many rows as one parameter of a statement |
@@ -16,6 +17,7 @@
 
 pub mod audit;
 pub mod database;
+pub mod due_grants;
 pub mod embedded_postgres;
 pub mod event_store;
 pub mod json_rows;

@@ -62,7 +62,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
                 let (deadline_at, accepted_at) = (*deadline_at, event.recorded_at);
                 opened.insert(request_id, OpenRequest { request_id, account, node, deadline_at, accepted_at });
             }
-            RequestEvent::RequestCompleted(_)
+            RequestEvent::RequestCompleted { .. }
             | RequestEvent::RequestFailed { .. }
             | RequestEvent::RequestCancelled { .. }
             | RequestEvent::RequestAbandoned { .. } => {

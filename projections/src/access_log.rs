@@ -36,6 +36,10 @@ impl rebuild::View for View {
     fn tables(&self) -> &'static [&'static str] {
         &[NAME]
     }
+
+    fn event_types(&self) -> &'static [&'static str] {
+        &["AccessRecorded"]
+    }
 }
 
 impl EventHandler for View {
@@ -71,7 +75,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     }
     sqlx::query!(
         "INSERT INTO access_log_v1 SELECT * FROM json_populate_recordset(NULL::access_log_v1, $1::text::json)
-         ON CONFLICT ON CONSTRAINT access_log_v1_position DO NOTHING",
+         ON CONFLICT (position) DO NOTHING",
         json_rows(&rows)?,
     )
     .execute(&mut **transaction)

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use aihub_domain::account::{Account, event::AccountEvent};
+use aihub_domain::account::{Account, AdjustmentKind, event::AccountEvent};
 use aihub_infrastructure::{
     audit::balances::BalanceView,
     event_store::{
@@ -16,7 +16,7 @@ use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
 
 use crate::{
-    rebuild,
+    credit_ledger, rebuild,
     watermark::{AsOf, Snapshot},
 };
 
@@ -25,11 +25,11 @@ pub const NAME: &str = "account_balance_v1";
 /// For `aihub audit verify`, which adds up the balances itself.
 pub const AUDITED: BalanceView = BalanceView {
     name: NAME,
-    rows: "SELECT account, granted_microcredits, available_microcredits, held_microcredits, spent_microcredits
-           FROM account_balance_v1",
+    rows: "SELECT account, granted_microcredits, available_microcredits, held_microcredits, spent_microcredits,
+           expired_microcredits FROM account_balance_v1",
 };
 
-/// `granted = available + held + spent`; the table has that as a constraint.
+/// `granted = available + held + spent + expired`; the table has that as a constraint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct AccountBalance {
     pub account: String,
@@ -37,7 +37,11 @@ pub struct AccountBalance {
     /// As the account's last event states it.
     pub available_microcredits: i64,
     pub held_microcredits: i64,
+    /// After credit and debit notes.
     pub spent_microcredits: i64,
+    pub expired_microcredits: i64,
+    /// Debit notes less credit notes: what corrections have added to what was spent.
+    pub adjusted_microcredits: i64,
     /// Used, but charged to nobody: our loss.
     pub uncovered_microcredits: i64,
     /// `None` is no limit.
@@ -53,6 +57,19 @@ impl AccountBalance {
             AccountEvent::AccountOpened { .. } => {}
             AccountEvent::CreditsGranted { amount_microcredits, available_microcredits, .. } => {
                 self.granted_microcredits += amount_microcredits.0;
+                self.available_microcredits = available_microcredits.0;
+            }
+            AccountEvent::CreditsExpired { amount_microcredits, available_microcredits, .. } => {
+                self.expired_microcredits += amount_microcredits.0;
+                self.available_microcredits = available_microcredits.0;
+            }
+            AccountEvent::CreditsAdjusted { kind, amount_microcredits, available_microcredits, .. } => {
+                let change = match kind {
+                    AdjustmentKind::CreditNote => -amount_microcredits.0,
+                    AdjustmentKind::DebitNote => amount_microcredits.0,
+                };
+                self.spent_microcredits += change;
+                self.adjusted_microcredits += change;
                 self.available_microcredits = available_microcredits.0;
             }
             AccountEvent::UsageLimitsSet { limits, .. } => {
@@ -100,6 +117,10 @@ impl rebuild::View for View {
     fn tables(&self) -> &'static [&'static str] {
         &[NAME]
     }
+
+    fn event_types(&self) -> &'static [&'static str] {
+        credit_ledger::ACCOUNT_EVENT_TYPES
+    }
 }
 
 impl EventHandler for View {
@@ -146,11 +167,13 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     sqlx::query!(
         "INSERT INTO account_balance_v1
              SELECT * FROM json_populate_recordset(NULL::account_balance_v1, $1::text::json)
-         ON CONFLICT ON CONSTRAINT account_balance_v1_account DO UPDATE SET
+         ON CONFLICT (account) DO UPDATE SET
              granted_microcredits = excluded.granted_microcredits,
              available_microcredits = excluded.available_microcredits,
              held_microcredits = excluded.held_microcredits,
              spent_microcredits = excluded.spent_microcredits,
+             expired_microcredits = excluded.expired_microcredits,
+             adjusted_microcredits = excluded.adjusted_microcredits,
              uncovered_microcredits = excluded.uncovered_microcredits,
              daily_limit_microcredits = excluded.daily_limit_microcredits,
              monthly_limit_microcredits = excluded.monthly_limit_microcredits,

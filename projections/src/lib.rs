@@ -4,14 +4,28 @@
 //! |---|---|
 //! | [`access_log`] | who used the audit routes |
 //! | [`account_balance`] | what an account was granted, holds, has spent and has left |
+//! | [`booking`] | in which month something is booked, and how far a view has done so |
+//! | [`credit_ledger`] | every movement of credits |
+//! | [`key_text`] | names as they stand in keys |
+//! | [`provider_health`] | how the providers do, hour by hour |
 //! | [`rebuild`] | the views by name, and how one is filled anew |
 //! | [`request_status`] | how each request stands, without its content |
+//! | [`usage`] | what daily and monthly usage have in common |
 //! | [`usage_daily`] | requests, tokens and money a day |
+//! | [`usage_ledger`] | one row per request that ended, and the months that are closed |
+//! | [`usage_monthly`] | requests, tokens and money an accounting month |
 //! | [`watermark`] | up to which position a view is true |
 
 pub mod access_log;
 pub mod account_balance;
+pub mod booking;
+pub mod credit_ledger;
+pub mod key_text;
+pub mod provider_health;
 pub mod rebuild;
 pub mod request_status;
+pub mod usage;
 pub mod usage_daily;
+pub mod usage_ledger;
+pub mod usage_monthly;
 pub mod watermark;

@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use sqlx::{PgPool, PgTransaction};
 
 use crate::{
+    key_text::name,
     rebuild,
     watermark::{AsOf, Snapshot},
 };
@@ -46,6 +47,8 @@ pub struct RequestStatus {
     pub stream: bool,
     /// `accepted | completed | failed | cancelled | abandoned`
     pub status: String,
+    /// Completed with nobody left to read the end of the answer.
+    pub client_left: bool,
     /// Who answered; `None` where nobody did.
     pub provider: Option<String>,
     pub model: Option<String>,
@@ -86,6 +89,7 @@ impl RequestStatus {
             requested_model: accepted.model.clone(),
             stream: accepted.stream,
             status: "accepted".to_owned(),
+            client_left: false,
             provider: None,
             model: None,
             reserved_microcredits: accepted.reserved_microcredits.0,
@@ -110,12 +114,17 @@ impl RequestStatus {
     fn end(&mut self, event: &RequestEvent) -> anyhow::Result<()> {
         match event {
             RequestEvent::RequestAccepted(_) => {}
-            RequestEvent::RequestCompleted(outcome) => self.end_with("completed", None, outcome)?,
-            RequestEvent::RequestFailed { code, outcome } => self.end_with("failed", Some(code.clone()), outcome)?,
-            RequestEvent::RequestCancelled { reason, outcome } => {
+            RequestEvent::RequestCompleted { client_left, outcome, .. } => {
+                self.client_left = *client_left;
+                self.end_with("completed", None, outcome)?;
+            }
+            RequestEvent::RequestFailed { code, outcome, .. } => {
+                self.end_with("failed", Some(code.clone()), outcome)?
+            }
+            RequestEvent::RequestCancelled { reason, outcome, .. } => {
                 self.end_with("cancelled", Some(name(reason)?), outcome)?;
             }
-            RequestEvent::RequestAbandoned { reason, abandoned_at } => {
+            RequestEvent::RequestAbandoned { reason, abandoned_at, .. } => {
                 "abandoned".clone_into(&mut self.status);
                 self.end_reason = Some(reason.clone());
                 self.ended_at = Some(*abandoned_at);
@@ -145,11 +154,6 @@ impl RequestStatus {
     }
 }
 
-/// The name that a unit variant has in events.
-fn name(variant: impl Serialize) -> anyhow::Result<String> {
-    Ok(serde_json::from_value(serde_json::to_value(variant)?)?)
-}
-
 /// `None` for a request that was never accepted, or not up to the position.
 pub async fn find(pool: &PgPool, request_id: &str) -> Result<AsOf<Option<RequestStatus>>, sqlx::Error> {
     let mut snapshot = Snapshot::of(pool, NAME).await?;
@@ -165,6 +169,17 @@ pub struct View;
 impl rebuild::View for View {
     fn tables(&self) -> &'static [&'static str] {
         &[NAME]
+    }
+
+    fn event_types(&self) -> &'static [&'static str] {
+        &[
+            "RequestAccepted",
+            "RequestCompleted",
+            "RequestFailed",
+            "RequestCancelled",
+            "RequestAbandoned",
+            "ReservationExtended",
+        ]
     }
 }
 
@@ -240,8 +255,8 @@ async fn write(transaction: &mut PgTransaction<'_>, rows: Vec<RequestStatus>) ->
     sqlx::query!(
         "INSERT INTO request_status_v1
              SELECT * FROM json_populate_recordset(NULL::request_status_v1, $1::text::json)
-         ON CONFLICT ON CONSTRAINT request_status_v1_request_id DO UPDATE SET
-             status = excluded.status, provider = excluded.provider, model = excluded.model,
+         ON CONFLICT (request_id) DO UPDATE SET
+             status = excluded.status, client_left = excluded.client_left, provider = excluded.provider, model = excluded.model,
              reserved_microcredits = excluded.reserved_microcredits,
              charged_microcredits = excluded.charged_microcredits,
              input_tokens = excluded.input_tokens, cached_input_tokens = excluded.cached_input_tokens,

@@ -1,28 +1,30 @@
-//! Requests, tokens and money a day, by account, user, provider and model. A request counts on the UTC day of its end.
+//! Requests, tokens and money a day, by account, user, provider and model. A request counts on the UTC day of its end,
+//! or, where the end's month was closed before it was recorded, on the first day of the month that was open then.
 
 use std::sync::Arc;
 
-use aihub_domain::request::event::Outcome;
+use aihub_domain::{period::Period, request::Request};
 use aihub_infrastructure::event_store::{decode::LogEntry, subscription::EventHandler};
 use chrono::NaiveDate;
+use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, PgTransaction};
 use thiserror::Error;
-use uuid::Uuid;
 
 use crate::{
+    booking::{State, concerns},
+    key_text::key_text,
     rebuild,
+    usage::{Additions, EVENT_TYPES, Usage},
+    usage_ledger::UsageEntry,
     watermark::{AsOf, Snapshot},
 };
 
-mod counting;
-
 pub const NAME: &str = "usage_daily_v1";
+const STATE: &str = "usage_daily_state_v1";
 /// The most rows that one report has.
 pub const MAX_ROWS: i64 = 10_000;
-/// The longest account, user, provider or model that a row names whole.
-pub const MAX_KEY_BYTES: usize = 256;
 
 /// Which days, inclusive, and whose.
 #[derive(Debug, Clone)]
@@ -57,74 +59,12 @@ pub struct UsageRow {
     pub usage: Usage,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Usage {
-    /// Ended, in whatever way.
-    pub requests: i64,
-    /// Of these, failed or abandoned.
-    pub failed: i64,
-    /// Of these, those whose tokens are our own count.
-    pub estimated: i64,
-    pub input_tokens: i64,
-    pub cached_input_tokens: i64,
-    pub cache_write_tokens: i64,
-    /// Thinking included.
-    pub output_tokens: i64,
-    pub reasoning_tokens: i64,
-    pub charged_microcredits: i64,
-    /// The provider's cost, in 10⁻¹² US dollars, exact.
-    pub cost_picousd: i128,
-}
-
 #[derive(Debug, Error)]
 pub enum ReportError {
     #[error("the report has more than {MAX_ROWS} rows: ask for fewer days, or keep fewer things apart")]
     TooManyRows,
     #[error("the database is unavailable: {0}")]
     Database(#[from] sqlx::Error),
-}
-
-impl Usage {
-    fn of(outcome: &Outcome) -> anyhow::Result<Self> {
-        Ok(Self {
-            requests: 0,
-            failed: 0,
-            estimated: i64::from(outcome.estimated),
-            input_tokens: outcome.usage.input.try_into()?,
-            cached_input_tokens: outcome.usage.cached_input.try_into()?,
-            cache_write_tokens: outcome.usage.cache_write.try_into()?,
-            output_tokens: outcome.usage.output.try_into()?,
-            reasoning_tokens: outcome.usage.reasoning.try_into()?,
-            charged_microcredits: outcome.charge.amount.0,
-            cost_picousd: outcome.charge.cost.0.into(),
-        })
-    }
-
-    fn plus(&self, other: &Self) -> Self {
-        Self {
-            requests: self.requests + other.requests,
-            failed: self.failed + other.failed,
-            estimated: self.estimated + other.estimated,
-            input_tokens: self.input_tokens + other.input_tokens,
-            cached_input_tokens: self.cached_input_tokens + other.cached_input_tokens,
-            cache_write_tokens: self.cache_write_tokens + other.cache_write_tokens,
-            output_tokens: self.output_tokens + other.output_tokens,
-            reasoning_tokens: self.reasoning_tokens + other.reasoning_tokens,
-            charged_microcredits: self.charged_microcredits + other.charged_microcredits,
-            cost_picousd: self.cost_picousd + other.cost_picousd,
-        }
-    }
-}
-
-/// A name as it stands in the key: whole up to [`MAX_KEY_BYTES`], which no sane name exceeds, else its beginning and a
-/// hash of all of it. A key has to fit into the index, whatever a provider calls its models.
-fn key_text(name: &str) -> String {
-    let name = name.replace('\0', "\u{fffd}");
-    if name.len() <= MAX_KEY_BYTES {
-        return name;
-    }
-    let beginning = name.get(..name.floor_char_boundary(MAX_KEY_BYTES)).unwrap_or_default();
-    format!("{beginning}…{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()))
 }
 
 /// Ordered by day, account, user, provider and model.
@@ -144,6 +84,7 @@ pub async fn report(
                   sum(cached_input_tokens)::bigint AS "cached_input_tokens!",
                   sum(cache_write_tokens)::bigint AS "cache_write_tokens!",
                   sum(output_tokens)::bigint AS "output_tokens!", sum(reasoning_tokens)::bigint AS "reasoning_tokens!",
+                  sum(list_microcredits)::bigint AS "list_microcredits!",
                   sum(charged_microcredits)::bigint AS "charged_microcredits!",
                   sum(cost_picousd)::text AS "cost_picousd!"
            FROM usage_daily_v1
@@ -176,6 +117,7 @@ pub async fn report(
             cache_write_tokens: row.cache_write_tokens,
             output_tokens: row.output_tokens,
             reasoning_tokens: row.reasoning_tokens,
+            list_microcredits: row.list_microcredits,
             charged_microcredits: row.charged_microcredits,
             cost_picousd: row.cost_picousd.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         };
@@ -190,8 +132,11 @@ pub struct View;
 
 impl rebuild::View for View {
     fn tables(&self) -> &'static [&'static str] {
-        // In the order in which they are written to, so that emptying them and writing wait for each other.
-        &["usage_daily_open_v1", NAME]
+        &[STATE, NAME]
+    }
+
+    fn event_types(&self) -> &'static [&'static str] {
+        EVENT_TYPES
     }
 }
 
@@ -205,6 +150,26 @@ impl EventHandler for View {
         transaction: &'a mut PgTransaction<'_>,
         events: &'a [Arc<LogEntry>],
     ) -> BoxFuture<'a, anyhow::Result<()>> {
-        counting::apply(transaction, events).boxed()
+        apply(transaction, events).boxed()
     }
+}
+
+async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
+    if !concerns(events, &[Request::TYPE, Period::TYPE]) {
+        return Ok(());
+    }
+    let mut state = State::load(transaction, STATE).await?;
+    let mut additions = Additions::default();
+    for entry in events {
+        if state.takes(entry)?
+            && let Some(end) = UsageEntry::of(entry, state.closed)?
+        {
+            additions.add(end.usage_day, end);
+        }
+    }
+    additions.write(transaction, NAME, "day").await?;
+    if state.is_changed() {
+        state.save(transaction, STATE).await?;
+    }
+    Ok(())
 }

@@ -1,11 +1,7 @@
 //! Up to which position a view is true.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool, Transaction};
-
-use aihub_infrastructure::event_store::decode::LogEntry;
 
 /// What a view says, and the position up to which it has applied the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,17 +34,6 @@ impl Snapshot {
         self.transaction.commit().await?;
         Ok(AsOf { position: self.position, value })
     }
-}
-
-/// Those of the events that `name` has not applied yet. For views that add up, where twice would be wrong.
-pub async fn unapplied<'e>(
-    connection: &mut PgConnection,
-    name: &str,
-    events: &'e [Arc<LogEntry>],
-) -> Result<&'e [Arc<LogEntry>], sqlx::Error> {
-    let applied = applied(connection, name).await?;
-    let first = events.partition_point(|event| event.position <= applied);
-    Ok(events.get(first..).unwrap_or_default())
 }
 
 async fn applied(connection: &mut PgConnection, name: &str) -> Result<u64, sqlx::Error> {

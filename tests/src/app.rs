@@ -131,6 +131,7 @@ impl TestApp {
         let command = AccountCommand::GrantCredits {
             grant_id: Uuid::now_v7().to_string(),
             amount,
+            expires_at: None,
             reason: "a test".to_owned(),
             actor: "a test".to_owned(),
             granted_at: SystemClock.now(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aihub_domain::{
-    account::{Account, event::AccountEvent},
+    account::{Account, AdjustmentKind, event::AccountEvent},
     money::Microcredits,
     request::{
         Request,
@@ -42,6 +42,7 @@ pub struct AuditedRequest {
 pub struct Balance {
     pub granted: i64,
     pub spent: i64,
+    pub expired: i64,
     /// Used and not paid for.
     pub uncovered: i64,
     pub holds: BTreeMap<String, i64>,
@@ -107,7 +108,9 @@ impl Audit {
                 end => {
                     let charged = end.outcome().map_or(0, |outcome| outcome.charge.amount.0);
                     assert_eq!(ended.remove(id), Some(charged), "{id}: {end:?}");
-                    let before = self.requests.get_mut(id).expect("accepted before it ended").end.replace(end);
+                    let request = self.requests.get_mut(id).expect("accepted before it ended");
+                    assert_eq!(end.ended().map(|(asked, _)| asked), Some(&request.accepted.asked()));
+                    let before = request.end.replace(end);
                     assert!(before.is_none(), "{id} has two ends");
                 }
             }
@@ -165,7 +168,7 @@ impl Balance {
     }
 
     pub fn available(&self) -> i64 {
-        self.granted - self.spent - self.held()
+        self.granted - self.spent - self.held() - self.expired
     }
 
     fn apply(&mut self, event: &AccountEvent, reserved: &mut BTreeMap<String, i64>, ended: &mut BTreeMap<String, i64>) {
@@ -173,6 +176,20 @@ impl Balance {
             AccountEvent::AccountOpened { .. } | AccountEvent::UsageLimitsSet { .. } => return,
             AccountEvent::CreditsGranted { amount_microcredits, available_microcredits, .. } => {
                 self.granted += amount_microcredits.0;
+                available_microcredits
+            }
+            AccountEvent::CreditsExpired { amount_microcredits, available_microcredits, .. } => {
+                assert!(amount_microcredits.0 >= 0);
+                self.expired += amount_microcredits.0;
+                available_microcredits
+            }
+            AccountEvent::CreditsAdjusted { kind, amount_microcredits, available_microcredits, .. } => {
+                assert!(amount_microcredits.0 > 0);
+                match kind {
+                    AdjustmentKind::CreditNote => self.spent -= amount_microcredits.0,
+                    AdjustmentKind::DebitNote => self.spent += amount_microcredits.0,
+                }
+                assert!(self.spent >= 0, "more was given back than was spent: {event:?}");
                 available_microcredits
             }
             AccountEvent::CreditsReserved { reservation_id, amount_microcredits, available_microcredits, .. } => {

@@ -6,7 +6,7 @@ use aihub_application::{
     accounts::{Accounts, ExecuteError},
     ports::{
         clock::{Clock, SystemClock},
-        event_log::{Metadata, NewEvent, StreamAppend},
+        event_log::{EventLog, Metadata, NewEvent, StreamAppend},
     },
 };
 use aihub_domain::{
@@ -49,6 +49,7 @@ impl Books {
         let grant = AccountCommand::GrantCredits {
             grant_id: "first".to_owned(),
             amount: Microcredits(amount),
+            expires_at: None,
             reason: "test".to_owned(),
             actor: "finance".to_owned(),
             granted_at: now(),
@@ -71,7 +72,10 @@ impl Books {
     /// Ends the request and its hold, in one commit. What was used is settled; where nothing was, the hold is released.
     pub async fn end(&self, account: &str, request_id: &str, end: End) -> Result<(), ExecuteError> {
         let (outcome, command) = match end {
-            End::Completed(outcome) => (Some(outcome.clone()), RequestCommand::CompleteRequest(Box::new(outcome))),
+            End::Completed(outcome) => (
+                Some(outcome.clone()),
+                RequestCommand::CompleteRequest { client_left: false, outcome: Box::new(outcome) },
+            ),
             End::Failed(outcome) => (
                 Some(outcome.clone()),
                 RequestCommand::FailRequest { code: "PROVIDER_ERROR".to_owned(), outcome: Box::new(outcome) },
@@ -91,7 +95,11 @@ impl Books {
             }
             _ => AccountCommand::ReleaseReservation { reservation_id, released_at: now() },
         };
-        let events = Request::accepted().decide(command).unwrap();
+        // As it was accepted, also where it has ended already: that the log refuses a second end is what tests see.
+        let accepted = self.node.log.load(Request::TYPE, request_id, 0).await.unwrap().swap_remove(0);
+        let mut request = Request::default();
+        request.evolve(&accepted.decode(Request::TYPE, request_id).unwrap());
+        let events = request.decide(command).unwrap();
         self.execute(account, &money, Some((request_id, 1, &events[0]))).await
     }
 
@@ -118,9 +126,7 @@ impl Books {
 fn as_charged(mut event: RequestEvent, account_events: &[AccountEvent]) -> RequestEvent {
     for change in account_events {
         if let AccountEvent::CreditsSettled { charged_microcredits, .. } = change
-            && let RequestEvent::RequestCompleted(outcome)
-            | RequestEvent::RequestFailed { outcome, .. }
-            | RequestEvent::RequestCancelled { outcome, .. } = &mut event
+            && let Some(outcome) = event.outcome_mut()
         {
             outcome.charge.amount = *charged_microcredits;
         }
@@ -175,6 +181,7 @@ pub fn outcome(nth: u64, charge: i64) -> Outcome {
         charge: Charge {
             price_id: answered.then(|| "openai/gpt-6@2026-11-22".to_owned()),
             cost: PicoUsd(charge * 1_000_003),
+            list: Microcredits(charge),
             amount: Microcredits(charge),
         },
         finish_reason: answered.then(|| "stop".to_owned()),

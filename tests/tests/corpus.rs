@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, path::Path};
 use aihub_domain::{
     access::{Access, AccessEvent},
     account::{Account, event::AccountEvent},
+    period::{Period, event::PeriodEvent},
     request::{Request, event::RequestEvent},
     retention::{Retention, RetentionEvent},
     subject::{Subject, SubjectEvent},
@@ -23,7 +24,7 @@ trait Numbered {
 }
 
 impl Numbered for AccountEvent {
-    const COUNT: usize = 7;
+    const COUNT: usize = 9;
     fn number(&self) -> usize {
         match self {
             Self::AccountOpened { .. } => 0,
@@ -33,6 +34,8 @@ impl Numbered for AccountEvent {
             Self::ReservationExtended { .. } => 4,
             Self::CreditsSettled { .. } => 5,
             Self::CreditsReleased { .. } => 6,
+            Self::CreditsExpired { .. } => 7,
+            Self::CreditsAdjusted { .. } => 8,
         }
     }
 }
@@ -42,11 +45,19 @@ impl Numbered for RequestEvent {
     fn number(&self) -> usize {
         match self {
             Self::RequestAccepted(_) => 0,
-            Self::RequestCompleted(_) => 1,
+            Self::RequestCompleted { .. } => 1,
             Self::RequestFailed { .. } => 2,
             Self::RequestCancelled { .. } => 3,
             Self::RequestAbandoned { .. } => 4,
         }
+    }
+}
+
+impl Numbered for PeriodEvent {
+    const COUNT: usize = 1;
+    fn number(&self) -> usize {
+        let Self::MonthClosed { .. } = self;
+        0
     }
 }
 
@@ -135,6 +146,7 @@ where
 #[test]
 fn every_event_of_every_version_that_was_ever_written_still_loads() {
     check::<Account>();
+    check::<Period>();
     check::<Request>();
     check::<Subject>();
     check::<Retention>();
@@ -143,7 +155,7 @@ fn every_event_of_every_version_that_was_ever_written_still_loads() {
 
 #[test]
 fn no_version_is_dropped_from_the_corpus() {
-    let all: Vec<String> = ["access", "account", "request", "retention", "subject"]
+    let all: Vec<String> = ["access", "account", "period", "request", "retention", "subject"]
         .iter()
         .flat_map(|aggregate| stored(aggregate))
         .map(|event| format!("{}@{}", event.event_type, event.event_version))
@@ -153,12 +165,15 @@ fn no_version_is_dropped_from_the_corpus() {
         [
             "AccessRecorded@1.0",
             "AccountOpened@1.0",
+            "CreditsAdjusted@1.0",
+            "CreditsExpired@1.0",
             "CreditsGranted@1.0",
             "CreditsReleased@1.0",
             "CreditsReserved@1.0",
             "CreditsSettled@1.0",
             "ReservationExtended@1.0",
             "UsageLimitsSet@1.0",
+            "MonthClosed@1.0",
             "RequestAbandoned@1.0",
             "RequestAccepted@1.0",
             "RequestCancelled@1.0",

@@ -120,8 +120,8 @@ async fn the_requests_of_a_node_that_fell_silent_are_ended_once_and_those_of_the
     let policies = async {
         while !stopping.is_cancelled() {
             let (by_one, by_other) = tokio::join!(
-                expire_requests(&one.accounts, &search_one, now(), "one"),
-                expire_requests(&other.accounts, &search_other, now(), "other"),
+                expire_requests(&one.accounts, &*one.node.log, &search_one, now(), "one"),
+                expire_requests(&other.accounts, &*other.node.log, &search_other, now(), "other"),
             );
             assert!(by_one.is_ok() && by_other.is_ok());
         }
@@ -167,8 +167,8 @@ async fn two_nodes_that_find_the_same_orphan_end_it_once() {
     catch_up(&database).await;
     let search = search(&database, "one");
     let (ended_by_one, ended_by_other) = tokio::join!(
-        expire_requests(&one.accounts, &search, now(), "one"),
-        expire_requests(&other.accounts, &search, now(), "other"),
+        expire_requests(&one.accounts, &*one.node.log, &search, now(), "one"),
+        expire_requests(&other.accounts, &*other.node.log, &search, now(), "other"),
     );
     assert_eq!(ended_by_one.unwrap() + ended_by_other.unwrap(), 20);
     assert_eq!(account(&one, "acme").await.held(), Microcredits(0));

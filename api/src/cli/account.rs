@@ -1,6 +1,7 @@
 //! `aihub account`: grants, limits and balances, on the event log itself. A service that runs beside it sees each change
 //! at its next decision on that account.
 
+mod adjust;
 mod grant;
 mod limit;
 mod show;
@@ -26,6 +27,8 @@ use crate::{bootstrap::open_database, config::Config};
 pub enum Account {
     /// Grant credits; opens the account if it is not open yet
     Grant(grant::Grant),
+    /// Correct what was charged: a credit note gives credits back, a debit note takes some
+    Adjust(adjust::Adjust),
     /// Show what an account has
     Show(show::Show),
     /// Limit what an account may spend in a UTC day or month
@@ -37,6 +40,7 @@ impl Account {
         let ledger = Ledger::open(config).await?;
         let done = match self {
             Self::Grant(grant) => grant.run(&ledger).await,
+            Self::Adjust(adjust) => adjust.run(&ledger).await,
             Self::Show(show) => show.run(&ledger).await,
             Self::Limit(limit) => limit.run(&ledger).await,
         };

@@ -8,10 +8,7 @@ mod verify;
 
 use aihub_application::ports::clock::SystemClock;
 use aihub_infrastructure::{
-    audit::{
-        AuditError, checkpoint,
-        note::{KeyError, VerifierKey},
-    },
+    audit::{AuditError, checkpoint, note::VerifierKey},
     database::Database,
     embedded_postgres::EmbeddedPostgres,
 };
@@ -97,7 +94,7 @@ impl Audit {
 
 impl Keys {
     /// Those that were given, or the one that this machine signs with. None, where it has none.
-    fn known(&self, config: &Config) -> Result<Vec<VerifierKey>, KeyError> {
+    fn known(&self, config: &Config) -> anyhow::Result<Vec<VerifierKey>> {
         if !self.given.is_empty() {
             return Ok(self.given.clone());
         }

@@ -41,13 +41,14 @@ impl Erase {
         let (subject, actor) = (self.subject, actor(self.actor));
         let metadata = metadata(&actor, &Uuid::now_v7().to_string());
         let key_ids = keys_of(ledger.database.pool(), &subject).await?;
+        let keys = key_ids.len();
         let now = SystemClock.now();
         let command = SubjectCommand::EraseSubject { reason: self.reason, actor, key_ids, erased_at: now };
         let erasure = erase_subject(&*ledger.log, &subject, &command, &metadata).await?;
         let erased_at = if let Erasure::Before { erased_at } = erasure { erased_at } else { now };
-        // A service that runs does it as well, when it reads the event.
+        // A service that runs does it as well, when it reads the event, and may be first.
         let mut transaction = ledger.database.pool().begin().await?;
-        let keys = destroy_subject(&mut transaction, &subject, erased_at).await?;
+        destroy_subject(&mut transaction, &subject, erased_at).await?;
         transaction.commit().await?;
         Ok(match erasure {
             Erasure::Recorded { position } => out_line(format_args!(

@@ -42,6 +42,7 @@ pub async fn show(
         "available": credits(balance.available_microcredits),
         "held": credits(balance.held_microcredits),
         "spent": credits(balance.spent_microcredits),
+        "expired": credits(balance.expired_microcredits),
         "limits": {
             "daily": balance.daily_limit_microcredits.map(credits),
             "monthly": balance.monthly_limit_microcredits.map(credits),

@@ -58,6 +58,7 @@ mod tests {
             name: name.to_owned(),
             position: 6,
             updated_at: at,
+            paused_at: None,
             failure: error.map(|error| Failure { position: 7, error: error.to_owned(), at }),
         };
         let all = [status("old", Some("secret")), status("ours", Some("secret")), status("fine", None)];

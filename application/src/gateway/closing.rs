@@ -44,7 +44,9 @@ impl Gateway {
         let metered = progress.meter.metered(finished);
         let outcome = self.outcome(job, &progress, metered).await;
         let command = match &ending {
-            Ending::Completed => RequestCommand::CompleteRequest(Box::new(outcome)),
+            Ending::Completed => {
+                RequestCommand::CompleteRequest { client_left: job.answer.has_no_reader(), outcome: Box::new(outcome) }
+            }
             Ending::Failed(error) => {
                 RequestCommand::FailRequest { code: error.code().to_owned(), outcome: Box::new(outcome) }
             }
@@ -84,7 +86,8 @@ impl Gateway {
         let charge = match &progress.answering {
             Some(answering) if metered.usage.total_tokens() > 0 => {
                 let cost = answering.price.cost(&metered.usage);
-                Charge { price_id: Some(answering.price.id.clone()), cost, amount: self.settings.rate.charge(cost) }
+                let list = self.settings.rate.charge(cost);
+                Charge { price_id: Some(answering.price.id.clone()), cost, list, amount: list }
             }
             _ => Charge::default(),
         };
@@ -139,7 +142,7 @@ impl Gateway {
         metered: Metered,
         progress: &Progress,
     ) -> Result<Microcredits, GatewayError> {
-        let end = end_of(command)?;
+        let end = end_of(job, command)?;
         let settled_at = self.clock.now();
         let charge = end.outcome().map(|outcome| outcome.charge.clone()).unwrap_or_default();
         let reservation_id = job.id.clone();
@@ -186,8 +189,8 @@ impl Gateway {
     }
 }
 
-fn end_of(command: RequestCommand) -> Result<RequestEvent, GatewayError> {
-    let events = Request::accepted().decide(command).map_err(|error| GatewayError::internal(&error))?;
+fn end_of(job: &Job, command: RequestCommand) -> Result<RequestEvent, GatewayError> {
+    let events = Request::accepted(job.asked()?).decide(command).map_err(|error| GatewayError::internal(&error))?;
     events.into_iter().next().ok_or_else(|| GatewayError::internal("an end without an event"))
 }
 
@@ -203,10 +206,7 @@ fn charged(events: &[AccountEvent]) -> Microcredits {
 
 /// The account has the last word on the charge: it may not have had enough.
 fn with_charged(mut end: RequestEvent, charged: Microcredits) -> RequestEvent {
-    if let RequestEvent::RequestCompleted(outcome)
-    | RequestEvent::RequestFailed { outcome, .. }
-    | RequestEvent::RequestCancelled { outcome, .. } = &mut end
-    {
+    if let Some(outcome) = end.outcome_mut() {
         outcome.charge.amount = charged;
     }
     end

@@ -8,7 +8,7 @@ use aihub_domain::{
     request::{
         Request,
         command::RequestCommand,
-        event::{Accepted, RequestEvent},
+        event::{Accepted, Asked, RequestEvent},
     },
 };
 use chrono::{DateTime, Utc};
@@ -57,12 +57,13 @@ impl Gateway {
             error => GatewayError::internal(&error),
         })?;
         let now = self.clock.now();
+        let Asked { account, user, kind, provider, model } = job.asked()?;
         let accepted = Accepted {
-            account: job.principal.account.clone(),
-            user: job.principal.user.clone(),
-            kind: job.request.kind,
-            provider: job.request.provider.clone(),
-            model: first.model_name.clone(),
+            account,
+            user,
+            kind,
+            provider,
+            model,
             stream: job.request.stream,
             input_tokens_estimate: job.input_tokens,
             max_output_tokens: u64::from(output_tokens),
@@ -140,17 +141,21 @@ impl Gateway {
         let Unconfirmed { request_id, account, accepted_at, metadata } = unconfirmed;
         let Some(first) = self.log.load(Request::TYPE, request_id, 0).await?.into_iter().next() else { return Ok(()) };
         // The client may have asked again under the same idempotency key: that acceptance is not ours to undo.
-        match first.decode(Request::TYPE, request_id)? {
+        let asked = match first.decode(Request::TYPE, request_id)? {
             RequestEvent::RequestAccepted(accepted)
-                if accepted.accepted_at == *accepted_at && accepted.node == self.settings.node => {}
+                if accepted.accepted_at == *accepted_at && accepted.node == self.settings.node =>
+            {
+                accepted.asked()
+            }
             _ => return Ok(()),
-        }
+        };
         let orphaned = OrphanedRequest {
             request_id: request_id.clone(),
             account: account.clone(),
             reason: "its acceptance was not confirmed".to_owned(),
         };
-        expire_requests::end(&self.accounts, &orphaned, self.clock.now(), metadata).await.map(drop)
+        let request = Request::accepted(asked);
+        expire_requests::end(&self.accounts, &request, &orphaned, self.clock.now(), metadata).await.map(drop)
     }
 
     async fn hold(&self, job: &Job, command: &AccountCommand, accept: &StreamAppend) -> Result<(), ExecuteError> {
@@ -181,6 +186,7 @@ impl Gateway {
         let command = AccountCommand::GrantCredits {
             grant_id: "welcome".to_owned(),
             amount,
+            expires_at: None,
             reason: "welcome credits of a new account".to_owned(),
             actor: "aihub".to_owned(),
             granted_at: self.clock.now(),

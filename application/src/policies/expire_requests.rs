@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aihub_domain::{
     account::{AccountError, command::AccountCommand},
-    request::{Request, command::RequestCommand},
+    request::{Request, command::RequestCommand, event::RequestEvent},
 };
 use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 
 use crate::{
     accounts::{Accounts, ExecuteError},
-    ports::event_log::{AppendError, LoadError, Metadata, NewEvent, StreamAppend},
+    ports::event_log::{AppendError, EventLog, LoadError, Metadata, NewEvent, StreamAppend},
 };
 
 /// A request that has not ended, though nobody drives it any more.
@@ -33,6 +33,7 @@ pub trait OrphanedRequests: Send + Sync {
 /// Ends every orphaned request that is found. Returns how many were ended now.
 pub async fn expire_requests(
     accounts: &Accounts,
+    log: &dyn EventLog,
     orphaned: &dyn OrphanedRequests,
     now: DateTime<Utc>,
     node: &str,
@@ -44,7 +45,11 @@ pub async fn expire_requests(
             ("correlationId", request.request_id.clone()),
             ("node", node.to_owned()),
         ]));
-        match end(accounts, &request, now, &metadata).await {
+        let ended_now = match load(log, &request.request_id).await {
+            Ok(state) => end(accounts, &state, &request, now, &metadata).await,
+            Err(error) => Err(error.into()),
+        };
+        match ended_now {
             Ok(true) => {
                 tracing::warn!(request.id = %request.request_id, reason = %request.reason, "an orphaned request was ended");
                 metrics::counter!("aihub_requests_abandoned_total").increment(1);
@@ -70,15 +75,26 @@ pub(crate) fn is_outage(error: &ExecuteError) -> bool {
     )
 }
 
+/// As the log has it: its end says again what its acceptance said.
+async fn load(log: &dyn EventLog, request_id: &str) -> Result<Request, LoadError> {
+    let mut request = Request::default();
+    for event in log.load(Request::TYPE, request_id, 0).await? {
+        let event: RequestEvent = event.decode(Request::TYPE, request_id)?;
+        request.evolve(&event);
+    }
+    Ok(request)
+}
+
 /// Ends one, and releases what is held for it. `false` when it has ended already.
 pub(crate) async fn end(
     accounts: &Accounts,
+    state: &Request,
     request: &OrphanedRequest,
     now: DateTime<Utc>,
     metadata: &Arc<Metadata>,
 ) -> Result<bool, ExecuteError> {
     let abandon = RequestCommand::AbandonRequest { reason: request.reason.clone(), abandoned_at: now };
-    let Ok(events) = Request::accepted().decide(abandon) else { return Ok(false) };
+    let Ok(events) = state.decide(abandon) else { return Ok(false) };
     let companions = |_: &[_]| {
         Ok(vec![StreamAppend {
             aggregate_type: Request::TYPE,

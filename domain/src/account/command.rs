@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::UsageLimits;
-use crate::{money::Microcredits, price::Charge};
+use super::{AdjustmentKind, UsageLimits};
+use crate::{money::Microcredits, period::Month, price::Charge};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccountCommand {
@@ -11,14 +11,23 @@ pub enum AccountCommand {
     OpenAccount {
         opened_at: DateTime<Utc>,
     },
-    /// Opens the account when it is not open yet. The same `grant_id` with the same amount does nothing.
+    /// Opens the account when it is not open yet. The same `grant_id` with the same amount and expiry does nothing.
     GrantCredits {
         grant_id: String,
         amount: Microcredits,
+        /// From when on it cannot be held any more; `None` is never.
+        expires_at: Option<DateTime<Utc>>,
         reason: String,
         actor: String,
         granted_at: DateTime<Utc>,
     },
+    /// Takes back what is left of an expired grant and is not held. Again and again, until nothing is.
+    ExpireCredits {
+        grant_id: String,
+        expired_at: DateTime<Utc>,
+    },
+    /// Corrects what was charged. The same `adjustment_id` with the same kind and amount does nothing.
+    AdjustCredits(Adjustment),
     SetUsageLimits {
         limits: UsageLimits,
         reason: String,
@@ -48,4 +57,19 @@ pub enum AccountCommand {
         reservation_id: String,
         released_at: DateTime<Utc>,
     },
+}
+
+/// A credit or a debit note.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adjustment {
+    pub adjustment_id: String,
+    pub kind: AdjustmentKind,
+    pub amount: Microcredits,
+    /// The ids of requests, or positions of events; at least one.
+    pub corrects: Vec<String>,
+    /// The closed month that it corrects, where it does.
+    pub corrects_month: Option<Month>,
+    pub reason: String,
+    pub actor: String,
+    pub adjusted_at: DateTime<Utc>,
 }

@@ -4,8 +4,11 @@ use chrono::{DateTime, Utc};
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
-use super::UsageLimits;
-use crate::money::{Microcredits, PicoUsd};
+use super::{AdjustmentKind, UsageLimits};
+use crate::{
+    money::{Microcredits, PicoUsd},
+    period::Month,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccountEvent {
@@ -17,9 +20,35 @@ pub enum AccountEvent {
         grant_id: String,
         amount_microcredits: Microcredits,
         available_microcredits: Microcredits,
+        /// `None` is never.
+        expires_at: Option<DateTime<Utc>>,
         reason: String,
         actor: String,
         granted_at: DateTime<Utc>,
+    },
+    CreditsExpired {
+        grant_id: String,
+        /// None at all where everything had been spent: then this only ends the grant.
+        amount_microcredits: Microcredits,
+        /// Of the grant: it is spent, or expires later. Zero in the grant's last event.
+        still_held_microcredits: Microcredits,
+        available_microcredits: Microcredits,
+        expired_at: DateTime<Utc>,
+    },
+    /// What was spent is changed, and what is available with it.
+    CreditsAdjusted {
+        /// The note's idempotency key.
+        adjustment_id: String,
+        kind: AdjustmentKind,
+        amount_microcredits: Microcredits,
+        available_microcredits: Microcredits,
+        /// The ids of requests, or positions of events.
+        corrects: Vec<String>,
+        /// The closed month that it corrects, where it does.
+        corrects_month: Option<Month>,
+        reason: String,
+        actor: String,
+        adjusted_at: DateTime<Utc>,
     },
     UsageLimitsSet {
         limits: UsageLimits,
@@ -68,6 +97,8 @@ impl DomainEvent for AccountEvent {
         match self {
             Self::AccountOpened { .. } => "AccountOpened",
             Self::CreditsGranted { .. } => "CreditsGranted",
+            Self::CreditsExpired { .. } => "CreditsExpired",
+            Self::CreditsAdjusted { .. } => "CreditsAdjusted",
             Self::UsageLimitsSet { .. } => "UsageLimitsSet",
             Self::CreditsReserved { .. } => "CreditsReserved",
             Self::ReservationExtended { .. } => "ReservationExtended",

@@ -1,8 +1,12 @@
-use chrono::{DateTime, TimeZone, Utc};
+use chrono::{DateTime, Days, TimeDelta, TimeZone, Utc};
 use cqrs_es::test::TestFramework;
 use proptest::prelude::*;
 
-use super::{command::AccountCommand, event::AccountEvent, *};
+use super::{
+    command::{AccountCommand, Adjustment},
+    event::AccountEvent,
+    *,
+};
 use crate::{money::PicoUsd, price::Charge};
 
 fn at(hour: u32) -> DateTime<Utc> {
@@ -17,6 +21,7 @@ fn grant(id: &str, amount: i64) -> AccountCommand {
     AccountCommand::GrantCredits {
         grant_id: id.into(),
         amount: credits(amount),
+        expires_at: None,
         reason: "test".into(),
         actor: "finance".into(),
         granted_at: at(8),
@@ -28,7 +33,8 @@ fn reserve(id: &str, amount: i64) -> AccountCommand {
 }
 
 fn settle(id: &str, amount: i64) -> AccountCommand {
-    let charge = Charge { price_id: Some("p".into()), cost: PicoUsd(1), amount: credits(amount) };
+    let charge =
+        Charge { price_id: Some("p".into()), cost: PicoUsd(1), list: credits(amount), amount: credits(amount) };
     AccountCommand::SettleReservation { reservation_id: id.into(), charge, settled_at: at(10) }
 }
 
@@ -50,6 +56,7 @@ fn a_grant_opens_the_account_and_says_what_is_available() {
             grant_id: "g".into(),
             amount_microcredits: credits(5),
             available_microcredits: credits(5),
+            expires_at: None,
             reason: "test".into(),
             actor: "finance".into(),
             granted_at: at(8),
@@ -131,51 +138,228 @@ fn a_daily_limit_counts_what_is_spent_and_what_is_held_and_starts_anew_the_next_
     assert!(account.decide(tomorrow).is_ok());
 }
 
+fn grant_until(id: &str, amount: i64, expires_at: DateTime<Utc>) -> AccountCommand {
+    AccountCommand::GrantCredits {
+        grant_id: id.into(),
+        amount: credits(amount),
+        expires_at: Some(expires_at),
+        reason: "promotion".into(),
+        actor: "finance".into(),
+        granted_at: at(8),
+    }
+}
+
+fn expire(id: &str, hour: u32) -> AccountCommand {
+    AccountCommand::ExpireCredits { grant_id: id.into(), expired_at: at(hour) }
+}
+
+fn note(id: &str, kind: AdjustmentKind, amount: i64) -> AccountCommand {
+    AccountCommand::AdjustCredits(Adjustment {
+        adjustment_id: id.into(),
+        kind,
+        amount: credits(amount),
+        corrects: vec!["request-1".into()],
+        corrects_month: Some("2026-10".parse().unwrap()),
+        reason: "billed twice".into(),
+        actor: "finance".into(),
+        adjusted_at: at(12),
+    })
+}
+
+fn expired_of(account: &Account, command: AccountCommand) -> Option<(Microcredits, Microcredits)> {
+    account.decide(command).unwrap().iter().find_map(|event| match event {
+        AccountEvent::CreditsExpired { amount_microcredits, still_held_microcredits, .. } => {
+            Some((*amount_microcredits, *still_held_microcredits))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn spending_draws_on_the_grant_that_expires_first() {
+    let account = after([grant("g", 5), grant_until("late", 5, at(23)), grant_until("soon", 5, at(20))]);
+    let account = {
+        let mut account = account;
+        for command in [reserve("r", 7), settle("r", 7)] {
+            for event in account.decide(command).unwrap() {
+                account.evolve(&event);
+            }
+        }
+        account
+    };
+    assert_eq!(expired_of(&account, expire("soon", 20)), Some((credits(0), credits(0))));
+    assert_eq!(expired_of(&account, expire("late", 23)), Some((credits(3), credits(0))));
+}
+
+#[test]
+fn what_is_held_when_a_grant_expires_is_spent_or_expires_when_it_comes_free() {
+    let mut account = after([grant("g", 5), grant_until("soon", 5, at(20)), reserve("r", 4)]);
+    let mut apply = |command| {
+        for event in account.decide(command).unwrap() {
+            account.evolve(&event);
+        }
+        (account.available(), account.held(), account.spent(), account.expired())
+    };
+    assert_eq!(apply(expire("soon", 20)), (credits(5), credits(4), credits(0), credits(1)));
+    assert_eq!(apply(expire("soon", 21)), (credits(5), credits(4), credits(0), credits(1)));
+    assert_eq!(apply(settle("r", 1)), (credits(8), credits(0), credits(1), credits(1)));
+    assert_eq!(apply(expire("soon", 21)), (credits(5), credits(0), credits(1), credits(4)));
+    assert_eq!(account.decide(expire("soon", 22)), Ok(vec![]));
+}
+
+#[test]
+fn a_grant_expires_when_it_is_time_and_a_grant_without_an_end_never() {
+    let account = after([grant("g", 5), grant_until("soon", 5, at(20))]);
+    let not_expired = |id: &str, expires_at| Err(AccountError::NotExpired { grant_id: id.into(), expires_at });
+    assert_eq!(account.decide(expire("soon", 19)), not_expired("soon", Some(at(20))));
+    assert_eq!(account.decide(expire("g", 23)), not_expired("g", None));
+    assert_eq!(account.decide(expire("?", 23)), Err(AccountError::NoSuchGrant("?".into())));
+    assert!(account.decide(grant_until("soon", 5, at(21))).is_err(), "the same grant with another expiry");
+}
+
+#[test]
+fn a_credit_note_gives_back_at_most_what_was_spent() {
+    let account = after([grant_until("g", 5, at(20)), reserve("r", 3), settle("r", 3)]);
+    assert_eq!(
+        account.decide(note("n", AdjustmentKind::CreditNote, 4)),
+        Err(AccountError::MoreThanSpent { spent: credits(3), required: credits(4) })
+    );
+    let mut account = account;
+    for command in [note("n", AdjustmentKind::CreditNote, 2), note("n", AdjustmentKind::CreditNote, 2)] {
+        for event in account.decide(command).unwrap() {
+            account.evolve(&event);
+        }
+    }
+    assert_eq!((account.available(), account.spent()), (credits(4), credits(1)));
+    // What was given back does not go with the grant that it came from.
+    assert_eq!(expired_of(&account, expire("g", 20)), Some((credits(2), credits(0))));
+    assert_eq!(
+        account.decide(note("n", AdjustmentKind::DebitNote, 2)),
+        Err(AccountError::AdjustmentConflict {
+            adjustment_id: "n".into(),
+            kind: AdjustmentKind::CreditNote,
+            amount: credits(2)
+        })
+    );
+}
+
+#[test]
+fn a_debit_note_takes_what_is_available_and_nothing_beyond() {
+    let account = after([grant("g", 5), reserve("r", 3)]);
+    assert_eq!(
+        account.decide(note("n", AdjustmentKind::DebitNote, 3)),
+        Err(AccountError::InsufficientCredits { available: credits(2), required: credits(3) })
+    );
+    let account = after([grant("g", 5), reserve("r", 3), note("n", AdjustmentKind::DebitNote, 2)]);
+    assert_eq!((account.available(), account.held(), account.spent()), (credits(0), credits(3), credits(2)));
+}
+
+#[test]
+fn a_note_that_corrects_nothing_is_refused() {
+    let AccountCommand::AdjustCredits(mut nothing) = note("n", AdjustmentKind::DebitNote, 1) else { unreachable!() };
+    nothing.corrects.clear();
+    let refused = after([grant("g", 5)]).decide(AccountCommand::AdjustCredits(nothing));
+    assert_eq!(refused, Err(AccountError::NothingCorrected));
+}
+
+#[test]
+fn the_text_of_every_event_is_pinned() {
+    let limits = UsageLimits { daily_microcredits: Some(credits(90)), monthly_microcredits: None };
+    let mut account = Account::default();
+    let mut events = Vec::new();
+    for command in [
+        grant("g", 5),
+        grant_until("soon", 5, at(20)),
+        AccountCommand::SetUsageLimits { limits, reason: "cap".into(), actor: "finance".into(), set_at: at(8) },
+        reserve("r1", 3),
+        AccountCommand::ExtendReservation { reservation_id: "r1".into(), by: credits(1), extended_at: at(9) },
+        settle("r1", 2),
+        reserve("r2", 1),
+        AccountCommand::ReleaseReservation { reservation_id: "r2".into(), released_at: at(11) },
+        note("n1", AdjustmentKind::CreditNote, 1),
+        note("n2", AdjustmentKind::DebitNote, 1),
+        expire("soon", 20),
+    ] {
+        for event in account.decide(command).unwrap() {
+            account.evolve(&event);
+            events.push(event);
+        }
+    }
+    insta::assert_json_snapshot!(events);
+    for event in events {
+        let read: AccountEvent = serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
+        assert_eq!(read, event);
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
-    Grant(u8, i64),
+    /// An id, an amount, and after how many hours it expires, if it does.
+    Grant(u8, i64, Option<u8>),
     Reserve(u8, i64),
     Extend(u8, i64),
     Settle(u8, i64),
     Release(u8),
+    Expire(u8),
+    Adjust(u8, AdjustmentKind, i64),
 }
 
 impl Step {
-    fn command(self) -> AccountCommand {
+    /// One hour passes with each step.
+    fn command(self, hours: i32) -> AccountCommand {
         let id = |id: u8| format!("r{id}");
+        let now = at(1) + TimeDelta::hours(1) * hours;
         match self {
-            Self::Grant(grant_id, amount) => AccountCommand::GrantCredits {
+            Self::Grant(grant_id, amount, expires_after_hours) => AccountCommand::GrantCredits {
                 grant_id: format!("g{grant_id}"),
                 amount: Microcredits(amount),
+                expires_at: expires_after_hours.map(|hours| at(1) + TimeDelta::hours(1) * i32::from(hours)),
                 reason: String::new(),
                 actor: String::new(),
-                granted_at: at(1),
+                granted_at: now,
             },
-            Self::Reserve(r, amount) => AccountCommand::ReserveCredits {
-                reservation_id: id(r),
-                amount: Microcredits(amount),
-                reserved_at: at(1),
-            },
+            Self::Reserve(r, amount) => {
+                AccountCommand::ReserveCredits { reservation_id: id(r), amount: Microcredits(amount), reserved_at: now }
+            }
             Self::Extend(r, by) => {
-                AccountCommand::ExtendReservation { reservation_id: id(r), by: Microcredits(by), extended_at: at(1) }
+                AccountCommand::ExtendReservation { reservation_id: id(r), by: Microcredits(by), extended_at: now }
             }
             Self::Settle(r, amount) => AccountCommand::SettleReservation {
                 reservation_id: id(r),
-                charge: Charge { price_id: None, cost: PicoUsd(0), amount: Microcredits(amount) },
-                settled_at: at(1),
+                charge: Charge {
+                    price_id: None,
+                    cost: PicoUsd(0),
+                    list: Microcredits(amount),
+                    amount: Microcredits(amount),
+                },
+                settled_at: now,
             },
-            Self::Release(r) => AccountCommand::ReleaseReservation { reservation_id: id(r), released_at: at(1) },
+            Self::Release(r) => AccountCommand::ReleaseReservation { reservation_id: id(r), released_at: now },
+            Self::Expire(g) => AccountCommand::ExpireCredits { grant_id: format!("g{g}"), expired_at: now },
+            Self::Adjust(n, kind, amount) => AccountCommand::AdjustCredits(Adjustment {
+                adjustment_id: format!("n{n}"),
+                kind,
+                amount: Microcredits(amount),
+                corrects: vec!["r1".into()],
+                corrects_month: None,
+                reason: String::new(),
+                actor: String::new(),
+                adjusted_at: now,
+            }),
         }
     }
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
+    let kind = prop_oneof![Just(AdjustmentKind::CreditNote), Just(AdjustmentKind::DebitNote)];
     prop_oneof![
-        (0..9u8, -5..90i64).prop_map(|(g, a)| Step::Grant(g, a)),
+        (0..9u8, -5..90i64, prop::option::of(0..90u8)).prop_map(|(g, a, hours)| Step::Grant(g, a, hours)),
         (0..9u8, -5..60i64).prop_map(|(r, a)| Step::Reserve(r, a)),
         (0..9u8, -5..30i64).prop_map(|(r, a)| Step::Extend(r, a)),
         (0..9u8, -5..80i64).prop_map(|(r, a)| Step::Settle(r, a)),
         (0..9u8).prop_map(Step::Release),
+        (0..9u8).prop_map(Step::Expire),
+        (0..20u8, kind, -2..20i64).prop_map(|(n, kind, a)| Step::Adjust(n, kind, a)),
     ]
 }
 
@@ -183,32 +367,56 @@ proptest! {
     #[test]
     fn any_sequence_of_commands_keeps_the_books_balanced(steps in prop::collection::vec(any_step(), 0..120)) {
         let mut account = Account::default();
-        for step in steps {
+        for (hours, step) in (0..).zip(steps) {
             let before = account.clone();
-            let Ok(events) = account.decide(step.command()) else {
+            let Ok(events) = account.decide(step.command(hours)) else {
                 prop_assert_eq!(&account, &before);
                 continue;
             };
             for event in &events {
                 account.evolve(event);
+                let balances = [account.available(), account.held(), account.spent(), account.expired()];
+                prop_assert_eq!(account.granted(), balances.into_iter().sum());
+                prop_assert!(balances.into_iter().all(|balance| balance >= Microcredits::ZERO), "{:?}", balances);
+                prop_assert_eq!(account.held(), account.holds.values().copied().sum::<Microcredits>());
+                prop_assert_eq!(account.grants.left(), account.available() + account.held());
             }
-            prop_assert_eq!(account.granted(), account.available() + account.held() + account.spent());
-            prop_assert_eq!(account.held(), account.holds.values().copied().sum::<Microcredits>());
-            prop_assert!(account.available() >= Microcredits::ZERO);
         }
     }
 
     #[test]
     fn every_event_states_the_balance_that_it_leaves(steps in prop::collection::vec(any_step(), 0..60)) {
         let mut account = Account::default();
-        for step in steps {
-            for event in account.decide(step.command()).unwrap_or_default() {
+        for (hours, step) in (0..).zip(steps) {
+            for event in account.decide(step.command(hours)).unwrap_or_default() {
                 account.evolve(&event);
                 let json = serde_json::to_value(&event).unwrap();
                 let fields = json.as_object().unwrap().values().next().unwrap();
                 if let Some(stated) = fields.get("available_microcredits") {
                     prop_assert_eq!(stated.as_i64().unwrap(), account.available().0);
                 }
+            }
+        }
+    }
+
+    /// Once everything has ended and expired, nothing is left but what never expires.
+    #[test]
+    fn every_grant_that_expires_ends_in_a_last_event(steps in prop::collection::vec(any_step(), 0..90)) {
+        let mut account = Account::default();
+        for (hours, step) in (0..).zip(steps) {
+            for event in account.decide(step.command(hours)).unwrap_or_default() {
+                account.evolve(&event);
+            }
+        }
+        let ends = (0..9).map(Step::Release).chain((0..9).map(Step::Expire)).map(|step| step.command(1_000));
+        for command in ends {
+            for event in account.decide(command).unwrap_or_default() {
+                account.evolve(&event);
+            }
+        }
+        for id in (0..9).map(|g| format!("g{g}")) {
+            if let Some(grant) = account.grants.get(&id) {
+                prop_assert_eq!(grant.closed, grant.expires_at.is_some());
             }
         }
     }

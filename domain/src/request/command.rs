@@ -7,7 +7,11 @@ use super::event::{Accepted, CancelReason, Outcome};
 #[derive(Debug, Clone, PartialEq)]
 pub enum RequestCommand {
     AcceptRequest(Box<Accepted>),
-    CompleteRequest(Box<Outcome>),
+    /// `client_left`: nobody read the answer's end.
+    CompleteRequest {
+        client_left: bool,
+        outcome: Box<Outcome>,
+    },
     /// `code` is the error code that the client was told.
     FailRequest {
         code: String,

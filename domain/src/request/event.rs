@@ -10,26 +10,46 @@ use crate::{
     price::{Charge, TokenUsage},
 };
 
+/// Each end says again whose the request was and what it asked for, so that no reader has to keep that.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RequestEvent {
     RequestAccepted(Box<Accepted>),
-    RequestCompleted(Box<Outcome>),
+    RequestCompleted {
+        asked: Asked,
+        /// Nobody read the answer's end: the client had left, and the provider was done before that ended the request.
+        client_left: bool,
+        outcome: Box<Outcome>,
+    },
     /// `code` is the error code that the client was told. What was produced before the failure is in the outcome
     /// and was charged.
     RequestFailed {
+        asked: Asked,
         code: String,
         outcome: Box<Outcome>,
     },
     /// Ended on purpose before the provider was done. What was produced is in the outcome and was charged.
     RequestCancelled {
+        asked: Asked,
         reason: CancelReason,
         outcome: Box<Outcome>,
     },
     /// The process that drove it died. What the provider produced by then is not known, and nothing was charged.
     RequestAbandoned {
+        asked: Asked,
         reason: String,
         abandoned_at: DateTime<Utc>,
     },
+}
+
+/// Whose a request is, and what it asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    pub account: String,
+    pub user: String,
+    pub kind: RequestKind,
+    /// As the client asked: `auto` or a provider's name.
+    pub provider: String,
+    pub model: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +97,18 @@ pub struct Accepted {
     pub prompt: SealedContent,
 }
 
+impl Accepted {
+    pub fn asked(&self) -> Asked {
+        Asked {
+            account: self.account.clone(),
+            user: self.user.clone(),
+            kind: self.kind,
+            provider: self.provider.clone(),
+            model: self.model.clone(),
+        }
+    }
+}
+
 /// How a request ended, what it used and what that cost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -114,10 +146,30 @@ impl RequestEvent {
     /// How the request ended and what it used; `None` on events that carry neither.
     pub fn outcome(&self) -> Option<&Outcome> {
         match self {
-            Self::RequestCompleted(outcome)
+            Self::RequestCompleted { outcome, .. }
             | Self::RequestFailed { outcome, .. }
             | Self::RequestCancelled { outcome, .. } => Some(outcome),
             Self::RequestAccepted(_) | Self::RequestAbandoned { .. } => None,
+        }
+    }
+
+    pub fn outcome_mut(&mut self) -> Option<&mut Outcome> {
+        match self {
+            Self::RequestCompleted { outcome, .. }
+            | Self::RequestFailed { outcome, .. }
+            | Self::RequestCancelled { outcome, .. } => Some(outcome),
+            Self::RequestAccepted(_) | Self::RequestAbandoned { .. } => None,
+        }
+    }
+
+    /// Whose the request was that this ends, and when; `None` on an acceptance.
+    pub fn ended(&self) -> Option<(&Asked, DateTime<Utc>)> {
+        match self {
+            Self::RequestAccepted(_) => None,
+            Self::RequestCompleted { asked, outcome, .. }
+            | Self::RequestFailed { asked, outcome, .. }
+            | Self::RequestCancelled { asked, outcome, .. } => Some((asked, outcome.ended_at)),
+            Self::RequestAbandoned { asked, abandoned_at, .. } => Some((asked, *abandoned_at)),
         }
     }
 }
@@ -126,7 +178,7 @@ impl DomainEvent for RequestEvent {
     fn event_type(&self) -> String {
         match self {
             Self::RequestAccepted(_) => "RequestAccepted",
-            Self::RequestCompleted(_) => "RequestCompleted",
+            Self::RequestCompleted { .. } => "RequestCompleted",
             Self::RequestFailed { .. } => "RequestFailed",
             Self::RequestCancelled { .. } => "RequestCancelled",
             Self::RequestAbandoned { .. } => "RequestAbandoned",

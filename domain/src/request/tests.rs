@@ -48,7 +48,7 @@ fn outcome() -> Box<Outcome> {
 
 fn ends() -> Vec<RequestCommand> {
     vec![
-        RequestCommand::CompleteRequest(outcome()),
+        RequestCommand::CompleteRequest { client_left: true, outcome: outcome() },
         RequestCommand::FailRequest { code: "TIMEOUT".into(), outcome: outcome() },
         RequestCommand::CancelRequest { reason: CancelReason::ClientLeft, outcome: outcome() },
         RequestCommand::AbandonRequest { reason: "its node died".into(), abandoned_at: DateTime::UNIX_EPOCH },
@@ -58,7 +58,7 @@ fn ends() -> Vec<RequestCommand> {
 fn accepted_request() -> Request {
     let mut request = Request::default();
     request.evolve(&RequestEvent::RequestAccepted(accepted()));
-    assert_eq!(request, Request::accepted());
+    assert_eq!(request, Request::accepted(accepted().asked()));
     request
 }
 
@@ -86,5 +86,25 @@ fn whichever_end_comes_first_no_other_follows() {
         for second in ends() {
             assert_eq!(request.decide(second), Err(RequestError::AlreadyEnded(request.status())));
         }
+    }
+}
+
+#[test]
+fn every_end_says_whose_the_request_was_and_what_it_asked_for() {
+    for end in ends() {
+        let events = accepted_request().decide(end).unwrap();
+        let (asked, _) = events[0].ended().unwrap();
+        assert_eq!(*asked, accepted().asked());
+    }
+}
+
+#[test]
+fn the_text_of_every_event_is_pinned() {
+    let mut events = vec![RequestEvent::RequestAccepted(accepted())];
+    events.extend(ends().into_iter().flat_map(|end| accepted_request().decide(end).unwrap()));
+    insta::assert_json_snapshot!(events);
+    for event in events {
+        let read: RequestEvent = serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
+        assert_eq!(read, event);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use aihub_domain::account::{Account, event::AccountEvent};
+use aihub_domain::account::{Account, AdjustmentKind, event::AccountEvent};
 use cqrs_es::Aggregate;
 use futures::TryStreamExt;
 use sqlx::PgConnection;
@@ -16,7 +16,7 @@ use crate::event_store::reader::RecordedEvent;
 pub struct BalanceView {
     /// The name of its subscription.
     pub name: &'static str,
-    /// Gives account, granted, available, held and spent, these in microcredits, for each account.
+    /// Gives account, granted, available, held, spent and expired, these in microcredits, for each account.
     pub rows: &'static str,
 }
 
@@ -26,6 +26,7 @@ struct Balance {
     granted: i64,
     held: i64,
     spent: i64,
+    expired: i64,
 }
 
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ pub struct Balances(HashMap<String, Balance>);
 
 impl Balance {
     fn available(self) -> i64 {
-        self.granted - self.held - self.spent
+        self.granted - self.held - self.spent - self.expired
     }
 
     /// What the event states is available after it.
@@ -42,6 +43,17 @@ impl Balance {
             AccountEvent::AccountOpened { .. } | AccountEvent::UsageLimitsSet { .. } => return None,
             AccountEvent::CreditsGranted { amount_microcredits, available_microcredits, .. } => {
                 self.granted += amount_microcredits.0;
+                available_microcredits
+            }
+            AccountEvent::CreditsExpired { amount_microcredits, available_microcredits, .. } => {
+                self.expired += amount_microcredits.0;
+                available_microcredits
+            }
+            AccountEvent::CreditsAdjusted { kind, amount_microcredits, available_microcredits, .. } => {
+                match kind {
+                    AdjustmentKind::CreditNote => self.spent -= amount_microcredits.0,
+                    AdjustmentKind::DebitNote => self.spent += amount_microcredits.0,
+                }
                 available_microcredits
             }
             AccountEvent::CreditsReserved { amount_microcredits: more, available_microcredits, .. }
@@ -111,15 +123,20 @@ impl Balances {
             found,
         };
         let accounts = self.0.len();
-        let mut rows = sqlx::query_as::<_, (String, i64, i64, i64, i64)>(view.rows).fetch(connection);
-        while let Some((account, granted, available, held, spent)) = rows.try_next().await? {
-            let shown = Balance { granted, held, spent };
-            let expected = self.0.remove(&account);
-            if expected != Some(shown) || shown.available() != available {
-                let expected = expected.map_or_else(|| "nothing".to_owned(), |balance| format!("{balance:?}"));
-                return Ok(Err(fault(&account, expected, format!("{shown:?} and {available} available"))));
+        let mut rows = sqlx::query_as::<_, (String, i64, i64, i64, i64, i64)>(view.rows).fetch(connection);
+        while let Some((account, granted, available, held, spent, expired)) = rows.try_next().await? {
+            let shown = Balance { granted, held, spent, expired };
+            let expected = self.0.remove(&account).unwrap_or_default();
+            if expected != shown || shown.available() != available {
+                return Ok(Err(fault(
+                    &account,
+                    format!("{expected:?}"),
+                    format!("{shown:?} and {available} available"),
+                )));
             }
         }
+        // One that was opened and nothing more need not be shown.
+        self.0.retain(|_, balance| *balance != Balance::default());
         Ok(match self.0.iter().min_by_key(|(account, _)| account.as_str()) {
             None => Ok(accounts),
             Some((account, balance)) => Err(fault(account, format!("{balance:?}"), "nothing".to_owned())),

@@ -80,6 +80,13 @@ pub async fn head(executor: impl PgExecutor<'_>) -> Result<ChainHead, sqlx::Erro
     }))
 }
 
+/// When a position was recorded; `None` where the log does not reach so far.
+pub async fn recorded_at(executor: impl PgExecutor<'_>, position: u64) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    sqlx::query_scalar!("SELECT recorded_at FROM events WHERE position = $1", position.cast_signed())
+        .fetch_optional(executor)
+        .await
+}
+
 /// The events from position `first` on, in order and as they are stored: not upcast, so that they verify.
 pub async fn events_from(
     executor: impl PgExecutor<'_>,

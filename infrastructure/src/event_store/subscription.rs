@@ -6,7 +6,7 @@
 //! of the checkpoint are one transaction: each event is applied exactly once. Nothing is ever skipped: a handler that
 //! fails stops, and says at which position and why.
 
-mod checkpoint;
+pub mod checkpoint;
 mod head;
 mod runner;
 mod session;
@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{runner::Runner, tail::Tail};
-use super::{decode::LogEntry, upcast::Upcasters};
+use super::{chain::ChainHead, decode::LogEntry, upcast::Upcasters};
 use crate::database::Database;
 
 /// What follows the log.
@@ -72,6 +72,8 @@ pub struct Status {
     pub updated_at: DateTime<Utc>,
     /// None while it runs.
     pub failure: Option<Failure>,
+    /// Since when it is not to apply anything.
+    pub paused_at: Option<DateTime<Utc>>,
 }
 
 /// What a subscription stopped at.
@@ -179,5 +181,5 @@ impl Subscriptions {
 /// Makes the subscription begin at the first event again. Whoever empties a view calls this in the same transaction;
 /// a runner that is at work notices and starts over.
 pub async fn reset(executor: impl PgExecutor<'_>, name: &str) -> Result<(), sqlx::Error> {
-    checkpoint::reset(executor, name).await
+    checkpoint::put(executor, name, ChainHead::GENESIS).await
 }

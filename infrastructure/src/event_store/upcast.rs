@@ -41,6 +41,11 @@ impl Upcasters {
         self
     }
 
+    /// The types of all events that are upcast.
+    pub fn event_types(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.0.keys().map(|(event_type, _)| *event_type)
+    }
+
     /// The events in today's versions, in order. Those that come from one event share its position and sequence.
     pub fn apply(&self, events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, UpcastError> {
         if self.0.is_empty() {

@@ -47,7 +47,7 @@ async fn at_sigterm_running_streams_finish_new_ones_are_refused_and_the_rest_end
     let audit = Audit::of(database.pool()).await;
     assert!(audit.open().is_empty(), "nothing is left to others");
     let cut = audit.requests.values().find(|request| request.accepted.model == "gpt-6-astra").unwrap();
-    let Some(RequestEvent::RequestCancelled { reason, outcome }) = &cut.end else { panic!("{:?}", cut.end) };
+    let Some(RequestEvent::RequestCancelled { reason, outcome, .. }) = &cut.end else { panic!("{:?}", cut.end) };
     assert_eq!((*reason, outcome.usage.output), (CancelReason::Shutdown, 3));
     assert!(outcome.charge.amount.0 >= 3 * 50_000, "billed for what was produced: {outcome:?}");
 }

@@ -65,7 +65,7 @@ async fn killed_at_any_instant_the_service_loses_and_doubles_nothing() {
                 let (openai, claude) = (asked(SimulatedProvider::OpenAi), asked(SimulatedProvider::Claude));
                 assert!(openai <= 1 && claude <= 1, "{id}: {served:?}");
             }
-            RequestEvent::RequestCompleted(outcome) => {
+            RequestEvent::RequestCompleted { outcome, .. } => {
                 completed += 1;
                 assert_eq!(served.len(), request.calls().len(), "{id}: {served:?} and {outcome:?}");
                 let last = served.last().unwrap();

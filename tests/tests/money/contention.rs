@@ -36,7 +36,7 @@ async fn spend(accounts: &Accounts, name: String) -> usize {
             }
             Err(error) => panic!("{error}"),
         }
-        let charge = Charge { price_id: None, cost: PicoUsd(0), amount: Microcredits(1) };
+        let charge = Charge { price_id: None, cost: PicoUsd(0), list: Microcredits(1), amount: Microcredits(1) };
         let settle = AccountCommand::SettleReservation { reservation_id, charge, settled_at: at };
         accounts.execute("acme", &settle, &|_| Ok(vec![]), &metadata).await.unwrap();
     }
@@ -52,6 +52,7 @@ async fn two_nodes_that_keep_one_account_busy_both_get_on_and_no_event_states_a_
         grant_id: "g".into(),
         // Enough for half of the callers at a time, so that many are refused.
         amount: Microcredits(1_600),
+        expires_at: None,
         reason: "test".into(),
         actor: "finance".into(),
         granted_at: DateTime::UNIX_EPOCH,

@@ -108,7 +108,7 @@ async fn whoever_gives_back_what_was_not_used_makes_room_for_others_and_nothing_
     let audit = Audit::at_rest(app.database.pool()).await;
     assert_eq!(audit.accounts["poor"].held(), 0);
     let completed = |request: &&aihub_tests::audit::AuditedRequest| {
-        matches!(request.end, Some(RequestEvent::RequestCompleted(_))) && request.accepted.account == "poor"
+        matches!(request.end, Some(RequestEvent::RequestCompleted { .. })) && request.accepted.account == "poor"
     };
     assert_eq!(audit.requests.values().filter(completed).count(), served);
     app.stop().await;

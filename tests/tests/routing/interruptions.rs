@@ -33,7 +33,7 @@ async fn a_provider_that_dies_after_the_first_chunk_is_not_replaced_and_its_chun
             let request_id = call.client_request_id.as_deref().unwrap();
             assert_eq!(app.providers.calls_of(request_id).len(), 1, "{case}");
             let audit = app.audit().await;
-            let Some(RequestEvent::RequestFailed { code, outcome }) = &audit.requests[request_id].end else {
+            let Some(RequestEvent::RequestFailed { code, outcome, .. }) = &audit.requests[request_id].end else {
                 panic!("{case}: {:?}", audit.requests[request_id].end)
             };
             assert_eq!((code.as_str(), outcome.usage.output), ("STREAM_INTERRUPTED", 3), "{case}");

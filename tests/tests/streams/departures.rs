@@ -64,7 +64,7 @@ async fn a_client_that_leaves_for_good_is_billed_for_the_whole_answer_that_was_k
     client.chunks("a", 3).await;
     drop(client);
     let audit = Audit::at_rest(app.database.pool()).await;
-    assert!(matches!(audit.request().end, Some(RequestEvent::RequestCompleted(_))));
+    assert!(matches!(audit.request().end, Some(RequestEvent::RequestCompleted { client_left: true, .. })));
     let (outcome, call) = (audit.request().outcome(), &app.providers.calls()[0]);
     assert_eq!((outcome.usage.output, outcome.estimated), (60, false));
     assert_eq!((call.outcome, call.output_tokens), (Outcome::Completed, 60));
@@ -80,7 +80,7 @@ async fn a_stream_cut_by_the_client_is_billed_for_what_was_produced() {
     client.chunks("a", 7).await;
     drop(client);
     let audit = Audit::at_rest(app.database.pool()).await;
-    let Some(RequestEvent::RequestCancelled { reason, outcome }) = &audit.request().end else {
+    let Some(RequestEvent::RequestCancelled { reason, outcome, .. }) = &audit.request().end else {
         panic!("{:?}", audit.request().end)
     };
     assert_eq!((*reason, outcome.usage.output, outcome.estimated), (CancelReason::ClientLeft, 7, true));
@@ -121,6 +121,7 @@ async fn a_cancelled_request_ends_at_once_and_is_billed_for_what_was_produced() 
     let audit = app.audit().await;
     let end = &audit.request().end;
     let by_client = RequestEvent::RequestCancelled {
+        asked: audit.request().accepted.asked(),
         reason: CancelReason::ClientCancelled,
         outcome: Box::new(audit.request().outcome().clone()),
     };

@@ -1,5 +1,6 @@
 use aihub_application::ports::clock::{Clock, SystemClock};
 use aihub_domain::account::{command::AccountCommand, event::AccountEvent};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use clap::Args;
 use uuid::Uuid;
 
@@ -19,6 +20,10 @@ pub struct Grant {
     /// A name for this grant: with the same one it is made once, however often the command runs
     #[arg(long)]
     key: Option<String>,
+    /// When what is left of it expires: a UTC day, which it still lasts, or a time like 2026-12-31T12:00:00Z; left out,
+    /// it never does
+    #[arg(long, value_name = "WHEN", value_parser = expiry)]
+    expires: Option<DateTime<Utc>>,
     /// Who grants [default: $USER]
     #[arg(long)]
     actor: Option<String>,
@@ -32,6 +37,7 @@ impl Grant {
         let command = AccountCommand::GrantCredits {
             grant_id: grant_id.clone(),
             amount: self.credits.0,
+            expires_at: self.expires,
             reason: self.reason,
             actor,
             granted_at: SystemClock.now(),
@@ -48,5 +54,25 @@ impl Grant {
             )),
             None => out_line(format_args!("{credits} credits were granted to {account} before with key {grant_id}")),
         }?)
+    }
+}
+
+fn expiry(text: &str) -> Result<DateTime<Utc>, String> {
+    let day_after = |day: NaiveDate| day.checked_add_days(Days::new(1));
+    match text.parse::<NaiveDate>().ok().and_then(day_after) {
+        Some(day_after) => Ok(day_after.and_time(NaiveTime::MIN).and_utc()),
+        None => text.parse().map_err(|_| "it has to look like 2026-12-31 or 2026-12-31T12:00:00Z".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_is_over_at_its_end() {
+        assert_eq!(expiry("2026-12-31"), Ok("2027-01-01T00:00:00Z".parse().unwrap()));
+        assert_eq!(expiry("2026-12-31T12:00:00Z"), Ok("2026-12-31T12:00:00Z".parse().unwrap()));
+        assert!(expiry("soon").is_err());
     }
 }

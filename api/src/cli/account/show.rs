@@ -18,12 +18,13 @@ impl Show {
             bail!("account {} is not open: a grant of credits opens it", self.account);
         }
         Ok(out(format_args!(
-            "account    {}\ngranted    {}\navailable  {}\nheld       {}\nspent      {}\nlimits     {}\n",
+            "account    {}\ngranted    {}\navailable  {}\nheld       {}\nspent      {}\nexpired    {}\nlimits     {}\n",
             self.account,
             account.granted(),
             account.available(),
             account.held(),
             account.spent(),
+            account.expired(),
             describe(account.limits()),
         ))?)
     }

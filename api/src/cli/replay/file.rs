@@ -7,17 +7,17 @@ use aihub_infrastructure::{
         restore::restore,
     },
     database::{Database, DatabaseOptions},
-    event_store::subscription::{EventHandler, Subscriptions},
-    event_store::upcast::Upcasters,
-    orphaned_requests::OpenRequests,
+    event_store::{subscription::Subscriptions, upcast::Upcasters},
 };
-use aihub_projections::rebuild::views;
 use anyhow::Context;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::cli::{
-    audit::Finding,
-    output::{out_line, progress, progress_done, remark},
+use crate::{
+    bootstrap::handlers,
+    cli::{
+        audit::Finding,
+        output::{out_line, progress, progress_done, remark},
+    },
 };
 
 /// How many events lie between two looks at the progress.
@@ -63,9 +63,7 @@ pub async fn restore_into(url: &str, path: &Path) -> anyhow::Result<()> {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let upcasters = Arc::new(Upcasters::default());
     let subscriptions = Subscriptions::start(database.clone(), upcasters, tasks.clone(), shutdown.clone());
-    let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests)];
-    handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
-    for handler in handlers {
+    for handler in handlers() {
         let name = handler.name();
         progress(format_args!("filling {name}"));
         subscriptions.run_until(handler, head.position).await?;

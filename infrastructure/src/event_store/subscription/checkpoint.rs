@@ -1,4 +1,4 @@
-//! The table of checkpoints.
+//! The table of checkpoints: where each handler stands, what it stopped at, and whether it may go on.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -23,7 +23,7 @@ pub async fn load(connection: &mut PgConnection, name: &str) -> Result<ChainHead
     Ok(ChainHead { position: row.position.cast_unsigned(), chain_hash: row.chain_hash })
 }
 
-/// Moves the checkpoint; false if it is not where the runner left it.
+/// Moves the checkpoint; false if it is not where the runner left it, or paused.
 pub async fn advance(
     executor: impl PgExecutor<'_>,
     name: &str,
@@ -33,7 +33,7 @@ pub async fn advance(
     let moved = sqlx::query!(
         "UPDATE subscriptions
          SET position = $4, chain_hash = $5, updated_at = now(), error = NULL, error_position = NULL, failed_at = NULL
-         WHERE name = $1 AND position = $2 AND chain_hash = $3",
+         WHERE name = $1 AND position = $2 AND chain_hash = $3 AND paused_at IS NULL",
         name,
         from.position.cast_signed(),
         &from.chain_hash,
@@ -58,23 +58,57 @@ pub async fn fail(executor: impl PgExecutor<'_>, name: &str, position: u64, erro
     Ok(())
 }
 
-pub async fn reset(executor: impl PgExecutor<'_>, name: &str) -> Result<(), sqlx::Error> {
+/// Puts the checkpoint where a view is that was filled otherwise. What it stopped at is forgotten.
+pub async fn put(executor: impl PgExecutor<'_>, name: &str, at: ChainHead) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE subscriptions
-         SET position = 0, chain_hash = $2, updated_at = now(), error = NULL, error_position = NULL, failed_at = NULL
+         SET position = $2, chain_hash = $3, updated_at = now(), error = NULL, error_position = NULL, failed_at = NULL
          WHERE name = $1",
         name,
-        &GENESIS,
+        at.position.cast_signed(),
+        &at.chain_hash,
     )
     .execute(executor)
     .await?;
     Ok(())
 }
 
+/// The checkpoint, which nobody else moves until the transaction ends; `None` if it never ran.
+pub async fn lock(connection: &mut PgConnection, name: &str) -> Result<Option<ChainHead>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT position, chain_hash AS "chain_hash: Hash" FROM subscriptions WHERE name = $1 FOR UPDATE"#,
+        name
+    );
+    let row = row.fetch_optional(connection).await?;
+    Ok(row.map(|row| ChainHead { position: row.position.cast_unsigned(), chain_hash: row.chain_hash }))
+}
+
+/// Forgets that the handler ever ran.
+pub async fn remove(executor: impl PgExecutor<'_>, name: &str) -> Result<(), sqlx::Error> {
+    sqlx::query!("DELETE FROM subscriptions WHERE name = $1", name).execute(executor).await?;
+    Ok(())
+}
+
+/// Makes the handler apply nothing until it is resumed. `false` if none of that name ever ran.
+pub async fn pause(executor: impl PgExecutor<'_>, name: &str) -> Result<bool, sqlx::Error> {
+    let pause = sqlx::query!("UPDATE subscriptions SET paused_at = coalesce(paused_at, now()) WHERE name = $1", name);
+    Ok(pause.execute(executor).await?.rows_affected() == 1)
+}
+
+/// Makes a handler that is paused, or that has failed, try again. `false` if none of that name ever ran.
+pub async fn resume(executor: impl PgExecutor<'_>, name: &str) -> Result<bool, sqlx::Error> {
+    let resume = sqlx::query!(
+        "UPDATE subscriptions SET paused_at = NULL, error = NULL, error_position = NULL, failed_at = NULL
+         WHERE name = $1",
+        name,
+    );
+    Ok(resume.execute(executor).await?.rows_affected() == 1)
+}
+
 pub async fn status(executor: impl PgExecutor<'_>, name: &str) -> Result<Option<Status>, sqlx::Error> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT name, position, updated_at, error, error_position, failed_at FROM subscriptions WHERE name = $1",
+        "SELECT name, position, updated_at, error, error_position, failed_at, paused_at FROM subscriptions WHERE name = $1",
         name
     )
     .fetch_optional(executor)
@@ -85,7 +119,7 @@ pub async fn status(executor: impl PgExecutor<'_>, name: &str) -> Result<Option<
 pub async fn statuses(executor: impl PgExecutor<'_>) -> Result<Vec<Status>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Row,
-        "SELECT name, position, updated_at, error, error_position, failed_at FROM subscriptions ORDER BY name"
+        "SELECT name, position, updated_at, error, error_position, failed_at, paused_at FROM subscriptions ORDER BY name"
     )
     .fetch_all(executor)
     .await?;
@@ -99,6 +133,7 @@ struct Row {
     error: Option<String>,
     error_position: Option<i64>,
     failed_at: Option<DateTime<Utc>>,
+    paused_at: Option<DateTime<Utc>>,
 }
 
 impl From<Row> for Status {
@@ -107,6 +142,7 @@ impl From<Row> for Status {
             (Some(error), Some(position), Some(at)) => Some(Failure { position: position.cast_unsigned(), error, at }),
             _ => None,
         };
-        Self { name: row.name, position: row.position.cast_unsigned(), updated_at: row.updated_at, failure }
+        let (position, paused_at) = (row.position.cast_unsigned(), row.paused_at);
+        Self { name: row.name, position, updated_at: row.updated_at, failure, paused_at }
     }
 }

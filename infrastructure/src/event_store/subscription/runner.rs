@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EventHandler, SubscriptionError,
+    EventHandler, Status, SubscriptionError, checkpoint,
     session::{Session, Step, StepError},
     tail::Tail,
 };
@@ -30,19 +30,33 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Until shutdown, or until the handler stops.
-    pub async fn run(self, shutdown: &CancellationToken) {
-        // What the handler stopped at is logged and kept: nothing else can be done about it here.
-        let _ = self.run_while(|_| true, shutdown).await;
+    /// Until shutdown. A handler that stopped tries again when somebody has resumed it.
+    pub async fn run(mut self, shutdown: &CancellationToken) {
+        while self.run_while(|_| true, shutdown).await.is_err() {
+            gauge!("subscription_stopped", "name" => self.handler.name()).set(1.0);
+            if shutdown.run_until_cancelled(self.resumed()).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn resumed(&self) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let status = checkpoint::status(self.database.pool(), self.handler.name()).await;
+            if matches!(status, Ok(Some(Status { failure: None, .. }))) {
+                return;
+            }
+        }
     }
 
     /// Until `position` is applied.
-    pub async fn run_until(self, position: u64) -> Result<(), SubscriptionError> {
+    pub async fn run_until(mut self, position: u64) -> Result<(), SubscriptionError> {
         self.run_while(|applied| applied < position, &CancellationToken::new()).await
     }
 
     async fn run_while(
-        mut self,
+        &mut self,
         goes_on: impl Fn(u64) -> bool,
         shutdown: &CancellationToken,
     ) -> Result<(), SubscriptionError> {
@@ -78,7 +92,7 @@ impl Runner {
         let mut session =
             Session::connect(&self.database, self.handler.clone(), self.upcasters.clone(), self.tail.clone()).await?;
         while !session.begin().await? {
-            // Another runner is at work.
+            // Another runner is at work, or the handler is paused.
             if shutdown.run_until_cancelled(sleep(LOOK_EVERY)).await.is_none() {
                 return Ok(());
             }
@@ -118,5 +132,6 @@ impl Runner {
     fn record(&self, session: &Session) {
         let behind = self.tail.position().borrow().saturating_sub(session.position());
         gauge!("subscription_behind_events", "name" => self.handler.name()).set(behind as f64);
+        gauge!("subscription_stopped", "name" => self.handler.name()).set(0.0);
     }
 }

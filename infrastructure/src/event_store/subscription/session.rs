@@ -20,6 +20,8 @@ use crate::{
 /// The class of the handlers' session locks: the ASCII text "aihu".
 const LOCK_CLASS: i32 = 0x6169_6875;
 
+const MOVED: &str = "the checkpoint was moved meanwhile, or the handler paused";
+
 pub struct Session {
     connection: PgConnection,
     handler: Arc<dyn EventHandler>,
@@ -76,7 +78,7 @@ impl Session {
         Ok(Self { connection, handler, upcasters, tail, checkpoint: ChainHead::GENESIS, careful_until: 0 })
     }
 
-    /// Takes the handler's turn, unless another runner has it.
+    /// Takes the handler's turn, unless another runner has it or it is paused.
     pub async fn begin(&mut self) -> Result<bool, sqlx::Error> {
         let is_ours = sqlx::query_scalar!(
             r#"SELECT pg_try_advisory_lock($1, hashtext($2)) AS "locked!""#,
@@ -88,7 +90,12 @@ impl Session {
         if is_ours {
             self.checkpoint = checkpoint::load(&mut self.connection, self.handler.name()).await?;
         }
-        Ok(is_ours)
+        Ok(is_ours && !self.is_paused().await?)
+    }
+
+    async fn is_paused(&mut self) -> Result<bool, sqlx::Error> {
+        let status = checkpoint::status(&mut self.connection, self.handler.name()).await?;
+        Ok(status.is_some_and(|status| status.paused_at.is_some()))
     }
 
     /// The last position that is applied.
@@ -165,20 +172,20 @@ impl Session {
             .unwrap_or_else(|_| Err(anyhow!("the handler panicked")))?;
         let moved = checkpoint::advance(&mut *transaction, self.handler.name(), self.checkpoint, to).await?;
         if !moved {
-            return Err(TryAgain("the checkpoint was moved meanwhile".to_owned()).into());
+            return Err(TryAgain(MOVED.to_owned()).into());
         }
         transaction.commit().await?;
         self.checkpoint = to;
         Ok(())
     }
 
-    /// Sees that the checkpoint is where it was left.
+    /// Sees that the checkpoint is where it was left, and may be moved on.
     pub async fn look(&mut self) -> Result<(), StepError> {
         let status = checkpoint::status(&mut self.connection, self.handler.name()).await?;
-        if status.is_some_and(|status| status.position == self.checkpoint.position) {
+        if status.is_some_and(|status| status.position == self.checkpoint.position && status.paused_at.is_none()) {
             return Ok(());
         }
-        Err(StepError::Lost(TryAgain("the checkpoint was moved meanwhile".to_owned()).into()))
+        Err(StepError::Lost(TryAgain(MOVED.to_owned()).into()))
     }
 
     /// Keeps what the handler stopped at, where readiness sees it.

@@ -1,0 +1,200 @@
+//! What an account's event moves, from where to where.
+
+use aihub_domain::{
+    account::{AdjustmentKind, event::AccountEvent},
+    period::Month,
+};
+use aihub_infrastructure::event_store::decode::LogEntry;
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+
+use super::{Balances, CreditEntry};
+use crate::booking::Booking;
+
+/// Changes are in microcredits. `available` is what the event says is available after it.
+#[derive(Debug, Default)]
+pub struct Movement {
+    name: &'static str,
+    reference: String,
+    pub happened_at: DateTime<Utc>,
+    granted: i64,
+    held: i64,
+    spent: i64,
+    expired: i64,
+    available: i64,
+    uncovered: i64,
+    price_id: Option<String>,
+    cost_picousd: Option<i64>,
+    expires_at: Option<DateTime<Utc>>,
+    corrects: Option<Value>,
+    corrects_month: Option<Month>,
+    reason: Option<String>,
+    actor: Option<String>,
+}
+
+impl Movement {
+    /// `None` where nothing moves.
+    pub fn of(event: &AccountEvent) -> Option<Self> {
+        Some(match event {
+            AccountEvent::AccountOpened { .. } | AccountEvent::UsageLimitsSet { .. } => return None,
+            AccountEvent::CreditsGranted {
+                grant_id,
+                amount_microcredits,
+                available_microcredits,
+                expires_at,
+                reason,
+                actor,
+                granted_at,
+            } => Self {
+                name: "grant",
+                reference: grant_id.clone(),
+                happened_at: *granted_at,
+                granted: amount_microcredits.0,
+                available: available_microcredits.0,
+                expires_at: *expires_at,
+                reason: Some(reason.clone()),
+                actor: Some(actor.clone()),
+                ..Self::default()
+            },
+            AccountEvent::CreditsExpired {
+                grant_id,
+                amount_microcredits,
+                still_held_microcredits: _,
+                available_microcredits,
+                expired_at,
+            } => Self {
+                name: "expire",
+                reference: grant_id.clone(),
+                happened_at: *expired_at,
+                expired: amount_microcredits.0,
+                available: available_microcredits.0,
+                ..Self::default()
+            },
+            AccountEvent::CreditsAdjusted {
+                adjustment_id,
+                kind,
+                amount_microcredits,
+                available_microcredits,
+                corrects,
+                corrects_month,
+                reason,
+                actor,
+                adjusted_at,
+            } => Self {
+                name: "adjust",
+                reference: adjustment_id.clone(),
+                happened_at: *adjusted_at,
+                spent: match kind {
+                    AdjustmentKind::CreditNote => -amount_microcredits.0,
+                    AdjustmentKind::DebitNote => amount_microcredits.0,
+                },
+                available: available_microcredits.0,
+                corrects: Some(json!(corrects)),
+                corrects_month: *corrects_month,
+                reason: Some(reason.clone()),
+                actor: Some(actor.clone()),
+                ..Self::default()
+            },
+            AccountEvent::CreditsReserved {
+                reservation_id,
+                amount_microcredits,
+                available_microcredits,
+                reserved_at,
+            } => Self {
+                name: "reserve",
+                reference: reservation_id.clone(),
+                happened_at: *reserved_at,
+                held: amount_microcredits.0,
+                available: available_microcredits.0,
+                ..Self::default()
+            },
+            AccountEvent::ReservationExtended {
+                reservation_id,
+                by_microcredits,
+                reserved_microcredits: _,
+                available_microcredits,
+                extended_at,
+            } => Self {
+                name: "extend",
+                reference: reservation_id.clone(),
+                happened_at: *extended_at,
+                held: by_microcredits.0,
+                available: available_microcredits.0,
+                ..Self::default()
+            },
+            AccountEvent::CreditsSettled {
+                reservation_id,
+                charged_microcredits,
+                released_microcredits,
+                uncovered_microcredits,
+                available_microcredits,
+                price_id,
+                cost_picousd,
+                settled_at,
+            } => Self {
+                name: "settle",
+                reference: reservation_id.clone(),
+                happened_at: *settled_at,
+                held: -(charged_microcredits.0 + released_microcredits.0),
+                spent: charged_microcredits.0,
+                available: available_microcredits.0,
+                uncovered: uncovered_microcredits.0,
+                price_id: price_id.clone(),
+                cost_picousd: Some(cost_picousd.0),
+                ..Self::default()
+            },
+            AccountEvent::CreditsReleased {
+                reservation_id,
+                released_microcredits,
+                available_microcredits,
+                released_at,
+            } => Self {
+                name: "release",
+                reference: reservation_id.clone(),
+                happened_at: *released_at,
+                held: -released_microcredits.0,
+                available: available_microcredits.0,
+                ..Self::default()
+            },
+        })
+    }
+
+    fn available_change(&self) -> i64 {
+        self.granted - self.held - self.spent - self.expired
+    }
+
+    /// What is available is taken from the event: the table's constraint compares it with what the amounts come to.
+    pub fn apply(&self, balances: &mut Balances) {
+        balances.granted_microcredits += self.granted;
+        balances.held_microcredits += self.held;
+        balances.spent_microcredits += self.spent;
+        balances.expired_microcredits += self.expired;
+        balances.available_microcredits = self.available;
+    }
+
+    pub fn row(self, entry: &LogEntry, booking: Booking, balances: Balances) -> CreditEntry {
+        CreditEntry {
+            account: entry.aggregate_id.clone(),
+            position: entry.position.cast_signed(),
+            recorded_at: entry.recorded_at,
+            happened_at: self.happened_at,
+            accounting_month: booking.month.first_day(),
+            corrects_month: self.corrects_month.or(booking.corrects).map(Month::first_day),
+            movement: self.name.to_owned(),
+            available_change_microcredits: self.available_change(),
+            reference: self.reference,
+            granted_change_microcredits: self.granted,
+            held_change_microcredits: self.held,
+            spent_change_microcredits: self.spent,
+            expired_change_microcredits: self.expired,
+            balances,
+            uncovered_microcredits: self.uncovered,
+            price_id: self.price_id,
+            cost_picousd: self.cost_picousd,
+            expires_at: self.expires_at,
+            corrects: self.corrects,
+            reason: self.reason,
+            actor: self.actor,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What daily and monthly usage have in common: their figures, and how ends are added to them.
+
+use std::collections::BTreeMap;
+
+use aihub_infrastructure::json_rows::json_rows;
+use chrono::NaiveDate;
+use serde::Serialize;
+use sqlx::PgConnection;
+
+use crate::usage_ledger::UsageEntry;
+
+/// What usage is made from: the ends of requests, and the closes.
+pub const EVENT_TYPES: &[&str] =
+    &["RequestCompleted", "RequestFailed", "RequestCancelled", "RequestAbandoned", "MonthClosed"];
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Ended, in whatever way.
+    pub requests: i64,
+    /// Of these, failed or abandoned.
+    pub failed: i64,
+    /// Of these, those whose tokens are our own count.
+    pub estimated: i64,
+    pub input_tokens: i64,
+    pub cached_input_tokens: i64,
+    pub cache_write_tokens: i64,
+    /// Thinking included.
+    pub output_tokens: i64,
+    pub reasoning_tokens: i64,
+    /// By the price list.
+    pub list_microcredits: i64,
+    pub charged_microcredits: i64,
+    /// The provider's cost, in 10⁻¹² US dollars, exact.
+    pub cost_picousd: i128,
+}
+
+/// A row of daily or monthly usage, `period` being the first day of either.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    period: NaiveDate,
+    account: String,
+    user_id: String,
+    provider: String,
+    model: String,
+}
+
+/// What is to be added, row by row.
+#[derive(Debug, Default)]
+pub struct Additions(BTreeMap<Key, Usage>);
+
+impl Usage {
+    pub fn of(entry: &UsageEntry) -> Self {
+        Self {
+            requests: 1,
+            failed: i64::from(entry.has_failed()),
+            estimated: i64::from(entry.estimated),
+            input_tokens: entry.input_tokens,
+            cached_input_tokens: entry.cached_input_tokens,
+            cache_write_tokens: entry.cache_write_tokens,
+            output_tokens: entry.output_tokens,
+            reasoning_tokens: entry.reasoning_tokens,
+            list_microcredits: entry.list_microcredits,
+            charged_microcredits: entry.charged_microcredits,
+            cost_picousd: entry.cost_picousd.into(),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.failed += other.failed;
+        self.estimated += other.estimated;
+        self.input_tokens += other.input_tokens;
+        self.cached_input_tokens += other.cached_input_tokens;
+        self.cache_write_tokens += other.cache_write_tokens;
+        self.output_tokens += other.output_tokens;
+        self.reasoning_tokens += other.reasoning_tokens;
+        self.list_microcredits += other.list_microcredits;
+        self.charged_microcredits += other.charged_microcredits;
+        self.cost_picousd += other.cost_picousd;
+    }
+}
+
+impl Additions {
+    pub fn add(&mut self, period: NaiveDate, entry: UsageEntry) {
+        let usage = Usage::of(&entry);
+        let UsageEntry { account, user_id, provider, model, .. } = entry;
+        self.0.entry(Key { period, account, user_id, provider, model }).or_default().add(&usage);
+    }
+
+    /// Adds to `table`, whose rows are named by `period` (`day` or `month`) and the four names.
+    pub async fn write(self, connection: &mut PgConnection, table: &str, period: &str) -> anyhow::Result<()> {
+        #[derive(Serialize)]
+        struct Row {
+            day: NaiveDate,
+            month: NaiveDate,
+            account: String,
+            user_id: String,
+            provider: String,
+            model: String,
+            #[serde(flatten)]
+            usage: Usage,
+        }
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let rows = self.0.into_iter().map(|(Key { period, account, user_id, provider, model }, usage)| Row {
+            day: period,
+            month: period,
+            account,
+            user_id,
+            provider,
+            model,
+            usage,
+        });
+        let upsert = format!(
+            "INSERT INTO {table} AS u
+                 SELECT * FROM json_populate_recordset(NULL::{table}, $1::text::json)
+             ON CONFLICT ({period}, account, user_id, provider, model) DO UPDATE SET
+                 requests = u.requests + excluded.requests, failed = u.failed + excluded.failed,
+                 estimated = u.estimated + excluded.estimated, input_tokens = u.input_tokens + excluded.input_tokens,
+                 cached_input_tokens = u.cached_input_tokens + excluded.cached_input_tokens,
+                 cache_write_tokens = u.cache_write_tokens + excluded.cache_write_tokens,
+                 output_tokens = u.output_tokens + excluded.output_tokens,
+                 reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens,
+                 list_microcredits = u.list_microcredits + excluded.list_microcredits,
+                 charged_microcredits = u.charged_microcredits + excluded.charged_microcredits,
+                 cost_picousd = u.cost_picousd + excluded.cost_picousd"
+        );
+        sqlx::query(&upsert).bind(json_rows(&rows.collect::<Vec<_>>())?).execute(connection).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,295 @@
+//! One row per request that ended, with its tokens and its money, in the order of the log. Rows never change, so what
+//! was known at a position is what stands up to it. Beside it the months that are closed.
+
+use std::sync::Arc;
+
+use aihub_domain::{
+    money::{Microcredits, PicoUsdSum},
+    period::{
+        Month, Period,
+        event::{MonthTotals, PeriodEvent},
+    },
+    request::{Request, event::RequestEvent},
+};
+use aihub_infrastructure::{
+    event_store::{decode::LogEntry, subscription::EventHandler},
+    json_rows::json_rows,
+};
+use chrono::{DateTime, NaiveDate, Utc};
+use cqrs_es::Aggregate;
+use futures::{FutureExt, future::BoxFuture};
+use serde::Serialize;
+use sqlx::{PgConnection, PgTransaction};
+
+use crate::{
+    booking::{Booking, State, concerns},
+    key_text::{key_text, name},
+    rebuild,
+};
+
+pub const NAME: &str = "usage_ledger_v1";
+const STATE: &str = "usage_ledger_state_v1";
+
+/// What a request came to in the end. Where nothing was used, its figures are zero.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
+pub struct UsageEntry {
+    pub position: i64,
+    pub recorded_at: DateTime<Utc>,
+    pub ended_at: DateTime<Utc>,
+    /// The day of the end, or the first one of the accounting month where the end's own month was closed.
+    pub usage_day: NaiveDate,
+    /// By its first day.
+    pub accounting_month: NaiveDate,
+    /// The closed month in which it ended.
+    pub corrects_month: Option<NaiveDate>,
+    pub request_id: String,
+    pub account: String,
+    pub user_id: String,
+    /// `chat | completion | embedding`
+    pub kind: String,
+    /// Who answered; what was asked for where nobody did, so possibly `auto`.
+    pub provider: String,
+    pub model: String,
+    /// `completed | failed | cancelled | abandoned`
+    pub status: String,
+    pub client_left: bool,
+    /// The tokens are our own count.
+    pub estimated: bool,
+    pub input_tokens: i64,
+    pub cached_input_tokens: i64,
+    pub cache_write_tokens: i64,
+    /// Thinking included.
+    pub output_tokens: i64,
+    pub reasoning_tokens: i64,
+    pub price_id: Option<String>,
+    /// By the price list; more than was charged where the account had no more.
+    pub list_microcredits: i64,
+    pub charged_microcredits: i64,
+    pub cost_picousd: i64,
+}
+
+/// A closed month. Its totals are true at `watermark`, right in front of the close.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonthClose {
+    pub month: Month,
+    pub position: u64,
+    pub watermark: u64,
+    pub chain_hash: String,
+    pub totals: MonthTotals,
+    pub actor: String,
+    pub closed_at: DateTime<Utc>,
+}
+
+impl UsageEntry {
+    /// `None` for what is not the end of a request.
+    pub fn of(entry: &LogEntry, closed: Option<Month>) -> anyhow::Result<Option<Self>> {
+        if entry.aggregate_type != Request::TYPE {
+            return Ok(None);
+        }
+        let end = entry.event::<Request>()?;
+        let Some((asked, ended_at)) = end.ended() else { return Ok(None) };
+        let (status, client_left) = match end {
+            RequestEvent::RequestAccepted(_) => return Ok(None),
+            RequestEvent::RequestCompleted { client_left, .. } => ("completed", *client_left),
+            RequestEvent::RequestFailed { .. } => ("failed", false),
+            RequestEvent::RequestCancelled { .. } => ("cancelled", false),
+            RequestEvent::RequestAbandoned { .. } => ("abandoned", false),
+        };
+        let outcome = end.outcome();
+        let usage = outcome.map(|outcome| outcome.usage).unwrap_or_default();
+        let charge = outcome.map(|outcome| outcome.charge.clone()).unwrap_or_default();
+        let booking = Booking::of(ended_at, closed);
+        Ok(Some(Self {
+            position: entry.position.cast_signed(),
+            recorded_at: entry.recorded_at,
+            ended_at,
+            usage_day: booking.day,
+            accounting_month: booking.month.first_day(),
+            corrects_month: booking.corrects.map(Month::first_day),
+            request_id: entry.aggregate_id.clone(),
+            account: key_text(&asked.account),
+            user_id: key_text(&asked.user),
+            kind: name(asked.kind)?,
+            provider: key_text(outcome.and_then(|outcome| outcome.provider.as_ref()).unwrap_or(&asked.provider)),
+            model: key_text(outcome.and_then(|outcome| outcome.model.as_ref()).unwrap_or(&asked.model)),
+            status: status.to_owned(),
+            client_left,
+            estimated: outcome.is_some_and(|outcome| outcome.estimated),
+            input_tokens: usage.input.try_into()?,
+            cached_input_tokens: usage.cached_input.try_into()?,
+            cache_write_tokens: usage.cache_write.try_into()?,
+            output_tokens: usage.output.try_into()?,
+            reasoning_tokens: usage.reasoning.try_into()?,
+            price_id: charge.price_id,
+            list_microcredits: charge.list.0,
+            charged_microcredits: charge.amount.0,
+            cost_picousd: charge.cost.0,
+        }))
+    }
+
+    pub fn has_failed(&self) -> bool {
+        matches!(self.status.as_str(), "failed" | "abandoned")
+    }
+}
+
+/// What is booked in a month, of requests, up to a position; the credits that moved otherwise are not in it.
+pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> Result<MonthTotals, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) AS "requests!", coalesce(sum(input_tokens), 0)::bigint AS "input_tokens!",
+                  coalesce(sum(cached_input_tokens), 0)::bigint AS "cached_input_tokens!",
+                  coalesce(sum(cache_write_tokens), 0)::bigint AS "cache_write_tokens!",
+                  coalesce(sum(output_tokens), 0)::bigint AS "output_tokens!",
+                  coalesce(sum(reasoning_tokens), 0)::bigint AS "reasoning_tokens!",
+                  coalesce(sum(charged_microcredits), 0)::bigint AS "charged_microcredits!",
+                  coalesce(sum(cost_picousd), 0)::text AS "cost_picousd!"
+           FROM usage_ledger_v1 WHERE accounting_month = $1 AND position <= $2"#,
+        month.first_day(),
+        up_to.cast_signed(),
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(MonthTotals {
+        requests: row.requests.cast_unsigned(),
+        input_tokens: row.input_tokens.cast_unsigned(),
+        cached_input_tokens: row.cached_input_tokens.cast_unsigned(),
+        cache_write_tokens: row.cache_write_tokens.cast_unsigned(),
+        output_tokens: row.output_tokens.cast_unsigned(),
+        reasoning_tokens: row.reasoning_tokens.cast_unsigned(),
+        charged_microcredits: Microcredits(row.charged_microcredits),
+        cost_picousd: sum(row.cost_picousd)?,
+        ..MonthTotals::default()
+    })
+}
+
+/// The closed months, in their order.
+pub async fn closes(connection: &mut PgConnection) -> Result<Vec<MonthClose>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT month, position, watermark, chain_hash, requests, input_tokens, cached_input_tokens,
+                  cache_write_tokens, output_tokens, reasoning_tokens, charged_microcredits,
+                  cost_picousd::text AS "cost_picousd!", granted_microcredits, expired_microcredits,
+                  credit_notes_microcredits, debit_notes_microcredits, actor, closed_at
+           FROM month_close_v1 ORDER BY month"#
+    )
+    .fetch_all(connection)
+    .await?;
+    let closes = rows.into_iter().map(|row| {
+        Ok(MonthClose {
+            month: Month::of_day(row.month),
+            position: row.position.cast_unsigned(),
+            watermark: row.watermark.cast_unsigned(),
+            chain_hash: row.chain_hash,
+            totals: MonthTotals {
+                requests: row.requests.cast_unsigned(),
+                input_tokens: row.input_tokens.cast_unsigned(),
+                cached_input_tokens: row.cached_input_tokens.cast_unsigned(),
+                cache_write_tokens: row.cache_write_tokens.cast_unsigned(),
+                output_tokens: row.output_tokens.cast_unsigned(),
+                reasoning_tokens: row.reasoning_tokens.cast_unsigned(),
+                charged_microcredits: Microcredits(row.charged_microcredits),
+                cost_picousd: sum(row.cost_picousd)?,
+                granted_microcredits: Microcredits(row.granted_microcredits),
+                expired_microcredits: Microcredits(row.expired_microcredits),
+                credit_notes_microcredits: Microcredits(row.credit_notes_microcredits),
+                debit_notes_microcredits: Microcredits(row.debit_notes_microcredits),
+            },
+            actor: row.actor,
+            closed_at: row.closed_at,
+        })
+    });
+    closes.collect()
+}
+
+fn sum(text: String) -> Result<PicoUsdSum, sqlx::Error> {
+    text.try_into().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct View;
+
+impl rebuild::View for View {
+    fn tables(&self) -> &'static [&'static str] {
+        &[STATE, NAME, "month_close_v1"]
+    }
+
+    fn event_types(&self) -> &'static [&'static str] {
+        crate::usage::EVENT_TYPES
+    }
+}
+
+impl EventHandler for View {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn apply<'a>(
+        &'a self,
+        transaction: &'a mut PgTransaction<'_>,
+        events: &'a [Arc<LogEntry>],
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        apply(transaction, events).boxed()
+    }
+}
+
+async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
+    if !concerns(events, &[Request::TYPE, Period::TYPE]) {
+        return Ok(());
+    }
+    let mut state = State::load(transaction, STATE).await?;
+    let (mut rows, mut closes) = (Vec::new(), Vec::new());
+    for entry in events {
+        if state.takes(entry)? {
+            rows.extend(UsageEntry::of(entry, state.closed)?);
+            if entry.aggregate_type == Period::TYPE {
+                closes.push((entry.position, entry.event::<Period>()?));
+            }
+        }
+    }
+    if !rows.is_empty() {
+        sqlx::query!(
+            "INSERT INTO usage_ledger_v1
+                 SELECT * FROM json_populate_recordset(NULL::usage_ledger_v1, $1::text::json)",
+            json_rows(&rows)?,
+        )
+        .execute(&mut **transaction)
+        .await?;
+    }
+    for (position, close) in closes {
+        insert_close(transaction, position, close).await?;
+    }
+    if state.is_changed() {
+        state.save(transaction, STATE).await?;
+    }
+    Ok(())
+}
+
+async fn insert_close(
+    transaction: &mut PgTransaction<'_>,
+    at: u64,
+    PeriodEvent::MonthClosed { month, position, chain_hash, totals, actor, closed_at }: &PeriodEvent,
+) -> anyhow::Result<()> {
+    sqlx::query!(
+        "INSERT INTO month_close_v1
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text::numeric, $13, $14, $15, $16, $17, $18)",
+        month.first_day(),
+        at.cast_signed(),
+        position.cast_signed(),
+        chain_hash,
+        i64::try_from(totals.requests)?,
+        i64::try_from(totals.input_tokens)?,
+        i64::try_from(totals.cached_input_tokens)?,
+        i64::try_from(totals.cache_write_tokens)?,
+        i64::try_from(totals.output_tokens)?,
+        i64::try_from(totals.reasoning_tokens)?,
+        totals.charged_microcredits.0,
+        totals.cost_picousd.0.to_string(),
+        totals.granted_microcredits.0,
+        totals.expired_microcredits.0,
+        totals.credit_notes_microcredits.0,
+        totals.debit_notes_microcredits.0,
+        actor,
+        closed_at,
+    )
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
