@@ -1,23 +1,23 @@
 //! Everything that can be checked with the database at hand, in one snapshot and one pass, from the stored rows.
 
+mod witness;
+
 use std::{collections::BTreeMap, fmt, mem};
 
 use sqlx::{PgConnection, PgTransaction};
 
+use self::witness::Witnesses;
 use super::{
     AuditError, Fault,
     balances::{BalanceView, Balances},
     hex,
     merkle::MerkleTree,
-    note::{self, Checkpoint, VerifierKey},
+    note::VerifierKey,
     scan, streams,
 };
 use crate::{
     database::Database,
-    event_store::{
-        chain::{ChainHead, ChainVerifier, Hash},
-        reader::RecordedEvent,
-    },
+    event_store::chain::{ChainHead, ChainVerifier},
 };
 
 /// How many events lie between two looks at the progress.
@@ -77,13 +77,6 @@ enum Stop {
     Error(AuditError),
 }
 
-/// What somebody says that the log was.
-struct Witness {
-    who: String,
-    chain_hash: Hash,
-    root_hash: Option<Hash>,
-}
-
 struct Verification<'a> {
     scope: &'a Scope,
     lines: Vec<Line>,
@@ -91,8 +84,7 @@ struct Verification<'a> {
     tree: MerkleTree,
     balances: Balances,
     events: u64,
-    /// By position.
-    witnesses: BTreeMap<u64, Vec<Witness>>,
+    witnesses: Witnesses,
 }
 
 /// Verifies the log. An error means that there is no verdict.
@@ -110,7 +102,7 @@ pub async fn verify(
         tree: MerkleTree::default(),
         balances: Balances::default(),
         events: 0,
-        witnesses: BTreeMap::new(),
+        witnesses: Witnesses::default(),
     };
     let verdict = match verification.run(&mut snapshot, progress).await {
         Ok(()) => Verdict::Intact,
@@ -131,9 +123,9 @@ impl Verification<'_> {
         let head = sqlx::query_scalar!("SELECT max(position) FROM events").fetch_one(&mut **snapshot).await?;
         let head = head.unwrap_or(0).cast_unsigned();
         let last = self.scope.to.unwrap_or(head);
-        let signed = self.signed_checkpoints(snapshot).await?;
-        let saved = self.saved_checkpoint()?;
-        let views = self.applied_by_views(snapshot).await?;
+        let signed = self.witnesses.add_signed(snapshot, self.scope).await?;
+        let saved = self.witnesses.add_saved(self.scope)?;
+        let views = self.witnesses.add_handlers(snapshot).await?;
         if self.scope.from > 1 {
             self.start_behind(snapshot).await?;
         }
@@ -157,72 +149,6 @@ impl Verification<'_> {
 
     fn say(&mut self, what: &'static str, text: String) {
         self.lines.push(Line { what, text });
-    }
-
-    fn expect(&mut self, position: u64, witness: Witness) {
-        self.witnesses.entry(position).or_default().push(witness);
-    }
-
-    /// What our own checkpoints say, once their signatures are checked.
-    async fn signed_checkpoints(&mut self, snapshot: &mut PgConnection) -> Result<String, Stop> {
-        let rows = sqlx::query!("SELECT position, note FROM checkpoints ORDER BY position").fetch_all(snapshot).await?;
-        let (mut count, mut latest) = (0, None);
-        for row in rows {
-            let position = row.position.cast_unsigned();
-            let fault = |expected: &str, found: String| {
-                let what = "the checkpoint that is kept for it".to_owned();
-                Stop::Fault(Fault { position, what, expected: expected.to_owned(), found })
-            };
-            let checkpoint = if self.scope.keys.is_empty() {
-                note::unverified(&row.note)
-            } else {
-                note::open(&row.note, &self.scope.keys)
-            };
-            let checkpoint = checkpoint.map_err(|error| fault("a signed checkpoint", error.to_string()))?;
-            if checkpoint.head.position != position {
-                return Err(fault("one of that position", format!("one of {}", checkpoint.head.position)));
-            }
-            self.expect_checkpoint("the signed checkpoint", &checkpoint);
-            (count, latest) = (count + 1, Some(checkpoint.signed_at));
-        }
-        Ok(match latest {
-            None => "there is none: whoever can write to the database could have made another log".to_owned(),
-            Some(at) if self.scope.keys.is_empty() => {
-                format!("{count} agree, the last of {at}; their SIGNATURES WERE NOT CHECKED, for want of a key")
-            }
-            Some(at) => format!("{count} agree, each with its signature, the last of {at}"),
-        })
-    }
-
-    /// What the one says that was saved elsewhere.
-    fn saved_checkpoint(&mut self) -> Result<Option<String>, Stop> {
-        let Some(saved) = &self.scope.saved else { return Ok(None) };
-        let checkpoint = note::open(saved, &self.scope.keys)
-            .map_err(|error| Stop::Error(AuditError::Malformed(format!("the saved checkpoint: {error}"))))?;
-        self.expect_checkpoint("the saved checkpoint", &checkpoint);
-        let (position, at) = (checkpoint.head.position, checkpoint.signed_at);
-        Ok(Some(format!("the log is the one of position {position} that was signed {at}, and goes on from there")))
-    }
-
-    fn expect_checkpoint(&mut self, who: &str, checkpoint: &Checkpoint) {
-        let Checkpoint { head, root_hash, signed_at, .. } = checkpoint;
-        let who = format!("{who} of {signed_at}");
-        self.expect(head.position, Witness { who, chain_hash: head.chain_hash, root_hash: Some(*root_hash) });
-    }
-
-    /// How far the views have come, by name, each with the chain hash that it saw there.
-    async fn applied_by_views(&mut self, snapshot: &mut PgConnection) -> Result<BTreeMap<String, u64>, Stop> {
-        let rows = sqlx::query!(r#"SELECT name, position, chain_hash AS "chain_hash: Hash" FROM subscriptions"#);
-        let mut views = BTreeMap::new();
-        for row in rows.fetch_all(snapshot).await? {
-            let position = row.position.cast_unsigned();
-            if position > 0 {
-                let who = format!("the handler {}, which has applied it", row.name);
-                self.expect(position, Witness { who, chain_hash: row.chain_hash, root_hash: None });
-            }
-            views.insert(row.name, position);
-        }
-        Ok(views)
     }
 
     /// Takes the event in front for granted.
@@ -249,13 +175,14 @@ impl Verification<'_> {
         let mut events = scan::events(snapshot, self.scope.from, self.scope.to).await?;
         while let Some(event) = events.next().await? {
             self.chain.check(&event).map_err(|error| Stop::Fault(error.into()))?;
-            if self.scope.from <= 1 {
+            let is_whole = self.scope.from <= 1;
+            if is_whole {
                 self.tree.push(&event.chain_hash);
                 if event.position <= balances_until {
                     self.balances.add(&event).map_err(Stop::Fault)?;
                 }
             }
-            self.hear_witnesses(&event)?;
+            self.witnesses.hear(&event, is_whole.then_some(&self.tree)).map_err(Stop::Fault)?;
             self.events += 1;
             if event.position % PROGRESS_EVERY == 0 {
                 progress(Progress { position: event.position, last });
@@ -265,38 +192,14 @@ impl Verification<'_> {
         Ok(())
     }
 
-    fn hear_witnesses(&mut self, event: &RecordedEvent) -> Result<(), Stop> {
-        if !self.witnesses.contains_key(&event.position) {
-            return Ok(());
-        }
-        for witness in self.witnesses.remove(&event.position).unwrap_or_default() {
-            let position = event.position;
-            let disagrees = |what: &str, expected: &Hash, found: &Hash| {
-                let what = format!("{} saw another {what}", witness.who);
-                Err(Stop::Fault(Fault { position, what, expected: hex(expected), found: hex(found) }))
-            };
-            if witness.chain_hash != event.chain_hash {
-                return disagrees("chain", &witness.chain_hash, &event.chain_hash);
-            }
-            if let Some(root_hash) = witness.root_hash.filter(|_| self.scope.from <= 1) {
-                let root = self.tree.root();
-                if root != root_hash {
-                    return disagrees("root", &root_hash, &root);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// That the log reaches as far as was asked, and as far as anybody has seen it.
     fn require_complete(&self, head: u64) -> Result<(), Stop> {
         let reached = self.chain.head().position;
         if let Some(to) = self.scope.to.filter(|to| *to > reached) {
             return Err(Stop::Missing(format!("the log ends at position {reached}, and {to} was asked for")));
         }
-        match self.witnesses.range(head + 1..).next_back() {
-            Some((position, witnesses)) => {
-                let who = witnesses.first().map_or("somebody", |witness| witness.who.as_str());
+        match self.witnesses.beyond(head) {
+            Some((who, position)) => {
                 Err(Stop::Missing(format!("the log ends at position {head}, and {who} is of position {position}")))
             }
             None => Ok(()),
