@@ -8,6 +8,7 @@
 //! | [`key_text`] | names as they stand in keys |
 //! | [`provider_health`] | how the providers do, hour by hour |
 //! | [`rebuild`] | the views by name, and how one is filled anew |
+//! | [`report`] | reports for finance, with their watermarks, as JSON, CSV and Parquet |
 //! | [`request_status`] | how each request stands, without its content |
 //! | [`usage`] | what daily and monthly usage have in common |
 //! | [`usage_daily`] | requests, tokens and money a day |
@@ -21,6 +22,7 @@ pub mod credit_ledger;
 pub mod key_text;
 pub mod provider_health;
 pub mod rebuild;
+pub mod report;
 pub mod request_status;
 pub mod usage;
 pub mod usage_daily;
