@@ -36,7 +36,6 @@ use aihub_infrastructure::{
 };
 use aihub_projections::rebuild::views;
 use anyhow::Context;
-use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -46,6 +45,7 @@ use crate::{
     config::{Config, duration_ms, providers::Reach},
     hub::{Hub, HubSettings},
     router::router,
+    server::serve,
     ws::frame::SocketLimits,
 };
 
@@ -170,16 +170,8 @@ impl App {
     /// billed, and everything that was accepted has its end in the log before this returns.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let gateway = self.hub.gateway.clone();
-        let listener = self.listener.tap_io(|socket| {
-            // Without it a chunk waits up to 40 ms for the client's acknowledgement of the one before.
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(error.message = %error, "TCP_NODELAY was not set");
-            }
-        });
-        let draining = gateway.draining.clone();
-        let server = axum::serve(listener, router(self.hub.clone()))
-            .with_graceful_shutdown(async move { draining.cancelled().await })
-            .into_future();
+        let max_connections = self.config.server.max_connections;
+        let server = serve(self.listener, router(self.hub.clone()), max_connections, gateway.draining.clone());
         let mut server = TaskTracker::new().spawn(server);
 
         shutdown.cancelled().await;

@@ -10,6 +10,7 @@
 //! | [`month_close`] | the close of an accounting month |
 //! | [`problem`] | errors as clients see them |
 //! | [`router`], [`routes`] | the HTTP routes |
+//! | [`server`] | connections: accepted, limited, drained |
 //! | [`telemetry`] | logs and metrics |
 //! | [`ws`] | the WebSocket: frames and sessions |
 
@@ -22,6 +23,7 @@ pub mod month_close;
 pub mod problem;
 pub mod router;
 pub mod routes;
+pub mod server;
 pub mod telemetry;
 pub mod ws;
 

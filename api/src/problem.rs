@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use aihub_application::{error::GatewayError, request::AUTO};
+use aihub_application::{answer::Failed, error::GatewayError, request::AUTO};
+use aihub_domain::money::Microcredits;
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -121,6 +122,21 @@ impl From<&GatewayError> for Problem {
 impl From<GatewayError> for Problem {
     fn from(error: GatewayError) -> Self {
         Self::from(&error)
+    }
+}
+
+impl From<&Failed> for Problem {
+    /// `details.credits` says what was charged for the part that was produced, where that is anything.
+    fn from(failed: &Failed) -> Self {
+        let mut problem = Self::from(&failed.error);
+        if failed.charged > Microcredits::ZERO {
+            let charged = json!(failed.charged.as_credits());
+            match &mut problem.details {
+                Value::Object(details) => _ = details.insert("credits".to_owned(), charged),
+                details => *details = json!({ "credits": charged }),
+            }
+        }
+        problem
     }
 }
 

@@ -51,7 +51,21 @@ pub struct Chunk {
 #[derive(Debug)]
 pub enum AnswerEnd {
     Done(Done),
-    Failed(GatewayError),
+    Failed(Failed),
+}
+
+/// Why there is no whole answer, and what the account was charged for the part that was produced.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    pub error: GatewayError,
+    pub charged: Microcredits,
+}
+
+impl From<GatewayError> for Failed {
+    /// Of what nothing was used for.
+    fn from(error: GatewayError) -> Self {
+        Self { error, charged: Microcredits::ZERO }
+    }
 }
 
 #[derive(Debug)]
@@ -260,7 +274,7 @@ mod tests {
         assert_eq!(text(reader.next().await), "2:b");
         answer.push("c".into(), vec![]);
         assert_eq!(text(reader.next().await), "3:c");
-        answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown));
+        answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown.into()));
         assert_eq!(text(reader.next().await), "end");
         assert_eq!(text(reader.next().await), "nothing");
     }

@@ -33,7 +33,7 @@ pub use answers::Answers;
 
 use crate::{
     accounts::Accounts,
-    answer::{Answer, AnswerEnd, AnswerItems, Done},
+    answer::{Answer, AnswerEnd, AnswerItems, Done, Failed},
     catalog::{Candidate, Catalog},
     error::GatewayError,
     limits::{Limits, Place, Running, Waiting},
@@ -230,7 +230,7 @@ impl Gateway {
         }
     }
 
-    async fn answer(self: &Arc<Self>, job: &Arc<Job>, accepted: &mut bool) -> Result<Done, GatewayError> {
+    async fn answer(self: &Arc<Self>, job: &Arc<Job>, accepted: &mut bool) -> Result<Done, Failed> {
         let reserved = self.open(job).await?;
         *accepted = true;
         let mut progress = Progress::new(job, reserved);

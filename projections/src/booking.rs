@@ -4,6 +4,8 @@
 //! month was closed is booked on the first day of the month that was open then, and names the month it belongs to.
 //! After means: behind the close in the log. So a view needs nothing but the events in their order.
 
+use std::sync::Arc;
+
 use aihub_domain::{
     account::Account,
     period::{Month, Period, event::PeriodEvent},
@@ -40,8 +42,10 @@ impl Booking {
 
 /// Up to where a view has added up or booked, kept in a table of its own beside it: whatever feeds the view, nothing
 /// counts twice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State {
+    /// What the view is made from. Nothing else moves `applied`, so that it does not depend on what else was read.
+    event_types: &'static [&'static str],
     applied: u64,
     /// The last position that was seen; becomes `applied` when the state is saved.
     seen: u64,
@@ -51,18 +55,22 @@ pub struct State {
 
 impl State {
     /// `table` is `…_state_v1`.
-    pub async fn load(connection: &mut PgConnection, table: &str) -> Result<Self, sqlx::Error> {
+    pub async fn load(
+        connection: &mut PgConnection,
+        table: &str,
+        event_types: &'static [&'static str],
+    ) -> Result<Self, sqlx::Error> {
         let select = format!("SELECT applied_position, closed_month FROM {table}");
         let row: Option<(i64, Option<NaiveDate>)> = sqlx::query_as(&select).fetch_optional(connection).await?;
-        Ok(row.map_or_else(Self::default, |(applied, closed)| {
-            let applied = applied.cast_unsigned();
-            Self { applied, seen: applied, closed: closed.map(Month::of_day) }
-        }))
+        let (applied, closed) = row.unwrap_or_default();
+        let applied = applied.cast_unsigned();
+        Ok(Self { event_types, applied, seen: applied, closed: closed.map(Month::of_day) })
     }
 
-    /// Whether the event has not been applied yet. Events are asked about in their order; closes are noted.
+    /// Whether the event is one that the view is made from and has not been applied yet. Events are asked about in their
+    /// order; closes are noted.
     pub fn takes(&mut self, entry: &LogEntry) -> anyhow::Result<bool> {
-        if entry.position <= self.applied {
+        if entry.position <= self.applied || !self.event_types.contains(&entry.event_type.as_str()) {
             return Ok(false);
         }
         self.seen = entry.position;
@@ -111,8 +119,8 @@ pub async fn first_month(connection: &mut PgConnection) -> Result<Option<Month>,
 }
 
 /// Whether any of the events is of one of the types: where none is, a view need not ask for its state.
-pub fn concerns(events: &[std::sync::Arc<LogEntry>], types: &[&str]) -> bool {
-    events.iter().any(|event| types.contains(&event.aggregate_type.as_str()))
+pub fn concerns(events: &[Arc<LogEntry>], event_types: &[&str]) -> bool {
+    events.iter().any(|event| event_types.contains(&event.event_type.as_str()))
 }
 
 #[cfg(test)]

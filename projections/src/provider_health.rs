@@ -175,10 +175,10 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         up_to_ms: i64,
         attempts: i64,
     }
-    if !concerns(events, &[Request::TYPE]) {
+    if !concerns(events, EVENT_TYPES) {
         return Ok(());
     }
-    let mut state = State::load(transaction, STATE).await?;
+    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
     let mut additions: BTreeMap<Key, i64> = BTreeMap::new();
     for entry in events {
         if state.takes(entry)? && entry.aggregate_type == Request::TYPE {

@@ -3,10 +3,8 @@
 
 use std::sync::Arc;
 
-use aihub_domain::{period::Period, request::Request};
 use aihub_infrastructure::event_store::{decode::LogEntry, subscription::EventHandler};
 use chrono::NaiveDate;
-use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, PgTransaction};
@@ -155,10 +153,10 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, &[Request::TYPE, Period::TYPE]) {
+    if !concerns(events, EVENT_TYPES) {
         return Ok(());
     }
-    let mut state = State::load(transaction, STATE).await?;
+    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
     let mut additions = Additions::default();
     for entry in events {
         if state.takes(entry)?

@@ -25,6 +25,7 @@ use crate::{
     booking::{Booking, State, concerns},
     key_text::{key_text, name},
     rebuild,
+    usage::EVENT_TYPES,
 };
 
 pub const NAME: &str = "usage_ledger_v1";
@@ -212,7 +213,7 @@ impl rebuild::View for View {
     }
 
     fn event_types(&self) -> &'static [&'static str] {
-        crate::usage::EVENT_TYPES
+        EVENT_TYPES
     }
 }
 
@@ -231,10 +232,10 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, &[Request::TYPE, Period::TYPE]) {
+    if !concerns(events, EVENT_TYPES) {
         return Ok(());
     }
-    let mut state = State::load(transaction, STATE).await?;
+    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
     let (mut rows, mut closes) = (Vec::new(), Vec::new());
     for entry in events {
         if state.takes(entry)? {

@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use aihub_domain::{
-    period::{Month, Period},
-    request::Request,
-};
+use aihub_domain::period::Month;
 use aihub_infrastructure::event_store::{decode::LogEntry, subscription::EventHandler};
-use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use sqlx::{PgConnection, PgTransaction};
 
@@ -96,10 +92,10 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, &[Request::TYPE, Period::TYPE]) {
+    if !concerns(events, EVENT_TYPES) {
         return Ok(());
     }
-    let mut state = State::load(transaction, STATE).await?;
+    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
     let mut additions = Additions::default();
     for entry in events {
         if state.takes(entry)?

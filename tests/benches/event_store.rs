@@ -5,6 +5,7 @@
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
+    clippy::disallowed_methods,
     clippy::panic,
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -27,9 +28,14 @@ use std::{
     time::Duration,
 };
 
-use aihub_application::ports::event_log::EventLog;
+use aihub_application::{accounts::Accounts, ports::event_log::EventLog};
+use aihub_domain::{
+    account::{command::AccountCommand, event::AccountEvent},
+    money::Microcredits,
+};
 use aihub_infrastructure::database::{Database, DatabaseOptions};
 use aihub_tests::{TestDatabase, log::Node};
+use chrono::Utc;
 use cqrs_es::persist::{PersistedEventRepository, PersistenceError};
 use postgres_es::PostgresEventRepository;
 use tokio::sync::Mutex;
@@ -80,6 +86,13 @@ async fn main() {
         let theirs = postgres_es_on_one_stream(callers, time).await;
         let (latency, ratio) = (ours.latency(), ours.rate / theirs.rate);
         println!("| {callers} | {:.0} | {latency} | {:.0} | {ratio:.1} |", ours.rate, theirs.rate);
+    }
+    println!("\nReservations on one hot account, each decided on the balance that the ones before it leave.\n");
+    println!("| callers | reservations/s | p50 / p99 |");
+    println!("|---|---|---|");
+    for callers in CALLERS {
+        let reserved = reservations(callers, time).await;
+        println!("| {callers} | {:.0} | {} |", reserved.rate, reserved.latency());
     }
 }
 
@@ -171,6 +184,34 @@ async fn ours_on_one_stream(callers: usize, time: Duration) -> Cell {
         }
     })
     .await
+}
+
+/// What the gateway does when it opens a request, without the request.
+async fn reservations(callers: usize, time: Duration) -> Cell {
+    let database = fresh().await;
+    let node = Node::start(&database.database);
+    let accounts = Arc::new(Accounts::new(node.log.clone()));
+    let (grant_id, reason, actor) = ("all".to_owned(), "a benchmark".to_owned(), "bench".to_owned());
+    let amount = Microcredits(i64::MAX / 2);
+    execute(
+        &accounts,
+        AccountCommand::GrantCredits { grant_id, amount, expires_at: None, reason, actor, granted_at: Utc::now() },
+    )
+    .await;
+    measure(callers, time, move |_| {
+        let accounts = accounts.clone();
+        async move {
+            let (reservation_id, amount) = (Uuid::now_v7().to_string(), Microcredits(1_000));
+            let reserve = AccountCommand::ReserveCredits { reservation_id, amount, reserved_at: Utc::now() };
+            execute(&accounts, reserve).await
+        }
+    })
+    .await
+}
+
+async fn execute(accounts: &Accounts, command: AccountCommand) -> u64 {
+    let alone = |_: &[AccountEvent]| Ok(vec![]);
+    accounts.execute("hot", &command, &alone, &Arc::default()).await.unwrap().len() as u64
 }
 
 async fn postgres_es_on_one_stream(callers: usize, time: Duration) -> Cell {

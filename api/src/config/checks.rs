@@ -42,7 +42,7 @@ fn zeros(config: &Config) -> Vec<Fault> {
     let server = &config.server;
     let sizes = [
         ("server.max_frame_bytes", server.max_frame_bytes),
-        ("server.max_body_bytes", server.max_body_bytes),
+        ("server.max_connections", server.max_connections),
         ("server.max_sockets", server.max_sockets),
         ("server.max_requests_per_socket", server.max_requests_per_socket),
         ("limits.node.running_requests", config.limits.node.running_requests),

@@ -19,8 +19,8 @@ pub struct ServerSettings {
     pub node: Option<String>,
     /// The longest frame that a client may send; above it the socket is closed with 1009.
     pub max_frame_bytes: usize,
-    /// The longest body of an HTTP request; above it the answer is a 413.
-    pub max_body_bytes: usize,
+    /// Of HTTP, beside the sockets; above it the answer is a 503.
+    pub max_connections: usize,
     /// Above it an upgrade is answered with a 503.
     pub max_sockets: usize,
     /// Running at once on one socket.

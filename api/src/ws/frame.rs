@@ -199,7 +199,7 @@ impl ServerFrame<'_> {
             AnswerEnd::Done(done) => {
                 ServerFrame::Done { id, usage: Usage::of(done), metadata: AnswerMetadata::of(done) }.to_json()
             }
-            AnswerEnd::Failed(error) => ServerFrame::Error { id: Some(id), error: error.into() }.to_json(),
+            AnswerEnd::Failed(failed) => ServerFrame::Error { id: Some(id), error: failed.into() }.to_json(),
         }
     }
 }

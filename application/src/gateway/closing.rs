@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     accounts::ExecuteError,
-    answer::Done,
+    answer::{Done, Failed},
     error::GatewayError,
     ports::{provider::FinishReason, vault::VaultError},
 };
@@ -36,7 +36,7 @@ pub(super) const SLOWEST_RETRY: Duration = Duration::from_secs(2);
 const SEAL_ATTEMPTS: u32 = 10;
 
 impl Gateway {
-    pub(super) async fn close(&self, job: &Job, mut progress: Progress, ending: Ending) -> Result<Done, GatewayError> {
+    pub(super) async fn close(&self, job: &Job, mut progress: Progress, ending: Ending) -> Result<Done, Failed> {
         if !matches!(ending, Ending::Completed) && progress.attempts.last().is_some_and(|last| last.failure.is_none()) {
             progress.end_attempt(None);
         }
@@ -64,13 +64,14 @@ impl Gateway {
         ending: Ending,
         metered: Metered,
         charged: Microcredits,
-    ) -> Result<Done, GatewayError> {
+    ) -> Result<Done, Failed> {
+        let failed = |error| Err(Failed { error, charged });
         let reason = match ending {
-            Ending::Failed(error) => return Err(error),
-            Ending::Cancelled(CancelReason::Shutdown) => return Err(GatewayError::ShuttingDown),
+            Ending::Failed(error) => return failed(error),
+            Ending::Cancelled(CancelReason::Shutdown) => return failed(GatewayError::ShuttingDown),
             Ending::Cancelled(CancelReason::DeadlineExceeded) => {
                 let limit_ms = millis(self.settings.request_timeout);
-                return Err(GatewayError::Timeout { limit_ms, attempts: progress.attempts });
+                return failed(GatewayError::Timeout { limit_ms, attempts: progress.attempts });
             }
             // What was cut short on the client's side is an answer all the same.
             Ending::Cancelled(CancelReason::ClientCancelled) => "cancelled".to_owned(),

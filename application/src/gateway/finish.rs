@@ -18,7 +18,7 @@ impl Drop for Finish {
     fn drop(&mut self) {
         let Self { gateway, job, accepted, end } = self;
         let end = end.take().unwrap_or_else(|| {
-            AnswerEnd::Failed(GatewayError::internal(&format!("the task of request {} broke off", job.id)))
+            AnswerEnd::Failed(GatewayError::internal(&format!("the task of request {} broke off", job.id)).into())
         });
         record(job, &end);
         // Forgotten first: who hears the refusal may ask again at once.
@@ -35,7 +35,7 @@ impl Drop for Finish {
 fn record(job: &Job, end: &AnswerEnd) {
     let outcome = match end {
         AnswerEnd::Done(_) => "DONE",
-        AnswerEnd::Failed(error) => error.code(),
+        AnswerEnd::Failed(failed) => failed.error.code(),
     };
     metrics::counter!("aihub_requests_total", "outcome" => outcome).increment(1);
     metrics::histogram!("aihub_request_duration_seconds").record(job.started.elapsed().as_secs_f64());

@@ -61,6 +61,8 @@ async fn every_movement_stands_in_the_ledger_with_the_balances_that_it_left() {
     // It takes more than it holds: the hold is extended first.
     books.accept("dear", accepted("acme", "ann", "node-1", 40)).await;
     books.end("acme", "dear", End::Completed(outcome(3, 70))).await.unwrap();
+    books.accept("lost", accepted("acme", "ann", "node-1", 40)).await;
+    books.end("acme", "lost", End::Abandoned(now())).await.unwrap();
     catch_up(&database).await;
 
     let mut account = Account::default();

@@ -53,7 +53,7 @@ async fn an_answer_that_ends_twice_is_counted_once() {
     let (answers, answer) = (Answers::default(), Arc::<Answer>::default());
     assert!(answers.insert(&ann(), "a", "r", &request("hi"), &answer).is_none());
     answer.push("text".to_owned(), vec![]);
-    answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown));
+    answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown.into()));
     answers.ended("r", &answer, MINUTE);
     answers.ended("r", &answer, MINUTE);
     tokio::time::advance(MINUTE).await;
