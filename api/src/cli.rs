@@ -11,9 +11,9 @@ mod health;
 mod migrate;
 mod output;
 mod projections;
-//mod reconcile;
+mod reconcile;
 mod report;
-//mod reprice;
+mod reprice;
 mod serve;
 mod simulate;
 mod token;
@@ -65,9 +65,9 @@ enum Command {
     #[command(subcommand)]
     Report(report::Report),
     /// Compare a provider's own usage export with ours
-    //Reconcile(reconcile::Reconcile),
+    Reconcile(reconcile::Reconcile),
     /// What a month would have cost at other prices; with --apply, credit and debit notes for the difference
-    //Reprice(reprice::Reprice),
+    Reprice(reprice::Reprice),
     /// Bring the database schema up to date
     Migrate,
     /// Run the simulated providers alone
@@ -116,8 +116,8 @@ impl Cli {
             Command::Close(close) => close.run(&config).await,
             Command::Projections(projections) => projections.run(&config).await,
             Command::Report(report) => report.run(&config).await,
-            //Command::Reconcile(reconcile) => reconcile.run(&config).await,
-            //Command::Reprice(reprice) => reprice.run(&config).await,
+            Command::Reconcile(reconcile) => reconcile.run(&config).await,
+            Command::Reprice(reprice) => reprice.run(&config).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Simulate(simulate) => simulate.run().await,
             Command::Config => config::run(&config),

@@ -210,7 +210,8 @@ async fn make(pool: &PgPool, selection: Selection, format: Format, output: Optio
         if !format.has_watermark_inside() {
             let mut json = watermark_of(heading.report, &heading.parameters, &watermark);
             json["file"] = json!(path.file_name().map(|name| name.to_string_lossy()));
-            json["sha256"] = json!(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            json["sha256"] =
+                json!(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat());
             std::fs::write(beside(path, "watermark.json"), format!("{json:#}\n"))?;
         }
     }
@@ -218,7 +219,9 @@ async fn make(pool: &PgPool, selection: Selection, format: Format, output: Optio
     let head = reader::head(pool).await?.position;
     if is_latest && heading.parameters.get("to").is_none() && head > watermark.basis.position {
         let behind = head - watermark.basis.position;
-        remark(format_args!("the log has {behind} more events: a running service or `aihub projections` takes them in"))?;
+        remark(format_args!(
+            "the log has {behind} more events: a running service or `aihub projections` takes them in"
+        ))?;
     }
     Ok(())
 }

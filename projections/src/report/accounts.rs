@@ -30,16 +30,21 @@ pub fn statement(selection: &Selection, basis: &Basis) -> ReportQuery {
         ("settled_credits", moved("spent_change_microcredits", "movement = 'settle'")),
         ("released_credits", moved("available_change_microcredits", ends)),
         ("expired_credits", moved("expired_change_microcredits", "movement = 'expire'")),
-        ("credit_notes_credits", moved("-spent_change_microcredits", "movement = 'adjust' AND spent_change_microcredits < 0")),
-        ("debit_notes_credits", moved("spent_change_microcredits", "movement = 'adjust' AND spent_change_microcredits > 0")),
+        (
+            "credit_notes_credits",
+            moved("-spent_change_microcredits", "movement = 'adjust' AND spent_change_microcredits < 0"),
+        ),
+        (
+            "debit_notes_credits",
+            moved("spent_change_microcredits", "movement = 'adjust' AND spent_change_microcredits > 0"),
+        ),
         ("closing_available_credits", "sum(available_change_microcredits)".to_owned()),
         ("closing_held_credits", "sum(held_change_microcredits)".to_owned()),
     ];
     query.columns.push(Column::new("account", Kind::Text, "account"));
     query.columns.extend(credits.into_iter().map(|(name, sql)| Column::new(name, Kind::Credits, sql).totalled()));
-    query.source = format!(
-        "FROM credit_ledger_v1 WHERE accounting_month <= {to} AND position <= {up_to}{names} GROUP BY account"
-    );
+    query.source =
+        format!("FROM credit_ledger_v1 WHERE accounting_month <= {to} AND position <= {up_to}{names} GROUP BY account");
     query.order_by = vec!["account"];
     query
 }

@@ -49,7 +49,8 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
     let no_credits = "0, 0, 0, 0";
     let end = "1, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
                charged_microcredits, cost_picousd";
-    let note = "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, greatest(-spent_change_microcredits, 0), greatest(spent_change_microcredits, 0)";
+    let note =
+        "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, greatest(-spent_change_microcredits, 0), greatest(spent_change_microcredits, 0)";
     let end_line = "position, ended_at, accounting_month, corrects_month, account, request_id, NULL, status";
     let note_line = "position, happened_at, accounting_month, corrects_month, account, reference, actor, reason";
     let nothing = "NULL::date, NULL, NULL, NULL, NULL";

@@ -115,7 +115,7 @@ impl Writer {
     /// `next` says where the next page begins.
     pub fn end(&mut self, watermark: &Watermark, next: Option<&str>) -> Result<(), FormatError> {
         match self {
-            Self::Json(writer) => writer.end(watermark, next)?,
+            Self::Json(writer) => writer.end(watermark, next),
             Self::Csv(_) => {}
             Self::Parquet(writer) => writer.end(watermark)?,
             Self::Watermark(heading, text) => {

@@ -43,30 +43,25 @@ impl ReportQuery {
     /// `AND column = …` for each name that is asked for.
     pub fn names(&mut self, selection: &Selection) -> String {
         let Selection { account, user, provider, model, .. } = selection;
-        let mut conditions = String::new();
+        let mut conditions = vec![String::new()];
         for (column, name) in [("account", account), ("user_id", user), ("provider", provider), ("model", model)] {
             if let Some(name) = name {
                 let name = self.bind(Bind::Text(name.clone()));
-                conditions += &format!(" AND {column} = {name}");
+                conditions.push(format!("{column} = {name}"));
             }
         }
-        conditions
+        conditions.join(" AND ")
     }
 
     /// The statement. One row more than the page has, so that it shows whether there is another page.
     pub fn sql(&self, page: Option<Page>) -> String {
         let columns: Vec<_> =
             self.columns.iter().map(|column| format!("{} AS \"{}\"", column.select(), column.name)).collect();
-        let mut sql = format!("SELECT {} {}", columns.join(", "), self.source);
-        if !self.order_by.is_empty() {
-            // These are names of columns of the result, and so of a type and a collation of ours: bytewise.
-            let names: Vec<_> = self.order_by.iter().map(|name| format!("\"{name}\"")).collect();
-            sql += &format!(" ORDER BY {}", names.join(", "));
-        }
-        if let Some(Page { offset, limit }) = page {
-            sql += &format!(" LIMIT {} OFFSET {offset}", u64::from(limit) + 1);
-        }
-        sql
+        // These are names of columns of the result, and so of a type and a collation of ours: bytewise.
+        let names: Vec<_> = self.order_by.iter().map(|name| format!("\"{name}\"")).collect();
+        let order = if names.is_empty() { String::new() } else { format!("ORDER BY {}", names.join(", ")) };
+        let part = page.map(|Page { offset, limit }| format!("LIMIT {} OFFSET {offset}", u64::from(limit) + 1));
+        format!("SELECT {} {} {order} {}", columns.join(", "), self.source, part.unwrap_or_default())
     }
 
     pub fn bound<'q>(&self, sql: &'q str) -> Query<'q, Postgres, PgArguments> {

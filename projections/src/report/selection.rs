@@ -180,7 +180,10 @@ impl Selection {
         let days = if has_days { Some(days(month, from, to, today)?) } else { None };
         if let (Name::Statement, Some((first, last))) = (name, days) {
             if Month::of_day(first).first_day() != first {
-                return Err(Fault::new("from", format!("statements begin with a month, {first} is in the midst of one")));
+                return Err(Fault::new(
+                    "from",
+                    format!("statements begin with a month, {first} is in the midst of one"),
+                ));
             }
             // The month that still runs ends today.
             if last_day(Month::of_day(last)) != last && last != today {
@@ -251,7 +254,9 @@ impl AsOf {
             return Ok(Self::Position(position));
         }
         let time = DateTime::parse_from_rfc3339(text).map(|time| Self::Time(time.to_utc()));
-        time.map_err(|_| Fault::new("asOf", format!("{text} is neither a position nor a time like 2026-11-22T08:00:00Z")))
+        time.map_err(|_| {
+            Fault::new("asOf", format!("{text} is neither a position nor a time like 2026-11-22T08:00:00Z"))
+        })
     }
 }
 

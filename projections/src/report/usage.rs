@@ -73,9 +73,9 @@ pub fn query(selection: &Selection, source: Source, basis: &Basis) -> ReportQuer
     ];
     let tokens = ["input", "cached_input", "cache_write", "output", "reasoning"];
     let tokens = tokens.map(|kind| (token_column(kind), format!("sum({kind}_tokens)")));
-    query.columns.extend(
-        usage.into_iter().chain(tokens).map(|(name, sql)| Column::new(name, Kind::Count, sql).totalled()),
-    );
+    query
+        .columns
+        .extend(usage.into_iter().chain(tokens).map(|(name, sql)| Column::new(name, Kind::Count, sql).totalled()));
     query.columns.push(Column::new("list_credits", Kind::Credits, "sum(list_microcredits)").totalled());
     query.columns.push(Column::new("charged_credits", Kind::Credits, "sum(charged_microcredits)").totalled());
     if selection.name == Name::Margin {

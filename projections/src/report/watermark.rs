@@ -7,6 +7,7 @@ use sqlx::{PgConnection, PgPool, Row, Transaction};
 
 use super::{
     ReportError,
+    column::{Column, Value as CellValue},
     selection::{AsOf, Fault},
 };
 use crate::usage_ledger::{self, MonthClose};
@@ -35,6 +36,15 @@ pub struct Watermark {
 }
 
 impl Watermark {
+    /// Of rows that are all there.
+    pub fn of(basis: Basis, columns: &[Column], rows: &[Vec<CellValue>]) -> Self {
+        let totals = columns.iter().enumerate().filter(|(_, column)| column.is_totalled).map(|(index, column)| {
+            let sum = rows.iter().filter_map(|row| row.get(index)).map(CellValue::amount).sum();
+            (column.name, column.kind.write_sum(sum))
+        });
+        Self { basis, rows: rows.len() as u64, totals: totals.collect() }
+    }
+
     pub fn json(&self) -> Value {
         let totals: Map<String, Value> =
             self.totals.iter().map(|(name, sum)| ((*name).to_owned(), Value::from(sum.as_str()))).collect();

@@ -1,14 +1,12 @@
 //! Reports: at a watermark there is one file, whenever it is made; what it says is what the ledgers and the events say.
 
+mod corrections;
 mod doors;
 mod figures;
 mod files;
 
 use aihub::month_close::close_month;
-use aihub_domain::{
-    account::AdjustmentKind,
-    period::event::PeriodEvent,
-};
+use aihub_domain::{account::AdjustmentKind, period::event::PeriodEvent};
 use aihub_infrastructure::event_store::upcast::Upcasters;
 use aihub_projections::{
     rebuild::{Rebuild, views},
@@ -151,9 +149,14 @@ async fn the_report_of_then_is_the_file_of_then_also_after_more_traffic_and_a_re
         assert!(first.2 == again && asked.2 == again, "{name}");
     }
     let later = all_files(&database, None).await;
-    assert!(later.iter().zip(&files).all(|(later, file)| later.0 > then && later.2 != file.2));
+    // A table's rows may be the same as before; what carries its watermark is another file.
+    let is_table = |name: &str| name.ends_with("Csv") || name == "focus";
+    assert!(later.iter().zip(&files).all(|(later, file)| later.0 > then && (later.2 != file.2 || is_table(&file.1))));
     rebuild_all(&database).await;
-    assert_eq!(all_files(&database, Some(then)).await.into_iter().map(|file| file.2).collect::<Vec<_>>(), files.into_iter().map(|file| file.2).collect::<Vec<_>>());
+    assert_eq!(
+        all_files(&database, Some(then)).await.into_iter().map(|file| file.2).collect::<Vec<_>>(),
+        files.into_iter().map(|file| file.2).collect::<Vec<_>>()
+    );
     assert_eq!(all_files(&database, None).await, later);
 }
 
@@ -224,7 +227,8 @@ async fn the_report_of_a_closed_month_is_one_file_for_good() {
     assert_eq!(close_at.into_iter().collect::<Vec<_>>(), [watermark, watermark + 1]);
     trade(&books, 75..120).await;
     late(&books, "late", "2024-10-31T23:59:59Z").await;
-    super::ledgers::execute(&books, "acme", super::ledgers::note("n", AdjustmentKind::CreditNote, 5, Some("2024-10"))).await;
+    super::ledgers::execute(&books, "acme", super::ledgers::note("n", AdjustmentKind::CreditNote, 5, Some("2024-10")))
+        .await;
     catch_up(&database).await;
     assert!(files().await == closed);
     close(&database, "2024-11").await;
@@ -242,7 +246,13 @@ async fn the_report_of_a_closed_month_is_one_file_for_good() {
     assert!(lines("later_end").iter().any(|row| row["reference"] == "late" && row["booked_month"] == "2024-11"));
     assert!(lines("late_end").is_empty());
     let next = json(&database, Name::Close, &[("month", "2024-11")]).await;
-    assert!(next["rows"].as_array().unwrap().iter().any(|row| row["section"] == "late_end" && row["corrects_month"] == "2024-10"));
+    assert!(
+        next["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|row| row["section"] == "late_end" && row["corrects_month"] == "2024-10")
+    );
     assert_eq!(lines("later_note")[0]["credit_notes_credits"], "0.000005");
 }
 
@@ -253,7 +263,10 @@ async fn an_instant_names_the_last_position_that_was_recorded_up_to_it() {
     trade(&books, 0..30).await;
     catch_up(&database).await;
     let times: Vec<(i64, chrono::DateTime<chrono::Utc>)> =
-        sqlx::query_as("SELECT position, recorded_at FROM events ORDER BY position").fetch_all(database.pool()).await.unwrap();
+        sqlx::query_as("SELECT position, recorded_at FROM events ORDER BY position")
+            .fetch_all(database.pool())
+            .await
+            .unwrap();
     let last = times.last().unwrap().1;
     for (_, at) in times.iter().filter(|(_, at)| *at < last).step_by(11) {
         let up_to = times.iter().rev().find(|(_, other)| other <= at).unwrap().0;

@@ -15,11 +15,8 @@ pub struct JsonWriter {
 
 impl JsonWriter {
     pub fn begin(heading: &Heading) -> Result<Self, FormatError> {
-        let columns: Vec<_> = heading
-            .columns
-            .iter()
-            .map(|column| json!({ "name": column.name, "type": column.kind.name() }))
-            .collect();
+        let columns: Vec<_> =
+            heading.columns.iter().map(|column| json!({ "name": column.name, "type": column.kind.name() })).collect();
         let (report, parameters) = (Json::from(heading.report), &heading.parameters);
         let text = format!(
             "{{\"report\":{report},\"parameters\":{parameters},\"columns\":{},\"rows\":[",
@@ -40,10 +37,9 @@ impl JsonWriter {
         Ok(())
     }
 
-    pub fn end(&mut self, watermark: &Watermark, next: Option<&str>) -> Result<(), FormatError> {
+    pub fn end(&mut self, watermark: &Watermark, next: Option<&str>) {
         let next = next.map(|next| format!("\"nextCursor\":{},", Json::from(next))).unwrap_or_default();
         let end = format!("\n],{next}\"watermark\":{}}}\n", watermark.json());
         self.text.extend_from_slice(end.as_bytes());
-        Ok(())
     }
 }

@@ -33,10 +33,8 @@ impl ParquetWriter {
     pub fn begin(heading: Heading) -> Result<Self, FormatError> {
         let columns: Vec<_> = heading.columns.iter().map(field).collect();
         let schema = parse_message_type(&format!("message report {{ {} }}", columns.concat()))?;
-        let properties = WriterProperties::builder()
-            .set_created_by("aihub".to_owned())
-            .set_compression(Compression::SNAPPY)
-            .build();
+        let properties =
+            WriterProperties::builder().set_created_by("aihub".to_owned()).set_compression(Compression::SNAPPY).build();
         let file = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties))?;
         Ok(Self { file, heading, rows: Vec::new() })
     }

@@ -65,9 +65,13 @@ async fn the_same_bytes_come_over_http_to_those_who_may_read_them() {
     let own: serde_json::Value = get(&app, "/api/usage?groupBy=account,user", &ann).await.json().await.unwrap();
     assert_eq!((&own["rows"][0]["account"], &own["rows"][0]["user"]), (&"ann".into(), &"ann".into()));
     assert_eq!(get(&app, "/api/reports/statement", &ann).await.status(), StatusCode::OK);
-    for refused in ["/api/usage?account=bob", "/api/reports/statement?account=bob", "/api/reports/trial-balance",
-        "/api/reports/margin", "/api/reports/close?month=2024-10"]
-    {
+    for refused in [
+        "/api/usage?account=bob",
+        "/api/reports/statement?account=bob",
+        "/api/reports/trial-balance",
+        "/api/reports/margin",
+        "/api/reports/close?month=2024-10",
+    ] {
         let answer = get(&app, refused, &ann).await;
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{refused}");
     }

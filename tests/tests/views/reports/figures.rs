@@ -89,7 +89,9 @@ async fn the_trial_balance_the_usage_and_the_events_come_to_the_same_sums() {
         assert_eq!(totals[difference], "0", "{difference}");
         assert!(balance["rows"].as_array().unwrap().iter().all(|row| row[difference] == "0"));
     }
-    for (name, pairs) in ALL.into_iter().filter(|(name, pairs)| matches!(name, Name::Usage | Name::Margin) && pairs[0].1 == "2024-10-01") {
+    for (name, pairs) in
+        ALL.into_iter().filter(|(name, pairs)| matches!(name, Name::Usage | Name::Margin) && pairs[0].1 == "2024-10-01")
+    {
         let usage = json(&database, name, pairs).await;
         let totals = &usage["watermark"]["totals"];
         assert_eq!(totals["requests"], ends.to_string());
