@@ -7,14 +7,15 @@ use axum::{Router, routing::get};
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{asyncapi, audit, credits, health, mcp, metrics, providers, requests, usage},
+    routes::{asyncapi, audit, credits, health, mcp, metrics, providers, reports, requests},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/mcp", get(mcp::upgrade))
         .route("/api/credits", get(credits::show))
-        .route("/api/usage", get(usage::report))
+        .route("/api/usage", get(reports::usage))
+        .route("/api/reports/{name}", get(reports::show))
         .route("/api/requests/{id}", get(requests::show))
         .route("/api/providers", get(providers::list))
         .route("/asyncapi.json", get(asyncapi::document))
