@@ -67,7 +67,8 @@ CREATE TABLE subscriptions (
 );
 
 CREATE FUNCTION event_leaf_hash(
-    aggregate_type text, aggregate_id text, sequence bigint, event_type text, event_version text, payload json, metadata json
+    aggregate_type text, aggregate_id text, sequence bigint, event_type text, event_version text, payload json, metadata json,
+    command_id uuid
 ) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
     SELECT sha256(
            int4send(octet_length(convert_to(aggregate_type, 'UTF8'))) || convert_to(aggregate_type, 'UTF8')
@@ -76,7 +77,8 @@ CREATE FUNCTION event_leaf_hash(
         || int4send(octet_length(convert_to(event_type, 'UTF8')))     || convert_to(event_type, 'UTF8')
         || int4send(octet_length(convert_to(event_version, 'UTF8')))  || convert_to(event_version, 'UTF8')
         || int4send(octet_length(convert_to(payload::text, 'UTF8')))  || convert_to(payload::text, 'UTF8')
-        || int4send(octet_length(convert_to(metadata::text, 'UTF8'))) || convert_to(metadata::text, 'UTF8'))
+        || int4send(octet_length(convert_to(metadata::text, 'UTF8'))) || convert_to(metadata::text, 'UTF8')
+        || CASE WHEN command_id IS NULL THEN '\x00'::bytea ELSE '\x01'::bytea || uuid_send(command_id) END)
 $$;
 
 -- Appends the units of a batch, in their order, each whole or not at all, and commits.
@@ -254,7 +256,7 @@ BEGIN
     NEW.position := coalesce(previous.position, 0) + 1;
     NEW.recorded_at := greatest(previous.recorded_at, clock_timestamp());
     NEW.leaf_hash := event_leaf_hash(NEW.aggregate_type, NEW.aggregate_id, NEW.sequence, NEW.event_type,
-                                     NEW.event_version, NEW.payload, NEW.metadata);
+                                     NEW.event_version, NEW.payload, NEW.metadata, NEW.command_id);
     NEW.chain_hash := sha256(coalesce(previous.chain_hash, decode(repeat('00', 32), 'hex'))
         || int8send(NEW.position) || int8send((extract(epoch FROM NEW.recorded_at) * 1000000)::bigint) || NEW.leaf_hash);
     PERFORM pg_notify('events', NEW.position::text);

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use aihub_application::{
     accounts::Accounts,
     catalog::Catalog,
+    erasure::expire_content,
     gateway::{Answers, Gateway, GatewaySettings},
     limits::Limits,
     policies::{expire_credits::expire_credits, expire_requests::expire_requests},
@@ -17,6 +18,10 @@ use aihub_application::{
     },
 };
 use aihub_infrastructure::{
+    audit::{
+        checkpoint,
+        note::{SigningKey, dev_signing_key},
+    },
     database::{Database, DatabaseOptions},
     due_grants::{ExpiringGrants, PostgresDueGrants},
     embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
@@ -32,11 +37,12 @@ use aihub_infrastructure::{
     simulated_providers::{SimulatedProviders, Simulator},
     vault::{
         PostgresVault,
-        master_key::{MasterKey, dev_master_key},
+        erasure::{self, Erasures},
+        master_key::{MasterKey, MasterKeys, dev_master_key},
     },
 };
 use aihub_projections::rebuild::views;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,6 +65,8 @@ const DEADLINE_GRACE: Duration = Duration::from_mins(1);
 /// Connections for what is read over HTTP, beside the configured ones.
 const READ_CONNECTIONS: u32 = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often content is looked for that is too old.
+const RETENTION_EVERY: Duration = Duration::from_hours(1);
 
 /// A built service: everything is connected, nothing is served yet.
 pub struct App {
@@ -96,12 +104,19 @@ impl App {
 
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
-        let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_key(&config)?));
+        let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_keys(&config)?, clock.clone()));
         let node_timeout = duration_ms(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
-        let mut handlers: Vec<Arc<dyn EventHandler>> = vec![Arc::new(OpenRequests), Arc::new(ExpiringGrants)];
-        handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
+        let signing_key = Arc::new(signing_key(&config)?);
+        workers.spawn(checkpoint::keep(
+            database.clone(),
+            signing_key.clone(),
+            clock.clone(),
+            duration_ms(config.audit.checkpoint_interval_ms),
+            stop_workers.clone(),
+        ));
+        let handlers = handlers();
         for handler in &handlers {
             subscriptions.run(handler.clone());
         }
@@ -124,7 +139,7 @@ impl App {
             clock,
             accounts: Accounts::new(event_log.clone()),
             log: event_log,
-            vault,
+            vault: vault.clone(),
             catalog: Catalog { upstreams, equivalents: config.routing.equivalents.clone() },
             limits: Limits::new(config.limits.per_user, config.limits.per_account, config.limits.node),
             answers: Answers::default(),
@@ -132,6 +147,12 @@ impl App {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
+        let answers = gateway.clone();
+        let forget = move |subject: &str| answers.answers.forget_account(subject);
+        workers.spawn(erasure::follow(database.clone(), vault, forget, stop_workers.clone()));
+        if let Some(retention_days) = config.content.retention_days {
+            workers.spawn(keep_retention(gateway.clone(), retention_days, stop_workers.clone()));
+        }
         workers.spawn(keep_house(gateway.clone(), orphaned, due, metrics.clone(), stop_workers.clone()));
 
         let listener = TcpListener::bind(config.server.listen)
@@ -147,6 +168,7 @@ impl App {
             max_sockets: config.server.max_sockets,
             ping_interval: duration_ms(config.server.ping_interval_ms),
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
+            audit_key: signing_key.verifier(),
             notices: notices(&config),
             kafka,
         };
@@ -219,6 +241,14 @@ impl App {
     }
 }
 
+/// Everything that follows the log.
+pub fn handlers() -> Vec<Arc<dyn EventHandler>> {
+    let mut handlers: Vec<Arc<dyn EventHandler>> =
+        vec![Arc::new(OpenRequests), Arc::new(ExpiringGrants), Arc::new(Erasures)];
+    handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
+    handlers
+}
+
 /// The configured database, or in development one of our own.
 pub async fn open_database(config: &Config) -> anyhow::Result<(Database, Option<EmbeddedPostgres>)> {
     let (options, embedded) = reach_database(config).await?;
@@ -261,10 +291,23 @@ pub fn auth_settings(config: &Config) -> anyhow::Result<AuthSettings> {
     Ok(settings)
 }
 
-fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
-    match &config.content.master_key {
-        Some(key) => MasterKey::from_base64(key.expose()).context("content.master_key"),
-        None => Ok(dev_master_key(&config.server.data_dir)?.0),
+/// What subjects' keys are wrapped with.
+pub fn master_keys(config: &Config) -> anyhow::Result<MasterKeys> {
+    let current = match &config.content.master_key {
+        Some(key) => MasterKey::from_base64(key.expose()).context("content.master_key")?,
+        None => dev_master_key(&config.server.data_dir)?.0,
+    };
+    let former = config.content.former_master_keys.iter().map(|key| MasterKey::from_base64(key.expose()));
+    Ok(MasterKeys { current, former: former.collect::<Result<_, _>>().context("content.former_master_keys")? })
+}
+
+/// What the log's checkpoints are signed with.
+pub fn signing_key(config: &Config) -> anyhow::Result<SigningKey> {
+    let origin = &config.audit.origin;
+    match &config.audit.signing_key {
+        Some(key) => SigningKey::from_base64(origin, key.expose()).context("audit.signing_key"),
+        None if config.is_production() => bail!("`audit.signing_key` is not set"),
+        None => Ok(dev_signing_key(origin, &config.server.data_dir)?),
     }
 }
 
@@ -292,6 +335,19 @@ async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {
     let (addr, simulator, stop) = (server.local_addr()?, server.simulator(), CancellationToken::new());
     workers.spawn(server.run(stop.clone()));
     Ok(Simulated { addr, simulator, stop })
+}
+
+/// Has content erased that is too old.
+async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(RETENTION_EVERY);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let (now, node) = (gateway.clock.now(), &gateway.settings.node);
+        match expire_content(&*gateway.log, retention_days, now, node).await {
+            Ok(Some(before)) => tracing::info!(content.kept_from = %before, "content that is too old is to be erased"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error.message = %error, "content that is too old was not looked for"),
+        }
+    }
 }
 
 /// What has to be done now and then.

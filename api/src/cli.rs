@@ -1,18 +1,22 @@
 //! The commands of the one binary. Without one it is `serve`.
 //!
-//! Exit codes: 0 done, 1 failed, 2 the command line is wrong, 78 (`EX_CONFIG` of sysexits.h) the configuration is
+//! Exit codes: 0 done, 1 failed, 2 the command line is wrong (those of `audit` stand there), 78 (`EX_CONFIG` of sysexits.h) the configuration is
 //! wrong, 130 interrupted.
 
 mod account;
+mod audit;
 mod chat;
 mod close;
 mod config;
+mod erase;
 mod health;
+mod keys;
 mod migrate;
 mod output;
 mod project;
 mod projections;
 mod relay;
+mod replay;
 mod serve;
 mod simulate;
 mod token;
@@ -55,6 +59,16 @@ enum Command {
     /// Look after credit accounts
     #[command(subcommand)]
     Account(account::Account),
+    /// Prove that the log is what was recorded
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Play the log again: up to a moment, into a file, or from a file into an empty database
+    Replay(replay::Replay),
+    /// Erase all content of a subject for good
+    Erase(erase::Erase),
+    /// Look after the keys that content is sealed with
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Close an accounting month: its figures are final, what is recorded later counts for an open one
     Close(close::Close),
     /// Look after the views of the log
@@ -109,6 +123,10 @@ impl Cli {
             Command::Chat(chat) => chat.run(&config).await,
             Command::Token(token) => token.run(&config),
             Command::Account(account) => account.run(&config).await,
+            Command::Audit(audit) => audit.run(&config).await,
+            Command::Replay(replay) => replay.run(&config).await,
+            Command::Erase(erase) => erase.run(&config).await,
+            Command::Keys(keys) => keys.run(&config).await,
             Command::Close(close) => close.run(&config).await,
             Command::Projections(projections) => projections.run(&config).await,
             Command::Project(project) => project.run(&config).await,
@@ -135,6 +153,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         WRONG_CONFIGURATION
     } else if error.is::<Interrupted>() {
         INTERRUPTED
+    } else if let Some(finding) = error.downcast_ref::<audit::Finding>() {
+        finding.exit_code()
     } else {
         FAILED
     }

@@ -35,8 +35,8 @@ use self::{
     error::ConfigError,
     providers::ProviderSettings,
     sections::{
-        ContentSettings, CreditSettings, DatabaseSettings, Disconnect, GatewayKeys, KafkaSettings, LimitSettings,
-        LogSettings, RoutingSettings, ServerSettings,
+        AuditSettings, ContentSettings, CreditSettings, DatabaseSettings, Disconnect, GatewayKeys, KafkaSettings,
+        LimitSettings, LogSettings, RoutingSettings, ServerSettings,
     },
 };
 use crate::auth::{AuthSettings, roles::RoleSettings};
@@ -67,6 +67,7 @@ pub struct Config {
     #[serde(default)]
     pub roles: RoleSettings,
     pub content: ContentSettings,
+    pub audit: AuditSettings,
     pub credits: CreditSettings,
     pub limits: LimitSettings,
     pub gateway: GatewayKeys,

@@ -10,7 +10,8 @@ use std::{
 
 use aihub_application::gateway::Gateway;
 use aihub_infrastructure::{
-    database::Database, event_store::subscription::Subscriptions, kafka::reachability::Reachability,
+    audit::note::VerifierKey, database::Database, event_store::subscription::Subscriptions,
+    kafka::reachability::Reachability,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
@@ -38,6 +39,8 @@ pub struct HubSettings {
     pub ping_interval: Duration,
     /// The handlers of events that this node runs, which it is not ready without.
     pub handlers: Vec<&'static str>,
+    /// What the log's checkpoints are verified with.
+    pub audit_key: VerifierKey,
     /// What is not configured, for `/health/ready`.
     pub notices: Vec<String>,
     /// Where Kafka is configured.

@@ -7,6 +7,7 @@
 //! | [`cli`] | the commands of the one binary |
 //! | [`config`] | what the hub is told: file, environment, flags |
 //! | [`hub`] | what every door needs |
+//! | [`point`] | a point in the log, as a person names it |
 //! | [`month_close`] | the close of an accounting month |
 //! | [`problem`] | errors as clients see them |
 //! | [`router`], [`routes`] | the HTTP routes |
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod hub;
 pub mod month_close;
+pub mod point;
 pub mod problem;
 pub mod router;
 pub mod routes;

@@ -88,7 +88,9 @@ impl From<&GatewayError> for Problem {
                 "required": required.as_credits(),
                 "topUp": "ask whoever manages credits for a grant: aihub account grant --account <account> --credits <n> --reason <why>",
             }),
-            GatewayError::AccountNotOpen { account } => json!({ "account": account }),
+            GatewayError::AccountNotOpen { account } | GatewayError::Erased { account } => {
+                json!({ "account": account })
+            }
             GatewayError::UsageLimitExceeded { period, limit, used, required, resets_at, .. } => json!({
                 "period": period,
                 "limit": limit.as_credits(),

@@ -7,7 +7,7 @@ use axum::{Router, routing::get};
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{asyncapi, credits, health, mcp, metrics, providers, requests, usage},
+    routes::{asyncapi, audit, credits, health, mcp, metrics, providers, requests, usage},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -18,6 +18,11 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/requests/{id}", get(requests::show))
         .route("/api/providers", get(providers::list))
         .route("/asyncapi.json", get(asyncapi::document))
+        .route("/api/audit/verify", get(audit::verify))
+        .route("/api/audit/checkpoint", get(audit::latest_checkpoint))
+        .route("/api/audit/prove/{position}", get(audit::prove))
+        .route("/api/audit/trail", get(audit::trail))
+        .route("/api/audit/events", get(audit::events))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(metrics::render))

@@ -1,6 +1,7 @@
 //! The HTTP routes, one a file.
 
 pub mod asyncapi;
+pub mod audit;
 pub mod credits;
 pub mod health;
 pub mod mcp;

@@ -26,6 +26,8 @@ pub enum GatewayError {
     InsufficientCredits { available: Microcredits, required: Microcredits },
     #[error("account {account} is not open: ask for a grant of credits, which opens it")]
     AccountNotOpen { account: String },
+    #[error("the content of account {account} was erased, and nothing more is kept for it")]
+    Erased { account: String },
     #[error("the account's limit for this {period:?} is used up: {used} of {limit} credits, {required} more required")]
     UsageLimitExceeded {
         period: Period,
@@ -75,7 +77,7 @@ impl GatewayError {
     /// The stable code of the protocol.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Forbidden(_) | Self::AccountNotOpen { .. } => "FORBIDDEN",
+            Self::Forbidden(_) | Self::AccountNotOpen { .. } | Self::Erased { .. } => "FORBIDDEN",
             Self::Validation(_) | Self::NothingToResume => "VALIDATION_ERROR",
             Self::ModelNotFound { .. } => "MODEL_NOT_FOUND",
             Self::InsufficientCredits { .. } => "INSUFFICIENT_CREDITS",

@@ -5,6 +5,7 @@
 //! | [`accounts`] | commands on credit accounts, decided in memory, committed in batches |
 //! | [`answer`] | an answer while it is being made, and afterwards for whoever comes back for it |
 //! | [`catalog`] | which provider has which model, at which price, and what stands in for what |
+//! | [`erasure`] | content that is erased: the log says so first |
 //! | [`error`] | why a request got no answer, in the words of the protocol |
 //! | [`gateway`] | from a request to its answer, with the money on both ends |
 //! | [`limits`] | what one user, one account and all together may ask of this node |
@@ -17,6 +18,7 @@
 pub mod accounts;
 pub mod answer;
 pub mod catalog;
+pub mod erasure;
 pub mod error;
 pub mod gateway;
 pub mod limits;

@@ -2,16 +2,22 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`access`] | who looked at what is not theirs |
 //! | [`account`] | credit accounts: grants, limits, two-phase reservations |
 //! | [`content`] | sealed prompts and answers, as events carry them |
 //! | [`money`] | credits and provider cost, both integers |
 //! | [`period`] | accounting months, and their close |
 //! | [`price`] | token usage, dated prices, and the formula from one to the other |
 //! | [`request`] | requests to models: accepted once, ended once |
+//! | [`retention`] | how long content is kept |
+//! | [`subject`] | whose content it is, and its erasure |
 
+pub mod access;
 pub mod account;
 pub mod content;
 pub mod money;
 pub mod period;
 pub mod price;
 pub mod request;
+pub mod retention;
+pub mod subject;

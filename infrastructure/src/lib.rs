@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`audit`] | the log, proved: verification, signed checkpoints, bundles |
 //! | [`database`] | the way to PostgreSQL and its migrations |
 //! | [`due_grants`] | grants whose time is over |
 //! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
@@ -15,6 +16,7 @@
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`vault`] | content sealed per subject, and the subjects' keys |
 
+pub mod audit;
 pub mod database;
 pub mod due_grants;
 pub mod embedded_postgres;

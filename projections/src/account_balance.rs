@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aihub_domain::account::{Account, AdjustmentKind, event::AccountEvent};
 use aihub_infrastructure::{
+    audit::balances::BalanceView,
     event_store::{
         decode::{LogEntry, events_of},
         subscription::EventHandler,
@@ -20,6 +21,13 @@ use crate::{
 };
 
 pub const NAME: &str = "account_balance_v1";
+
+/// For `aihub audit verify`, which adds up the balances itself.
+pub const AUDITED: BalanceView = BalanceView {
+    name: NAME,
+    rows: "SELECT account, granted_microcredits, available_microcredits, held_microcredits, spent_microcredits,
+           expired_microcredits FROM account_balance_v1",
+};
 
 /// `granted = available + held + spent + expired`; the table has that as a constraint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

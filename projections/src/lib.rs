@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`access_log`] | who used the audit routes |
 //! | [`account_balance`] | what an account was granted, holds, has spent and has left |
 //! | [`booking`] | in which month something is booked, and how far a view has done so |
 //! | [`credit_ledger`] | every movement of credits |
@@ -15,6 +16,7 @@
 //! | [`usage_monthly`] | requests, tokens and money an accounting month |
 //! | [`watermark`] | up to which position a view is true |
 
+pub mod access_log;
 pub mod account_balance;
 pub mod booking;
 pub mod credit_ledger;

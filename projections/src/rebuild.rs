@@ -29,7 +29,8 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::mpsc;
 
 use crate::{
-    account_balance, credit_ledger, provider_health, request_status, usage_daily, usage_ledger, usage_monthly,
+    access_log, account_balance, credit_ledger, provider_health, request_status, usage_daily, usage_ledger,
+    usage_monthly,
 };
 
 /// The class of the rebuilds' session locks: the ASCII text "aihr".
@@ -52,6 +53,7 @@ pub trait View: EventHandler {
 /// All of them.
 pub fn views() -> Vec<Arc<dyn View>> {
     vec![
+        Arc::new(access_log::View),
         Arc::new(account_balance::View),
         Arc::new(credit_ledger::View),
         Arc::new(provider_health::View),

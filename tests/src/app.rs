@@ -33,6 +33,7 @@ use crate::{PATIENCE, TestDatabase, audit::Audit, client::Client, database, prov
 
 pub const SECRET: &str = "a secret of the tests, at least 32 bytes long";
 const MASTER_KEY: &str = "dGhlIHRlc3RzJyBtYXN0ZXIga2V5LCAzMiBieXRlcyE=";
+const SIGNING_KEY: &str = "dGhlIHRlc3RzJyBzaWduaW5nIGtleSwgMzIgYnl0ZXM=";
 
 /// Ends when it is dropped, without a drain; [`stop`](Self::stop) is the orderly way.
 pub struct TestApp {
@@ -59,6 +60,7 @@ pub fn variables(database: &TestDatabase, providers: &Providers) -> Vec<(String,
             ("AIHUB__SERVER__DRAIN_MS", "500".to_owned()),
             ("AIHUB__DATABASE__MAX_CONNECTIONS", "8".to_owned()),
             ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY.to_owned()),
+            ("AIHUB__AUDIT__SIGNING_KEY", SIGNING_KEY.to_owned()),
             ("JWT_SECRET", SECRET.to_owned()),
             ("RUST_LOG", "error".to_owned()),
         ]

@@ -20,7 +20,7 @@ use aihub_domain::{
         event::{Accepted, Attempt, CancelReason, Outcome, RequestEvent, RequestKind},
     },
 };
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use cqrs_es::Aggregate;
 
 use crate::log::Node;
@@ -174,7 +174,11 @@ pub fn accepted(account: &str, user: &str, node: &str, reserved: i64) -> Accepte
         node: node.to_owned(),
         deadline_at: now() + TimeDelta::minutes(5),
         accepted_at: now(),
-        prompt: SealedContent { subject: account.to_owned(), sealed: "c2VhbGVk".to_owned() },
+        prompt: SealedContent {
+            subject: account.to_owned(),
+            month: NaiveDate::default(),
+            sealed: "c2VhbGVk".to_owned(),
+        },
     }
 }
 

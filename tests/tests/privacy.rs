@@ -55,7 +55,7 @@ fn captured_log() -> String {
 }
 
 /// Every row of every table, as text.
-async fn dump(pool: &PgPool) -> String {
+pub async fn dump(pool: &PgPool) -> String {
     let tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
     let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(pool).await.unwrap();
     assert!(tables.len() >= 5, "{tables:?}");

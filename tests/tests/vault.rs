@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use aihub_application::ports::vault::{ContentVault, VaultError};
-use aihub_infrastructure::vault::{PostgresVault, master_key::MasterKey};
+use aihub_application::ports::{
+    clock::{Clock, SystemClock},
+    vault::{ContentVault, VaultError},
+};
+use aihub_infrastructure::vault::{PostgresVault, erasure::destroy_subject, master_key::MasterKey};
 use aihub_tests::{
     TestDatabase,
     books::{Books, accepted},
@@ -21,7 +24,14 @@ fn master_key(byte: u8) -> MasterKey {
 
 /// A node's vault, with nothing in memory yet.
 fn vault(database: &TestDatabase) -> PostgresVault {
-    PostgresVault::new(database.pool().clone(), master_key(1))
+    PostgresVault::new(database.pool().clone(), master_key(1), Arc::new(SystemClock))
+}
+
+async fn destroy(database: &TestDatabase, subject: &str) -> u64 {
+    let mut transaction = database.pool().begin().await.unwrap();
+    let keys = destroy_subject(&mut transaction, subject, SystemClock.now()).await.unwrap();
+    transaction.commit().await.unwrap();
+    keys
 }
 
 #[tokio::test]
@@ -79,9 +89,10 @@ async fn destroying_a_key_erases_what_it_sealed_for_good() {
     let here = vault(&database);
     let sealed = here.seal("acme", "request-1", SECRET).await.unwrap();
     let kept = here.seal("other", "request-1", SECRET).await.unwrap();
-    assert!(here.destroy("acme").await.unwrap());
-    assert!(!here.destroy("acme").await.unwrap(), "there is nothing left to destroy");
-    // The node that destroyed it, which had it in memory, and one that comes later.
+    assert_eq!(destroy(&database, "acme").await, 1);
+    assert_eq!(destroy(&database, "acme").await, 0, "there is nothing left to destroy");
+    here.forget_keys();
+    // A node that had it in memory and heard of it, and one that comes later.
     for vault in [&here, &vault(&database)] {
         assert!(matches!(vault.open("request-1", &sealed).await, Err(VaultError::Erased)));
         assert!(matches!(vault.seal("acme", "request-2", SECRET).await, Err(VaultError::Erased)));
@@ -93,7 +104,7 @@ async fn destroying_a_key_erases_what_it_sealed_for_good() {
 async fn another_master_key_opens_nothing_and_leaves_the_keys_alone() {
     let database = database().await;
     let sealed = vault(&database).seal("acme", "request-1", SECRET).await.unwrap();
-    let stranger = PostgresVault::new(database.pool().clone(), master_key(2));
+    let stranger = PostgresVault::new(database.pool().clone(), master_key(2), Arc::new(SystemClock));
     assert!(matches!(stranger.open("request-1", &sealed).await, Err(VaultError::Unreadable)));
     assert!(matches!(stranger.seal("acme", "request-2", SECRET).await, Err(VaultError::Unreadable)));
     assert_eq!(vault(&database).open("request-1", &sealed).await.unwrap(), SECRET);

@@ -52,14 +52,14 @@ impl Account {
 /// The accounts, and what has to be closed behind them.
 pub struct Ledger {
     accounts: Accounts,
-    log: Arc<PostgresEventLog>,
+    pub log: Arc<PostgresEventLog>,
     tasks: TaskTracker,
-    database: Database,
+    pub database: Database,
     embedded: Option<EmbeddedPostgres>,
 }
 
 impl Ledger {
-    async fn open(config: &Config) -> anyhow::Result<Self> {
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
         let (database, embedded) = open_database(config).await?;
         if embedded.is_some() {
             database.migrate().await?;
@@ -70,7 +70,7 @@ impl Ledger {
         Ok(Self { accounts: Accounts::new(log.clone()), log, tasks, database, embedded })
     }
 
-    async fn close(self) -> anyhow::Result<()> {
+    pub async fn close(self) -> anyhow::Result<()> {
         self.log.close();
         self.tasks.close();
         self.tasks.wait().await;
@@ -83,7 +83,7 @@ impl Ledger {
 }
 
 /// Who did this from the command line, in the events' metadata.
-fn metadata(actor: &str, correlation_id: &str) -> Arc<Metadata> {
+pub fn metadata(actor: &str, correlation_id: &str) -> Arc<Metadata> {
     Arc::new(Metadata::from([
         ("actor", actor.to_owned()),
         ("correlationId", correlation_id.to_owned()),
@@ -92,10 +92,10 @@ fn metadata(actor: &str, correlation_id: &str) -> Arc<Metadata> {
 }
 
 /// The person at this machine, as far as it knows.
-fn actor(named: Option<String>) -> String {
+pub fn actor(named: Option<String>) -> String {
     named.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "cli".to_owned())
 }
 
-fn account_name(text: &str) -> Result<String, String> {
+pub fn account_name(text: &str) -> Result<String, String> {
     if is_identifier(text) { Ok(text.to_owned()) } else { Err(IDENTIFIER_RULE.to_owned()) }
 }

@@ -2,12 +2,12 @@
 
 use aihub_application::ports::clock::{Clock, SystemClock};
 use aihub_domain::period::{Month, event::PeriodEvent};
-use aihub_infrastructure::event_store::upcast::Upcasters;
+use aihub_infrastructure::{audit::checkpoint, event_store::upcast::Upcasters};
 use clap::Args;
 
-use super::output::out;
+use super::output::{out, remark};
 use crate::{
-    bootstrap::open_database,
+    bootstrap::{open_database, signing_key},
     config::Config,
     month_close::{Closed, close_month},
 };
@@ -25,6 +25,13 @@ impl Close {
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
         let (database, embedded) = open_database(config).await?;
         let closed = close_month(&database, &Upcasters::default(), self.month, &self.actor, SystemClock.now()).await;
+        // What the month was is signed at once, where this machine can.
+        if closed.is_ok()
+            && let Ok(key) = signing_key(config)
+            && let Err(error) = checkpoint::make(&database, &key, &SystemClock).await
+        {
+            remark(format_args!("no checkpoint was signed: {error}"))?;
+        }
         database.pool().close().await;
         if let Some(embedded) = embedded {
             embedded.stop().await?;

@@ -22,6 +22,20 @@ pub fn remark(text: impl fmt::Display) -> io::Result<()> {
     writeln!(io::stderr().lock(), "{text}")
 }
 
+/// Where a long command is, in one line that the next one takes the place of; for a person's terminal only.
+pub fn progress(text: impl fmt::Display) {
+    let mut stderr = io::stderr().lock();
+    if stderr.is_terminal() {
+        // Whoever does not see it misses nothing.
+        let _ = write!(stderr, "\r\u{1b}[K{text}").and_then(|()| stderr.flush());
+    }
+}
+
+/// Takes the last one away.
+pub fn progress_done() {
+    progress("");
+}
+
 /// Whether stdout is a person's terminal, which knows colours and obeys control characters.
 pub fn is_terminal() -> bool {
     io::stdout().is_terminal()

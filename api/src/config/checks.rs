@@ -1,7 +1,11 @@
 //! What has to fit together across keys. Types alone are checked when the layers are merged.
 
 use aihub_application::request::AUTO;
-use aihub_infrastructure::{kafka::cluster::PASSED_ON, vault::master_key::MasterKey};
+use aihub_infrastructure::{
+    audit::note::{KeyError, SigningKey},
+    kafka::cluster::PASSED_ON,
+    vault::master_key::MasterKey,
+};
 use reqwest::Url;
 
 use super::{
@@ -12,6 +16,10 @@ use super::{
     providers::ProviderSettings,
     sections::KafkaSettings,
 };
+use crate::auth::secret::Secret;
+
+/// The form of a signing key, to try a name with.
+const ANY_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// Everything that is wrong.
 pub fn faults(config: &Config) -> Vec<Fault> {
@@ -19,8 +27,20 @@ pub fn faults(config: &Config) -> Vec<Fault> {
     if let Err(error) = config.auth.checked_secret() {
         faults.push(Fault::new("auth:", format!("{error} (JWT_SECRET)")));
     }
-    if let Some(Err(error)) = config.content.master_key.as_ref().map(|key| MasterKey::from_base64(key.expose())) {
-        faults.push(Fault::new("content.master_key:", error.to_string()));
+    let own = config.content.master_key.iter().map(|key| ("content.master_key:", key));
+    let former = config.content.former_master_keys.iter().map(|key| ("content.former_master_keys:", key));
+    for (name, key) in own.chain(former) {
+        if let Err(error) = MasterKey::from_base64(key.expose()) {
+            faults.push(Fault::new(name, error.to_string()));
+        }
+    }
+    if config.content.retention_days == Some(0) {
+        faults.push(Fault::new("content.retention_days", "must be at least 1"));
+    }
+    let signing_key = config.audit.signing_key.as_ref().map(Secret::expose);
+    if let Err(error) = SigningKey::from_base64(&config.audit.origin, signing_key.unwrap_or(ANY_KEY)) {
+        let key = if matches!(error, KeyError::Name) { "audit.origin:" } else { "audit.signing_key:" };
+        faults.push(Fault::new(key, error.to_string()));
     }
     check_kafka(&config.kafka, &mut faults);
     for (name, provider) in &config.providers {
@@ -56,6 +76,7 @@ fn zeros(config: &Config) -> Vec<Fault> {
     let times = [
         ("server.ping_interval_ms", server.ping_interval_ms),
         ("gateway.request_timeout_ms", config.gateway.request_timeout_ms),
+        ("audit.checkpoint_interval_ms", config.audit.checkpoint_interval_ms),
         ("gateway.node_timeout_ms", config.gateway.node_timeout_ms),
     ];
     let zero = sizes.iter().filter(|(_, size)| *size == 0).map(|(key, _)| *key);

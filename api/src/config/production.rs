@@ -34,6 +34,11 @@ pub fn missing(config: &Config) -> Vec<Missing> {
                       lost key is lost";
         lacks("no key for content but a development one".to_owned(), remedy.to_owned());
     }
+    if config.audit.signing_key.is_none() {
+        let remedy = "set AIHUB__AUDIT__SIGNING_KEY (`openssl rand -base64 32`) and keep it from whoever can write to \
+                      the database";
+        lacks("no key for the log's checkpoints but a development one".to_owned(), remedy.to_owned());
+    }
     for provider in config.providers_to_start() {
         let (name, kind) = (provider.name, provider.settings.kind);
         let off = format!("`providers.{name}.enabled = false` (AIHUB__PROVIDERS__{}__ENABLED)", name.to_uppercase());

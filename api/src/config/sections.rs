@@ -98,6 +98,21 @@ impl Serialize for DatabaseUrl {
 pub struct ContentSettings {
     /// Seals the keys that prompts and answers are sealed with. Left out, development makes one in the data directory.
     pub master_key: Option<Secret>,
+    /// Those that keys may still be wrapped with, until `aihub keys rotate` has run.
+    pub former_master_keys: Vec<Secret>,
+    /// Content older than this is erased, by whole months. Left out, it is kept.
+    pub retention_days: Option<u32>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditSettings {
+    /// What the log is called in its checkpoints. Logs that one auditor looks after need names of their own.
+    pub origin: String,
+    /// Signs checkpoints. Left out, development makes one in the data directory.
+    pub signing_key: Option<Secret>,
+    /// How often one is made, if the log has moved.
+    pub checkpoint_interval_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -333,6 +333,7 @@ fn production_is_content_with_real_things_and_refuses_a_simulated_provider_among
         ("JWT_SECRET", "12345678901234567890123456789012"),
         ("DATABASE_URL", "postgres://db/aihub"),
         ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY),
+        ("AIHUB__AUDIT__SIGNING_KEY", MASTER_KEY),
         ("OPENAI_API_KEY", "sk-1"),
         ("AIHUB__PROVIDERS__CLAUDE__ENABLED", "false"),
     ];

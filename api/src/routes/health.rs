@@ -30,6 +30,8 @@ pub async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, Json<Value>) {
     match timeout(DATABASE_PATIENCE, hub.subscriptions.statuses()).await {
         Ok(Ok(handlers)) => {
             reasons.extend(stopped(&handlers, &hub.settings.handlers));
+            let paused = handlers.iter().filter(|handler| handler.paused_at.is_some());
+            notices.extend(paused.map(|handler| format!("handler {} is paused", handler.name)));
             if hub.settings.kafka.is_some() {
                 notices.extend(stopped(&handlers, &[relay::NAME]));
             }

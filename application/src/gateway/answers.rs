@@ -134,6 +134,17 @@ impl Answers {
         }
     }
 
+    /// Nothing of this account can be read or resumed any more: its content was erased. What still runs goes on unseen.
+    pub fn forget_account(&self, account: &str) {
+        let mut kept = self.lock();
+        let of_account = |entry: &KeptAnswer| entry.names.iter().any(|name| name.account == account);
+        let requests: Vec<String> =
+            kept.by_request.iter().filter(|(_, entry)| of_account(entry)).map(|(id, _)| id.clone()).collect();
+        for request_id in requests {
+            kept.forget(&request_id);
+        }
+    }
+
     /// To be called now and then, so that an idle node does not keep content.
     pub fn forget_expired(&self) {
         self.lock().forget_expired();

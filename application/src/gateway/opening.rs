@@ -22,7 +22,10 @@ use crate::{
     accounts::ExecuteError,
     error::GatewayError,
     policies::expire_requests::{self, OrphanedRequest},
-    ports::event_log::{AppendError, Metadata, NewEvent, StreamAppend},
+    ports::{
+        event_log::{AppendError, Metadata, NewEvent, StreamAppend},
+        vault::VaultError,
+    },
     principal::Principal,
 };
 
@@ -48,11 +51,11 @@ impl Gateway {
         // A model that costs nothing still holds something, so that every request has its reservation.
         let reserved = self.settings.rate.charge(worst_case).max(Microcredits(1));
         let content = job.request.content().map_err(|error| GatewayError::internal(&error))?;
-        let prompt = self
-            .vault
-            .seal(&job.principal.account, &job.id, &content)
-            .await
-            .map_err(|error| GatewayError::internal(&error))?;
+        let account = &job.principal.account;
+        let prompt = self.vault.seal(account, &job.id, &content).await.map_err(|error| match error {
+            VaultError::Erased => GatewayError::Erased { account: account.clone() },
+            error => GatewayError::internal(&error),
+        })?;
         let now = self.clock.now();
         let Asked { account, user, kind, provider, model } = job.asked()?;
         let accepted = Accepted {

@@ -26,7 +26,7 @@ fn accepted() -> Box<Accepted> {
         node: "n1".into(),
         deadline_at: DateTime::UNIX_EPOCH,
         accepted_at: DateTime::UNIX_EPOCH,
-        prompt: SealedContent { subject: "acme".into(), sealed: "AAAA".into() },
+        prompt: SealedContent { subject: "acme".into(), month: chrono::NaiveDate::default(), sealed: "AAAA".into() },
     })
 }
 

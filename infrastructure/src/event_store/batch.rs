@@ -103,6 +103,7 @@ impl PreparedUnit {
                 event_version,
                 payload,
                 metadata: &metadata,
+                command_id: self.events.is_empty().then_some(self.command_id),
             };
             let leaf_hash = leaf.hash();
             self.events.push(PreparedEvent { event, metadata, leaf_hash });

@@ -11,6 +11,7 @@
 //! | `event_version` | length, UTF-8 |
 //! | `payload` | length, the JSON text as it is stored |
 //! | `metadata` | length, the JSON text as it is stored |
+//! | `command_id` | a zero where there is none, otherwise a one and its 16 bytes |
 //!
 //! where a length is the number of bytes that follow, in 4 bytes, big-endian.
 //!
@@ -29,6 +30,7 @@
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use uuid::Uuid;
 
 use super::reader::RecordedEvent;
 
@@ -47,6 +49,7 @@ pub struct Leaf<'a> {
     pub event_version: &'a str,
     pub payload: &'a str,
     pub metadata: &'a str,
+    pub command_id: Option<Uuid>,
 }
 
 /// The end of a stretch of the log that was verified, and so the start of the next one.
@@ -61,11 +64,18 @@ pub enum ChainError {
     #[error("position {expected} is missing, {found} follows")]
     Gap { expected: u64, found: u64 },
     #[error("the content at position {position} is not what was recorded")]
-    Leaf { position: u64 },
+    Leaf { position: u64, expected: Hash, found: Hash },
     #[error("position {position} is not chained to the one before")]
-    Link { position: u64 },
+    Link { position: u64, expected: Hash, found: Hash },
     #[error("position {position} is recorded before the one in front of it")]
-    Time { position: u64 },
+    Time { position: u64, expected: DateTime<Utc>, found: DateTime<Utc> },
+}
+
+/// Checks events one after another.
+#[derive(Debug, Clone)]
+pub struct ChainVerifier {
+    head: ChainHead,
+    recorded_at: DateTime<Utc>,
 }
 
 impl Leaf<'_> {
@@ -76,6 +86,13 @@ impl Leaf<'_> {
         hasher.update(self.sequence.to_be_bytes());
         for text in [self.event_type, self.event_version, self.payload, self.metadata] {
             update_text(&mut hasher, text);
+        }
+        match self.command_id {
+            None => hasher.update([0]),
+            Some(id) => {
+                hasher.update([1]);
+                hasher.update(id.as_bytes());
+            }
         }
         hasher.finalize().into()
     }
@@ -101,30 +118,47 @@ impl ChainHead {
     }
 }
 
+impl ChainVerifier {
+    /// For the events that follow `head`.
+    pub fn after(head: ChainHead) -> Self {
+        Self { head, recorded_at: DateTime::<Utc>::MIN_UTC }
+    }
+
+    /// The end of what was verified.
+    pub fn head(&self) -> ChainHead {
+        self.head
+    }
+
+    /// Checks that `event` is the next one, says what was recorded, and is chained. It has to be as it is stored, not
+    /// upcast.
+    pub fn check(&mut self, event: &RecordedEvent) -> Result<(), ChainError> {
+        let position = event.position;
+        if position != self.head.position + 1 {
+            return Err(ChainError::Gap { expected: self.head.position + 1, found: position });
+        }
+        let found = event.leaf().hash();
+        if found != event.leaf_hash {
+            return Err(ChainError::Leaf { position, expected: event.leaf_hash, found });
+        }
+        let expected = self.head.next_hash(event.recorded_at, &event.leaf_hash);
+        if expected != event.chain_hash {
+            return Err(ChainError::Link { position, expected, found: event.chain_hash });
+        }
+        if event.recorded_at < self.recorded_at {
+            return Err(ChainError::Time { position, expected: self.recorded_at, found: event.recorded_at });
+        }
+        self.recorded_at = event.recorded_at;
+        self.head = ChainHead { position, chain_hash: event.chain_hash };
+        Ok(())
+    }
+}
+
 /// Checks that `events` follow `head` without a gap, say what was recorded, and are chained; the new head.
-/// The events have to be as they are stored, not upcast.
 pub fn verify<'a>(
     head: ChainHead,
     events: impl IntoIterator<Item = &'a RecordedEvent>,
 ) -> Result<ChainHead, ChainError> {
-    let mut head = head;
-    let mut recorded_at = DateTime::<Utc>::MIN_UTC;
-    for event in events {
-        let position = event.position;
-        if position != head.position + 1 {
-            return Err(ChainError::Gap { expected: head.position + 1, found: position });
-        }
-        if event.leaf().hash() != event.leaf_hash {
-            return Err(ChainError::Leaf { position });
-        }
-        if head.next_hash(event.recorded_at, &event.leaf_hash) != event.chain_hash {
-            return Err(ChainError::Link { position });
-        }
-        if event.recorded_at < recorded_at {
-            return Err(ChainError::Time { position });
-        }
-        recorded_at = event.recorded_at;
-        head = ChainHead { position, chain_hash: event.chain_hash };
-    }
-    Ok(head)
+    let mut verifier = ChainVerifier::after(head);
+    events.into_iter().try_for_each(|event| verifier.check(event))?;
+    Ok(verifier.head())
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, stream::BoxStream};
 use serde::de::DeserializeOwned;
-use sqlx::PgExecutor;
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::chain::{ChainHead, Hash, Leaf};
@@ -54,6 +54,7 @@ impl RecordedEvent {
             event_version: &self.event_version,
             payload: &self.payload,
             metadata: &self.metadata,
+            command_id: self.command_id,
         }
     }
 
@@ -103,6 +104,37 @@ pub async fn events_from(
     )
     .fetch(executor);
     up_to(limit, rows).await
+}
+
+/// The events at these positions, in order and as they are stored.
+pub async fn events_at(executor: impl PgExecutor<'_>, positions: &[i64]) -> Result<Vec<RecordedEvent>, sqlx::Error> {
+    sqlx::query_as!(
+        Row,
+        r#"SELECT position, recorded_at, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                  payload::text AS "payload!", metadata::text AS "metadata!", command_id,
+                  leaf_hash AS "leaf_hash: Hash", chain_hash AS "chain_hash: Hash"
+           FROM events WHERE position = ANY($1) ORDER BY position"#,
+        positions,
+    )
+    .fetch(executor)
+    .map_ok(RecordedEvent::from)
+    .try_collect()
+    .await
+}
+
+/// The last position that was recorded by `time`; 0 if that is before the first. Times never run back in the log, so it is
+/// found in a few steps.
+pub async fn position_at(connection: &mut PgConnection, time: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let (mut before, mut after) = (0, head(&mut *connection).await?.position + 1);
+    while before + 1 < after {
+        let middle = u64::midpoint(before, after);
+        let recorded_at =
+            sqlx::query_scalar!("SELECT recorded_at FROM events WHERE position = $1", middle.cast_signed())
+                .fetch_one(&mut *connection)
+                .await?;
+        if recorded_at <= time { before = middle } else { after = middle }
+    }
+    Ok(before)
 }
 
 /// The events of a stream from `first_sequence` on, oldest first, as they are stored.

@@ -1,4 +1,5 @@
 //! The key that the subjects' keys are wrapped with. It comes from the configuration and never goes into the database.
+//! While it is changed for another, both are configured, see [`super::rotation`].
 
 use std::{fmt, path::Path};
 
@@ -8,7 +9,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::sealed;
+use super::{KeyName, sealed};
 use crate::secret_file::{SecretFileError, read_or_make};
 
 const FILE_NAME: &str = "dev-master-key";
@@ -19,6 +20,26 @@ pub type SubjectKey = Zeroizing<[u8; 32]>;
 pub struct MasterKey {
     id: String,
     cipher: Aes256Gcm,
+}
+
+/// The one that new keys are wrapped with, and those that old ones may still be wrapped with.
+#[derive(Debug)]
+pub struct MasterKeys {
+    pub current: MasterKey,
+    pub former: Vec<MasterKey>,
+}
+
+impl From<MasterKey> for MasterKeys {
+    fn from(current: MasterKey) -> Self {
+        Self { current, former: vec![] }
+    }
+}
+
+impl MasterKeys {
+    /// The one with this id.
+    pub fn find(&self, id: &str) -> Option<&MasterKey> {
+        [&self.current].into_iter().chain(&self.former).find(|key| key.id == id)
+    }
 }
 
 #[derive(Debug, Error)]
@@ -45,13 +66,13 @@ impl MasterKey {
         &self.id
     }
 
-    /// The key as it is kept, 60 bytes: it unwraps for this subject only.
-    pub(super) fn wrap(&self, subject: &str, key: &SubjectKey) -> Option<Vec<u8>> {
-        sealed::seal(&self.cipher, subject.as_bytes(), key.as_slice())
+    /// The key as it is kept, 60 bytes: it unwraps under this name only.
+    pub(super) fn wrap(&self, name: &KeyName, key: &SubjectKey) -> Option<Vec<u8>> {
+        sealed::seal(&self.cipher, &name.associated(), key.as_slice())
     }
 
-    pub(super) fn unwrap(&self, subject: &str, wrapped: &[u8]) -> Option<SubjectKey> {
-        let key = Zeroizing::new(sealed::open(&self.cipher, subject.as_bytes(), wrapped)?);
+    pub(super) fn unwrap(&self, name: &KeyName, wrapped: &[u8]) -> Option<SubjectKey> {
+        let key = Zeroizing::new(sealed::open(&self.cipher, &name.associated(), wrapped)?);
         key.as_slice().try_into().ok().map(Zeroizing::new)
     }
 }
@@ -74,15 +95,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrapped_key_unwraps_for_its_subject_and_under_its_master_key_only() {
+    fn a_wrapped_key_unwraps_for_its_subject_and_month_and_under_its_master_key_only() {
         let master = MasterKey::from_base64(&STANDARD.encode([1; 32])).unwrap();
         let other = MasterKey::from_base64(&STANDARD.encode([2; 32])).unwrap();
         let key = Zeroizing::new([3; 32]);
-        let wrapped = master.wrap("acme", &key).unwrap();
+        let name = |subject: &str, month: &str| KeyName { subject: subject.to_owned(), month: month.parse().unwrap() };
+        let acme = name("acme", "2026-11-01");
+        let wrapped = master.wrap(&acme, &key).unwrap();
         assert_eq!(wrapped.len(), 60);
-        assert_eq!(master.unwrap("acme", &wrapped), Some(key));
-        assert_eq!(master.unwrap("other", &wrapped), None);
-        assert_eq!(other.unwrap("acme", &wrapped), None);
+        assert_eq!(master.unwrap(&acme, &wrapped), Some(key));
+        assert_eq!(master.unwrap(&name("other", "2026-11-01"), &wrapped), None);
+        assert_eq!(master.unwrap(&name("acme", "2026-12-01"), &wrapped), None);
+        assert_eq!(other.unwrap(&acme, &wrapped), None);
         assert_ne!(master.id(), other.id());
     }
 

@@ -9,6 +9,7 @@ use aihub_tests::{
     log::{Node, lone_unit, stream, unit, verified},
 };
 use chrono::TimeDelta;
+use uuid::Uuid;
 
 /// Events of ours and of a program that leaves position and hashes to the database.
 async fn recorded() -> Vec<RecordedEvent> {
@@ -31,7 +32,7 @@ async fn a_changed_byte_a_dropped_event_and_a_new_order_are_each_found() {
     let events = recorded().await;
     assert_eq!(verify(ChainHead::GENESIS, &events).unwrap().position, 5);
 
-    let changes: [fn(&mut RecordedEvent); 11] = [
+    let changes: [fn(&mut RecordedEvent); 12] = [
         |event| event.aggregate_type.push('x'),
         |event| event.aggregate_id.push('x'),
         |event| event.sequence += 1,
@@ -39,6 +40,7 @@ async fn a_changed_byte_a_dropped_event_and_a_new_order_are_each_found() {
         |event| event.event_version.push('x'),
         |event| event.payload.push(' '),
         |event| event.metadata.push(' '),
+        |event| event.command_id = if event.command_id.is_none() { Some(Uuid::nil()) } else { None },
         |event| event.leaf_hash[31] ^= 1,
         |event| event.chain_hash[31] ^= 1,
         |event| event.recorded_at += TimeDelta::microseconds(1),
@@ -62,7 +64,7 @@ async fn a_changed_byte_a_dropped_event_and_a_new_order_are_each_found() {
     swapped.swap(1, 2);
     let (one, other) = (swapped[1].position, swapped[2].position);
     (swapped[1].position, swapped[2].position) = (other, one);
-    assert_eq!(verify(ChainHead::GENESIS, &swapped), Err(ChainError::Link { position: 2 }));
+    assert!(matches!(verify(ChainHead::GENESIS, &swapped), Err(ChainError::Link { position: 2, .. })));
 }
 
 #[tokio::test]
@@ -71,7 +73,7 @@ async fn a_stretch_verifies_from_the_head_before_it_and_from_no_other() {
     let head = verify(ChainHead::GENESIS, &events[..2]).unwrap();
     assert_eq!(verify(head, &events[2..]).unwrap().chain_hash, events[4].chain_hash);
     let other = ChainHead { chain_hash: [7; 32], ..head };
-    assert_eq!(verify(other, &events[2..]), Err(ChainError::Link { position: 3 }));
+    assert!(matches!(verify(other, &events[2..]), Err(ChainError::Link { position: 3, .. })));
 }
 
 #[tokio::test]
@@ -85,7 +87,7 @@ async fn time_does_not_run_back_although_a_clock_does() {
          SELECT 'T', 'a', 1, 'X', '1', '{}', '{}', 1, '2100-01-01T00:00:00Z', leaf,
                 sha256(decode(repeat('00', 32), 'hex') || int8send(1)
                        || int8send((extract(epoch FROM '2100-01-01T00:00:00Z'::timestamptz) * 1000000)::bigint) || leaf)
-         FROM event_leaf_hash('T', 'a', 1, 'X', '1', '{}', '{}') AS leaf",
+         FROM event_leaf_hash('T', 'a', 1, 'X', '1', '{}', '{}', NULL) AS leaf",
     )
     .execute(database.pool())
     .await

@@ -1,0 +1,72 @@
+use std::{path::PathBuf, time::Instant};
+
+use aihub_infrastructure::{
+    audit::verify::{Line, Progress, Scope, Verdict, verify},
+    database::Database,
+};
+use aihub_projections::account_balance;
+use clap::Args;
+
+use super::{Finding, Keys};
+use crate::{
+    cli::output::{out_line, progress, progress_done},
+    config::Config,
+};
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The first position; what lies in front is taken for granted
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    from: u64,
+    /// The last position [default: the log's last]
+    #[arg(long)]
+    to: Option<u64>,
+    /// A checkpoint that was saved elsewhere: the log has to be the one that it was, and go on from there
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+impl Verify {
+    pub async fn run(self, config: &Config, database: &Database) -> anyhow::Result<()> {
+        let saved = self.checkpoint.map(std::fs::read_to_string).transpose();
+        let saved = saved.map_err(|error| Finding::Unreadable(format!("the saved checkpoint: {error}")))?;
+        let scope = Scope {
+            from: self.from,
+            to: self.to,
+            saved,
+            keys: self.keys.known(config)?,
+            balances: account_balance::AUDITED,
+        };
+        let began = Instant::now();
+        let show = |now: Progress| {
+            let rate = per_second(now.position - scope.from.min(now.position), began);
+            progress(format_args!("{} of {}, {rate} events/s", now.position, now.last));
+        };
+        let report = verify(database, &scope, show).await;
+        progress_done();
+        let report = report.map_err(Finding::from)?;
+        for Line { what, text } in &report.lines {
+            out_line(format_args!("{what:<17} {text}"))?;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let rate = per_second(report.events, began);
+        out_line(format_args!("{:<17} {} events in {seconds:.1} s, {rate}/s", "read", report.events))?;
+        match report.verdict {
+            Verdict::Intact => Ok(out_line("intact")?),
+            Verdict::Tampered(fault) => Err(Finding::Tampered(fault.to_string()).into()),
+            Verdict::Incomplete(what) => Err(Finding::Incomplete(what).into()),
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a figure for a person"
+)]
+fn per_second(events: u64, since: Instant) -> u64 {
+    (events as f64 / since.elapsed().as_secs_f64().max(0.001)) as u64
+}

@@ -1,0 +1,276 @@
+//! Who did what, when, with which model, at which price, and why something was refused: the events that have to do with a
+//! request, an account or a user, in words. It goes by what stands in the events, whichever they are, so that it knows
+//! events that came later as well.
+//!
+//! What was refused before it was accepted (no credits, no such model) has changed nothing and is not in the log.
+
+use std::fmt::{self, Write};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use sqlx::PgConnection;
+
+use crate::event_store::reader::{self, RecordedEvent};
+
+/// How many events are read at once.
+pub const BATCH: usize = 500;
+
+/// What the trail is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TrailOf {
+    Request(String),
+    Account(String),
+    /// Takes a pass over the stretch.
+    User(String),
+}
+
+/// An event in the trail.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    pub position: u64,
+    pub at: DateTime<Utc>,
+    /// As the event's metadata name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    pub aggregate_type: String,
+    pub aggregate_id: String,
+    pub event: String,
+    /// What the event says, without sealed content.
+    pub data: Value,
+}
+
+/// The positions of the trail's events from `from` to `to`.
+pub async fn positions(
+    connection: &mut PgConnection,
+    of: &TrailOf,
+    from: u64,
+    to: u64,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let (from, to) = (from.cast_signed(), to.cast_signed());
+    match of {
+        // A request and its reservation begin together and end together; in between only the reservation may grow.
+        TrailOf::Request(id) => {
+            sqlx::query_scalar!(
+                r#"WITH own AS (
+                       SELECT position, payload -> event_type ->> 'account' AS account, event_type = 'RequestAccepted' AS is_first
+                       FROM events WHERE aggregate_type = 'request' AND aggregate_id = $1 AND position BETWEEN $2 AND $3)
+                   SELECT position AS "position!" FROM own
+                   UNION
+                   SELECT e.position FROM events e
+                   WHERE e.aggregate_type = 'account' AND e.aggregate_id IN (SELECT account FROM own)
+                     AND e.position BETWEEN greatest($2, (SELECT min(position) - 1000 FROM own))
+                         AND least($3, CASE WHEN (SELECT count(*) FROM own) > 1
+                                            THEN (SELECT max(position) + 1000 FROM own) ELSE $3 END)
+                     AND e.payload -> e.event_type ->> 'reservation_id' = $1
+                   ORDER BY 1"#,
+                id,
+                from,
+                to
+            )
+            .fetch_all(connection)
+            .await
+        }
+        TrailOf::Account(id) => {
+            sqlx::query_scalar!(
+                r#"WITH own AS (
+                       SELECT position, payload -> event_type ->> 'reservation_id' AS request_id
+                       FROM events WHERE aggregate_type = 'account' AND aggregate_id = $1 AND position BETWEEN $2 AND $3)
+                   SELECT position AS "position!" FROM own
+                   UNION
+                   SELECT e.position FROM events e JOIN (SELECT DISTINCT request_id FROM own) AS r
+                       ON e.aggregate_type = 'request' AND e.aggregate_id = r.request_id
+                   WHERE e.position BETWEEN $2 AND $3
+                   UNION
+                   SELECT position FROM events
+                   WHERE aggregate_type = 'subject' AND aggregate_id = $1 AND position BETWEEN $2 AND $3
+                   ORDER BY 1"#,
+                id,
+                from,
+                to
+            )
+            .fetch_all(connection)
+            .await
+        }
+        TrailOf::User(name) => {
+            sqlx::query_scalar!(
+                r#"WITH own AS (
+                       SELECT position, aggregate_type, aggregate_id FROM events
+                       WHERE position BETWEEN $2 AND $3 AND (metadata ->> 'actor' = $1
+                           OR payload -> event_type ->> 'user' = $1 OR payload -> event_type ->> 'actor' = $1))
+                   SELECT position AS "position!" FROM own
+                   UNION
+                   SELECT e.position FROM events e JOIN (
+                       SELECT DISTINCT aggregate_id FROM own WHERE aggregate_type = 'request') AS r
+                       ON e.aggregate_type = 'request' AND e.aggregate_id = r.aggregate_id
+                   WHERE e.position BETWEEN $2 AND $3
+                   ORDER BY 1"#,
+                name,
+                from,
+                to
+            )
+            .fetch_all(connection)
+            .await
+        }
+    }
+}
+
+/// The entries at these positions, at most [`BATCH`] of them.
+pub async fn entries(connection: &mut PgConnection, positions: &[i64]) -> Result<Vec<Entry>, sqlx::Error> {
+    Ok(reader::events_at(connection, positions).await?.iter().map(Entry::of).collect())
+}
+
+impl Entry {
+    pub fn of(event: &RecordedEvent) -> Self {
+        let metadata: Value = serde_json::from_str(&event.metadata).unwrap_or_default();
+        let said = |name: &str| metadata.get(name).and_then(Value::as_str).map(str::to_owned);
+        let mut payload: Value = serde_json::from_str(&event.payload).unwrap_or_default();
+        let mut data = match payload.get_mut(&event.event_type) {
+            Some(said) => said.take(),
+            None => payload,
+        };
+        withhold(&mut data);
+        Self {
+            position: event.position,
+            at: event.recorded_at,
+            actor: said("actor"),
+            correlation_id: said("correlationId"),
+            aggregate_type: event.aggregate_type.clone(),
+            aggregate_id: event.aggregate_id.clone(),
+            event: event.event_type.clone(),
+            data,
+        }
+    }
+}
+
+/// Puts the length in the place of what is sealed: it is of use to nobody without its key.
+fn withhold(data: &mut Value) {
+    match data {
+        Value::Object(fields) => {
+            if let Some(Value::String(sealed)) = fields.get("sealed") {
+                let bytes = sealed.len() / 4 * 3;
+                fields.insert("sealed".to_owned(), json!({ "bytes": bytes }));
+            }
+            fields.values_mut().for_each(withhold);
+        }
+        Value::Array(items) => items.iter_mut().for_each(withhold),
+        _ => {}
+    }
+}
+
+/// `#41 2026-11-22T18:00:01.123Z ann · request 0199… · accepted: account acme, model gpt-6-luna, reserved 0.051`
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let actor = self.actor.as_deref().unwrap_or("-");
+        let mut event = String::new();
+        for char in self.event.chars() {
+            if char.is_ascii_uppercase() && !event.is_empty() {
+                event.push(' ');
+            }
+            event.push(char.to_ascii_lowercase());
+        }
+        write!(f, "#{} {at} {actor} · {} {} · {event}", self.position, self.aggregate_type, self.aggregate_id)?;
+        let mut facts = Vec::new();
+        if let Value::Object(fields) = &self.data {
+            gather(fields, &self.aggregate_id, &mut facts);
+        }
+        if facts.is_empty() { Ok(()) } else { write!(f, ": {}", facts.join(", ")) }
+    }
+}
+
+/// What a person wants to know: no times beside the log's own, no content, nothing that is nought.
+fn gather(fields: &Map<String, Value>, own_id: &str, facts: &mut Vec<String>) {
+    for (name, value) in fields {
+        match value {
+            Value::Object(inner) if inner.contains_key("sealed") => {}
+            Value::Object(inner) => gather(inner, own_id, facts),
+            Value::Array(items) => {
+                for item in items {
+                    let mut inner = Vec::new();
+                    match item {
+                        Value::Object(fields) => gather(fields, own_id, &mut inner),
+                        other => inner.push(plain(other)),
+                    }
+                    facts.push(format!("{} ({})", name.trim_end_matches('s').replace('_', " "), inner.join(" ")));
+                }
+            }
+            Value::Null | Value::Bool(false) => {}
+            _ if name.ends_with("_at") => {}
+            Value::String(text) if text == own_id => {}
+            Value::Number(number) if number.as_i64() == Some(0) => {}
+            Value::Number(number) => facts.push(amount(name, number.as_i64().unwrap_or_default())),
+            other => facts.push(format!("{} {}", name.replace('_', " "), plain(other))),
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Microcredits as credits and 10⁻¹² dollars as dollars, exactly.
+fn amount(name: &str, amount: i64) -> String {
+    let decimal = |digits: u32| {
+        let unit = 10_u64.pow(digits);
+        let (whole, part) = (amount.unsigned_abs() / unit, amount.unsigned_abs() % unit);
+        let mut text = String::from(if amount < 0 { "-" } else { "" });
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{whole}.{part:0width$}", width = digits as usize);
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    if let Some(name) = name.strip_suffix("_microcredits") {
+        format!("{} {} credits", name.replace('_', " "), decimal(6))
+    } else if let Some(name) = name.strip_suffix("_picousd") {
+        format!("{} ${}", name.replace('_', " "), decimal(12))
+    } else {
+        format!("{} {amount}", name.replace('_', " "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(event: &str, data: &Value) -> String {
+        let event = RecordedEvent {
+            position: 41,
+            recorded_at: DateTime::UNIX_EPOCH,
+            aggregate_type: "request".to_owned(),
+            aggregate_id: "r".to_owned(),
+            sequence: 1,
+            event_type: event.to_owned(),
+            event_version: "1.0".to_owned(),
+            payload: json!({ event: data }).to_string(),
+            metadata: r#"{"actor":"ann"}"#.to_owned(),
+            command_id: None,
+            leaf_hash: [0; 32],
+            chain_hash: [0; 32],
+        };
+        Entry::of(&event).to_string()
+    }
+
+    #[test]
+    fn an_event_is_told_in_a_line_with_amounts_and_reasons_and_without_content() {
+        let accepted = json!({
+            "account": "acme", "model": "gpt-6-luna", "reserved_microcredits": 51_000, "price_id": "p@1",
+            "input_tokens": 0, "accepted_at": "2026", "prompt": { "subject": "acme", "sealed": "c2VhbGVk" },
+        });
+        assert_eq!(
+            entry("RequestAccepted", &accepted),
+            "#41 1970-01-01T00:00:00.000Z ann · request r · request accepted: account acme, model gpt-6-luna, \
+             price id p@1, reserved 0.051 credits"
+        );
+        let failed = json!({ "code": "ALL_PROVIDERS_FAILED", "outcome": {
+            "attempts": [{ "provider": "openai", "failure": "rate_limited", "status": 429 }],
+            "charge": { "cost_picousd": 1_500_000_000_000_i64 },
+        } });
+        let told = entry("RequestFailed", &failed);
+        assert!(told.ends_with(
+            "request failed: code ALL_PROVIDERS_FAILED, attempt (failure rate_limited provider openai status 429), cost $1.5"
+        ), "{told}");
+    }
+}

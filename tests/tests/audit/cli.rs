@@ -1,0 +1,108 @@
+//! The command line: what it exits with, and that what it writes verifies elsewhere.
+
+use std::process::Stdio;
+
+use aihub_tests::{TestDatabase, books::accepted};
+use sqlx::Executor;
+use tokio::process::Command;
+
+use super::a_log;
+
+/// What a command printed, and its exit code.
+async fn aihub(database: Option<&TestDatabase>, arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aihub-under-test"));
+    command.env_clear().env("AIHUB__AUDIT__SIGNING_KEY", "dGhlIHRlc3RzJyBzaWduaW5nIGtleSwgMzIgYnl0ZXM=");
+    command.env("AIHUB__CONTENT__MASTER_KEY", "dGhlIHRlc3RzJyBtYXN0ZXIga2V5LCAzMiBieXRlcyE=");
+    if let Some(database) = database {
+        command.env("DATABASE_URL", &database.options.url);
+    }
+    let output = command.args(arguments).stdin(Stdio::null()).output().await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), text)
+}
+
+async fn done(database: &TestDatabase, arguments: &[&str]) -> String {
+    let (code, text) = aihub(Some(database), arguments).await;
+    assert_eq!(code, 0, "{arguments:?}: {text}");
+    text
+}
+
+#[tokio::test]
+async fn an_auditor_verifies_exports_and_proves_and_is_told_by_the_exit_code_what_is_wrong() {
+    let (database, books) = a_log().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let note = done(&database, &["audit", "checkpoint"]).await;
+    std::fs::write(path("saved"), &note).unwrap();
+    books.accept("more", accepted("acme", "ann", "node", 10)).await;
+    done(&database, &["audit", "checkpoint"]).await;
+    let report = done(&database, &["audit", "verify", "--checkpoint", &path("saved")]).await;
+    for line in
+        ["1 to 40, contiguous", "2 agree, each with its signature", "goes on from there", "2 accounts", "intact"]
+    {
+        assert!(report.contains(line), "{line}: {report}");
+    }
+
+    let key = done(&database, &["audit", "key"]).await;
+    done(&database, &["audit", "export", "--from", "3", &path("bundle")]).await;
+    std::fs::write(path("proof"), done(&database, &["audit", "prove", "7"]).await).unwrap();
+    for name in ["bundle", "proof"] {
+        let (code, text) = aihub(None, &["audit", "verify-bundle", &path(name), "--key", key.trim()]).await;
+        assert!(code == 0 && text.contains("intact"), "{text}");
+    }
+    let trail = done(&database, &["audit", "trail", "--request", "acme-1", "--json"]).await;
+    assert!(trail.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{trail}");
+
+    assert_eq!(aihub(Some(&database), &["audit", "verify", "--to", "41"]).await.0, 3, "it is not there");
+    assert_eq!(aihub(Some(&database), &["audit", "prove", "41"]).await.0, 3);
+    assert_eq!(aihub(None, &["audit", "verify-bundle", &path("nothing")]).await.0, 4);
+    std::fs::write(path("saved"), note.replace("aihub\n38", "aihub\n37")).unwrap();
+    assert_eq!(
+        aihub(Some(&database), &["audit", "verify", "--checkpoint", &path("saved")]).await.0,
+        4,
+        "no checkpoint"
+    );
+    let bundle = std::fs::read_to_string(path("bundle")).unwrap();
+    std::fs::write(path("bundle"), bundle.replacen("CreditsReserved", "CreditsRescued", 1)).unwrap();
+    let (code, text) = aihub(None, &["audit", "verify-bundle", &path("bundle"), "--key", key.trim()]).await;
+    assert!(code == 2 && text.contains("position 3"), "{text}");
+    database
+        .pool()
+        .execute("ALTER TABLE events DISABLE TRIGGER ALL; UPDATE events SET event_version = '2' WHERE position = 9")
+        .await
+        .unwrap();
+    let (code, text) = aihub(Some(&database), &["audit", "verify"]).await;
+    assert!(code == 2 && text.contains("position 9"), "{text}");
+    let nowhere = ("DATABASE_URL", "postgres://aihub@127.0.0.1:1/aihub");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aihub-under-test"));
+    let status = command.env_clear().env(nowhere.0, nowhere.1).args(["audit", "verify"]).output().await.unwrap().status;
+    assert_eq!(status.code(), Some(4));
+}
+
+#[tokio::test]
+async fn a_system_is_played_into_another_database_and_asked_about_the_past_and_a_subject_is_erased() {
+    let (database, _books) = a_log().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("log.jsonl").display().to_string();
+    done(&database, &["replay", "--to", &file]).await;
+    let copy = aihub_tests::database().await;
+    let text = done(&database, &["replay", "--from", &file, "--database", &copy.options.url]).await;
+    assert!(text.contains("account_balance_v1 is filled"), "{text}");
+    assert!(done(&copy, &["audit", "verify"]).await.contains("2 accounts"));
+
+    let then = done(&database, &["replay", "--as-of", "4", "--account", "acme"]).await;
+    assert!(then.contains("as of position 4") && then.contains("held_microcredits            30"), "{then}");
+    let diff = done(&database, &["replay", "--as-of", "4", "--account", "acme", "--diff"]).await;
+    assert!(diff.contains("30 -> 0"), "{diff}");
+    let request = done(&database, &["replay", "--as-of", "4", "--request", "acme-0"]).await;
+    assert!(request.contains("\"accepted\""), "{request}");
+    assert_eq!(aihub(Some(&database), &["replay", "--as-of", "1", "--request", "acme-0"]).await.0, 3);
+
+    let erase = ["erase", "--subject", "acme", "--reason", "asked for", "--actor", "privacy"];
+    assert!(done(&database, &erase).await.contains("recorded at position 39"));
+    assert!(done(&database, &erase).await.contains("was erased at"));
+    let trail = done(&database, &["audit", "trail", "--account", "acme"]).await;
+    assert!(trail.contains("subject erased: actor privacy, reason asked for"), "{trail}");
+    assert!(done(&database, &["audit", "verify"]).await.contains("intact"));
+    assert!(done(&database, &["keys", "rotate"]).await.contains("0 keys"));
+}
