@@ -409,7 +409,7 @@ CREATE TABLE read.provider_health_v1 (
 COMMENT ON TABLE read.provider_health_state_v1 IS 'How far provider_health_v1 is filled';
 COMMENT ON COLUMN read.provider_health_state_v1.one IS 'There is one row';
 COMMENT ON COLUMN read.provider_health_state_v1.applied_position IS 'The last event that changed the table';
-COMMENT ON COLUMN read.provider_health_state_v1.closed_month IS 'Not used: health is not booked';
+COMMENT ON COLUMN read.provider_health_state_v1.closed_month IS 'The last month that is closed, by its first day';
 COMMENT ON TABLE read.provider_health_v1 IS 'Calls to providers by hour, outcome and duration: a histogram that can be added up over hours and providers. Success rate: called and answered against called';
 COMMENT ON COLUMN read.provider_health_v1.hour IS 'The UTC hour in which the request ended, by its beginning';
 COMMENT ON COLUMN read.provider_health_v1.provider IS 'The provider';

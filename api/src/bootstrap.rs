@@ -31,6 +31,7 @@ use aihub_infrastructure::{
         upcast::Upcasters,
         writer::WriterOptions,
     },
+    kafka::{cluster::Cluster, reachability::Reachability, relay::KafkaRelay},
     nodes,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
@@ -119,6 +120,10 @@ impl App {
         for handler in &handlers {
             subscriptions.run(handler.clone());
         }
+        let kafka = match config.kafka.cluster() {
+            Some(cluster) => Some(publish(cluster, clock.clone(), &subscriptions, &workers, &stop_workers)?),
+            None => None,
+        };
         let orphaned =
             PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
         let due = PostgresDueGrants::new(database.pool().clone());
@@ -165,6 +170,7 @@ impl App {
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
             audit_key: signing_key.verifier(),
             notices: notices(&config),
+            kafka,
         };
         let hub = Arc::new(Hub::new(gateway, authenticator, database, reads, subscriptions, metrics, settings));
         Ok(Self { listener, hub, log, embedded, simulated, workers, stop_workers, config })
@@ -261,6 +267,21 @@ async fn reach_database(config: &Config) -> anyhow::Result<(DatabaseOptions, Opt
     Ok((DatabaseOptions { max_connections, ..DatabaseOptions::new(url) }, embedded))
 }
 
+/// Has this node publish the log whenever no other one does.
+fn publish(
+    cluster: Cluster,
+    clock: Arc<dyn Clock>,
+    subscriptions: &Subscriptions,
+    workers: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Reachability> {
+    let reachability = Reachability::new(clock);
+    let relay = KafkaRelay::new(cluster.clone(), reachability.clone(), stop.clone())?;
+    subscriptions.run(Arc::new(relay));
+    workers.spawn(reachability.clone().follow(cluster, stop.clone()));
+    Ok(reachability)
+}
+
 /// The configured settings; in development with a secret of our own where none is configured.
 pub fn auth_settings(config: &Config) -> anyhow::Result<AuthSettings> {
     let mut settings = config.auth.clone();
@@ -297,9 +318,10 @@ fn notices(config: &Config) -> Vec<String> {
         .filter(|provider| provider.simulated)
         .map(|provider| format!("provider {} is simulated", provider.name))
         .collect();
-    if config.kafka.brokers.is_none() {
-        notices.push("Kafka is not configured: nothing is published".to_owned());
-    }
+    notices.push(match config.kafka.cluster() {
+        Some(cluster) => format!("Kafka: events are published to {}.*", cluster.topic_prefix),
+        None => "Kafka is not configured: nothing is published".to_owned(),
+    });
     notices
 }
 

@@ -13,7 +13,9 @@ mod health;
 mod keys;
 mod migrate;
 mod output;
+mod project;
 mod projections;
+mod relay;
 mod replay;
 mod serve;
 mod simulate;
@@ -74,6 +76,10 @@ enum Command {
     Projections(projections::Projections),
     /// Bring the database schema up to date
     Migrate,
+    /// Feed the views of another database from Kafka
+    Project(project::Project),
+    /// Publish events to Kafka again
+    Relay(relay::Relay),
     /// Run the simulated providers alone
     Simulate(simulate::Simulate),
     /// Print the configuration in effect, with secrets masked
@@ -109,7 +115,7 @@ impl Cli {
         let variables = process_variables();
         let wants_log = variables.iter().any(|(name, value)| name == "RUST_LOG" && !value.is_empty());
         let config = Config::load(&Sources { file: self.config, variables, flags })?;
-        let serves = matches!(command, Command::Serve(_) | Command::Simulate(_));
+        let serves = matches!(command, Command::Serve(_) | Command::Simulate(_) | Command::Project(_));
         let filter = if serves || wants_log { config.log.filter.as_str() } else { "error" };
         telemetry::log(filter, config.log.format)?;
         match command {
@@ -123,6 +129,8 @@ impl Cli {
             Command::Keys(keys) => keys.run(&config).await,
             Command::Close(close) => close.run(&config).await,
             Command::Projections(projections) => projections.run(&config).await,
+            Command::Project(project) => project.run(&config).await,
+            Command::Relay(relay) => relay.run(&config).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Simulate(simulate) => simulate.run().await,
             Command::Config => config::run(&config),

@@ -9,7 +9,10 @@ use std::{
 };
 
 use aihub_application::gateway::Gateway;
-use aihub_infrastructure::{audit::note::VerifierKey, database::Database, event_store::subscription::Subscriptions};
+use aihub_infrastructure::{
+    audit::note::VerifierKey, database::Database, event_store::subscription::Subscriptions,
+    kafka::reachability::Reachability,
+};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +43,8 @@ pub struct HubSettings {
     pub audit_key: VerifierKey,
     /// What is not configured, for `/health/ready`.
     pub notices: Vec<String>,
+    /// Where Kafka is configured.
+    pub kafka: Option<Reachability>,
 }
 
 /// One socket of the allowed number.

@@ -7,7 +7,7 @@ use axum::{Router, routing::get};
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{audit, credits, health, mcp, metrics, providers, requests, usage},
+    routes::{asyncapi, audit, credits, health, mcp, metrics, providers, requests, usage},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -22,6 +22,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/audit/prove/{position}", get(audit::prove))
         .route("/api/audit/trail", get(audit::trail))
         .route("/api/audit/events", get(audit::events))
+        .route("/asyncapi.json", get(asyncapi::document))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(metrics::render))

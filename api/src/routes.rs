@@ -1,5 +1,6 @@
 //! The HTTP routes, one a file.
 
+pub mod asyncapi;
 pub mod audit;
 pub mod credits;
 pub mod health;

@@ -8,6 +8,7 @@
 //! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
 //! | [`json_rows`] | many rows as one parameter of a statement |
+//! | [`kafka`] | events on their way to Kafka, and back into views |
 //! | [`nodes`] | which processes are alive |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
 //! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
@@ -21,6 +22,7 @@ pub mod due_grants;
 pub mod embedded_postgres;
 pub mod event_store;
 pub mod json_rows;
+pub mod kafka;
 pub mod nodes;
 pub mod orphaned_requests;
 pub mod providers;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use aihub_domain::{
     account::{Account, event::AccountEvent},
     money::Microcredits,
-    period::{Month, Period, event::MonthTotals},
+    period::{Month, event::MonthTotals},
 };
 use aihub_infrastructure::{
     event_store::{decode::LogEntry, subscription::EventHandler},
@@ -20,7 +20,7 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgTransaction};
 
 use crate::{
-    booking::{Booking, State, concerns},
+    booking::{Booking, State},
     rebuild,
 };
 
@@ -41,6 +41,17 @@ pub const ACCOUNT_EVENT_TYPES: &[&str] = &[
     "ReservationExtended",
     "CreditsSettled",
     "CreditsReleased",
+];
+
+const EVENT_TYPES: &[&str] = &[
+    "CreditsGranted",
+    "CreditsExpired",
+    "CreditsAdjusted",
+    "CreditsReserved",
+    "ReservationExtended",
+    "CreditsSettled",
+    "CreditsReleased",
+    "MonthClosed",
 ];
 
 /// A movement of an account's credits. In microcredits; `granted = available + held + spent + expired`.
@@ -157,16 +168,7 @@ impl rebuild::View for View {
     }
 
     fn event_types(&self) -> &'static [&'static str] {
-        &[
-            "CreditsGranted",
-            "CreditsExpired",
-            "CreditsAdjusted",
-            "CreditsReserved",
-            "ReservationExtended",
-            "CreditsSettled",
-            "CreditsReleased",
-            "MonthClosed",
-        ]
+        EVENT_TYPES
     }
 }
 
@@ -185,10 +187,7 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, &[Account::TYPE, Period::TYPE]) {
-        return Ok(());
-    }
-    let mut state = State::load(transaction, STATE).await?;
+    let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let mut moved: Vec<(&LogEntry, Movement, Option<Month>)> = Vec::new();
     for entry in events {
         if state.takes(entry)? && entry.aggregate_type == Account::TYPE {
@@ -213,9 +212,6 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         )
         .execute(&mut **transaction)
         .await?;
-    }
-    if state.is_changed() {
-        state.save(transaction, STATE).await?;
     }
     Ok(())
 }

@@ -3,17 +3,15 @@
 
 use std::sync::Arc;
 
-use aihub_domain::{period::Period, request::Request};
 use aihub_infrastructure::event_store::{decode::LogEntry, subscription::EventHandler};
 use chrono::NaiveDate;
-use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, PgTransaction};
 use thiserror::Error;
 
 use crate::{
-    booking::{State, concerns},
+    booking::State,
     key_text::key_text,
     rebuild,
     usage::{Additions, EVENT_TYPES, Usage},
@@ -155,10 +153,7 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, &[Request::TYPE, Period::TYPE]) {
-        return Ok(());
-    }
-    let mut state = State::load(transaction, STATE).await?;
+    let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let mut additions = Additions::default();
     for entry in events {
         if state.takes(entry)?
@@ -168,8 +163,5 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         }
     }
     additions.write(transaction, NAME, "day").await?;
-    if state.is_changed() {
-        state.save(transaction, STATE).await?;
-    }
     Ok(())
 }

@@ -22,9 +22,10 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgTransaction};
 
 use crate::{
-    booking::{Booking, State, concerns},
+    booking::{Booking, State},
     key_text::{key_text, name},
     rebuild,
+    usage::EVENT_TYPES,
 };
 
 pub const NAME: &str = "usage_ledger_v1";
@@ -212,7 +213,7 @@ impl rebuild::View for View {
     }
 
     fn event_types(&self) -> &'static [&'static str] {
-        crate::usage::EVENT_TYPES
+        EVENT_TYPES
     }
 }
 
@@ -231,10 +232,7 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, &[Request::TYPE, Period::TYPE]) {
-        return Ok(());
-    }
-    let mut state = State::load(transaction, STATE).await?;
+    let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let (mut rows, mut closes) = (Vec::new(), Vec::new());
     for entry in events {
         if state.takes(entry)? {
@@ -255,9 +253,6 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     }
     for (position, close) in closes {
         insert_close(transaction, position, close).await?;
-    }
-    if state.is_changed() {
-        state.save(transaction, STATE).await?;
     }
     Ok(())
 }

@@ -103,6 +103,26 @@ impl Books {
         self.execute(account, &money, Some((request_id, 1, &events[0]))).await
     }
 
+    /// Requests of three accounts, with every kind of end; every ninth is still open.
+    pub async fn trade(&self, requests: std::ops::Range<u64>) {
+        for nth in requests {
+            let account = ["acme", "globex", "initech"][usize::try_from(nth % 3).unwrap()];
+            let request_id = format!("request-{nth}");
+            let user = if nth.is_multiple_of(4) { "ann" } else { "bob" };
+            self.accept(&request_id, accepted(account, user, "node-1", 40)).await;
+            let charge = 10 + i64::try_from(nth % 60).unwrap();
+            let end = match nth % 9 {
+                0 => continue,
+                1 => End::Failed(outcome(nth, 0)),
+                2 => End::Failed(outcome(nth, charge)),
+                3 => End::Cancelled(outcome(nth, charge)),
+                4 => End::Abandoned(now()),
+                _ => End::Completed(outcome(nth, charge)),
+            };
+            self.end(account, &request_id, end).await.unwrap();
+        }
+    }
+
     async fn execute(
         &self,
         account: &str,

@@ -7,6 +7,7 @@
 //! | [`books`] | accounts and requests with every kind of end, without a gateway |
 //! | [`client`] | a client of the WebSocket |
 //! | [`database`] | a fresh, migrated database for each test |
+//! | [`kafka`] | what stands in the topics, and in views that are fed from them |
 //! | [`log`] | nodes with a writer, and short ways to make units |
 //! | [`postgres`] | the PostgreSQL of the test process |
 //! | [`process`] | the service as a process of its own, to be killed |
@@ -26,6 +27,7 @@ pub mod audit;
 pub mod books;
 pub mod client;
 pub mod database;
+pub mod kafka;
 pub mod log;
 pub mod postgres;
 pub mod process;

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on should say where")]
 
+mod asyncapi;
 mod audit;
 mod auth;
 mod corpus;
 mod crashes;
 mod erasure;
+mod expiry;
 mod frames;
+mod kafka;
 mod limits;
 mod money;
 mod orphans;

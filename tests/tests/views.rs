@@ -97,6 +97,13 @@ async fn rows(database: &TestDatabase, view: &dyn View) -> Vec<String> {
     rows
 }
 
+/// Says what differs, and not everything that does not.
+fn assert_same(what: &str, rows: &[String], expected: &[String]) {
+    let more: Vec<_> = rows.iter().filter(|row| !expected.contains(row)).take(3).collect();
+    let missing: Vec<_> = expected.iter().filter(|row| !rows.contains(row)).take(3).collect();
+    assert!(rows == expected, "{what}: {more:#?} instead of {missing:#?}");
+}
+
 /// What PostgreSQL's own export says, line by line.
 async fn copy(database: &TestDatabase, select: &str) -> Vec<String> {
     let mut connection = database.pool().acquire().await.unwrap();

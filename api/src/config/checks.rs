@@ -3,6 +3,7 @@
 use aihub_application::request::AUTO;
 use aihub_infrastructure::{
     audit::note::{KeyError, SigningKey},
+    kafka::cluster::PASSED_ON,
     vault::master_key::MasterKey,
 };
 use reqwest::Url;
@@ -13,6 +14,7 @@ use super::{
     models::{ModelKind, ModelSettings, UnlistedSettings},
     prices::PriceSettings,
     providers::ProviderSettings,
+    sections::KafkaSettings,
 };
 use crate::auth::secret::Secret;
 
@@ -40,6 +42,7 @@ pub fn faults(config: &Config) -> Vec<Fault> {
         let key = if matches!(error, KeyError::Name) { "audit.origin:" } else { "audit.signing_key:" };
         faults.push(Fault::new(key, error.to_string()));
     }
+    check_kafka(&config.kafka, &mut faults);
     for (name, provider) in &config.providers {
         check_provider(name, provider, &mut faults);
     }
@@ -79,6 +82,28 @@ fn zeros(config: &Config) -> Vec<Fault> {
     let zero = sizes.iter().filter(|(_, size)| *size == 0).map(|(key, _)| *key);
     let zero = zero.chain(times.iter().filter(|(_, time)| *time == 0).map(|(key, _)| *key));
     zero.map(|key| Fault::new(key, "must be at least 1")).collect()
+}
+
+fn check_kafka(kafka: &KafkaSettings, faults: &mut Vec<Fault>) {
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let mut check = |key: &str, is_good: bool, reason: &str| {
+        if !is_good {
+            faults.push(Fault::new(format!("kafka.{key}"), reason));
+        }
+    };
+    let prefix = &kafka.topic_prefix;
+    check(
+        "topic_prefix",
+        (1..=200).contains(&prefix.len()) && is_name(prefix),
+        "must be letters, digits, `.`, `_`, `-`",
+    );
+    check("partitions", kafka.partitions >= 1, "must be at least 1");
+    check("replication", kafka.replication == -1 || kafka.replication >= 1, "must be at least 1, or -1");
+    check("max_message_bytes", (10_000..=100_000_000).contains(&kafka.max_message_bytes), "must be 10000 to 100000000");
+    check("delivery_timeout_ms", (1_000..=25_000).contains(&kafka.delivery_timeout_ms), "must be 1000 to 25000");
+    for name in kafka.properties.keys().filter(|name| !PASSED_ON.iter().any(|prefix| name.starts_with(prefix))) {
+        check(&format!("properties.{name}"), false, "is not passed on: only security.*, sasl.* and ssl.* are");
+    }
 }
 
 fn check_provider(name: &str, provider: &ProviderSettings, faults: &mut Vec<Fault>) {

@@ -1,11 +1,15 @@
 //! The sections that are read as they stand. Units stand last in the names.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use aihub_application::limits::{Allowance, Capacity};
+use aihub_infrastructure::kafka::cluster::Cluster;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::amount::{Credits, CreditsPerUsd};
+use super::{
+    amount::{Credits, CreditsPerUsd},
+    duration_ms,
+};
 use crate::auth::secret::Secret;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -166,8 +170,38 @@ pub struct RoutingSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaSettings {
-    /// `host:port`, separated by commas. Also `KAFKA_BROKERS`.
+    /// `host:port`, separated by commas. Left out, nothing is published. Also `KAFKA_BROKERS`.
     pub brokers: Option<String>,
+    /// In front of the topics' names, and the source of the events.
+    pub topic_prefix: String,
+    /// Of each topic that is made, as the next two; topics that are there are left as they are.
+    pub partitions: i32,
+    /// -1 is the brokers' own default.
+    pub replication: i32,
+    /// The largest event that is published; a larger one is named in the topic of dead letters.
+    pub max_message_bytes: usize,
+    /// How long the acknowledgement of a batch is waited for before it is sent again.
+    pub delivery_timeout_ms: u64,
+    /// `security.*`, `sasl.*` and `ssl.*`, as librdkafka names them.
+    #[serde(default)]
+    pub properties: BTreeMap<String, Secret>,
+}
+
+impl KafkaSettings {
+    /// The cluster, if there is one.
+    pub fn cluster(&self) -> Option<Cluster> {
+        let brokers = self.brokers.as_ref().filter(|brokers| !brokers.trim().is_empty())?;
+        let properties = self.properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+        Some(Cluster {
+            brokers: brokers.clone(),
+            topic_prefix: self.topic_prefix.clone(),
+            partitions: self.partitions,
+            replication: self.replication,
+            max_message_bytes: self.max_message_bytes,
+            delivery_timeout: duration_ms(self.delivery_timeout_ms),
+            properties: properties.collect(),
+        })
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

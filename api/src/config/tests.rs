@@ -379,6 +379,29 @@ fn secrets_that_are_too_short_are_refused_before_anything_starts() {
 }
 
 #[test]
+fn a_cluster_takes_the_properties_of_its_security_and_no_other_and_shows_none_of_them() {
+    assert!(load("", &[]).unwrap().kafka.cluster().is_none());
+    let file = "[kafka]\ntopic_prefix = \"hub\"\n[kafka.properties]\n\"sasl.password\" = \"hunter2\"\n";
+    let properties = "{ \"security.protocol\" = \"sasl_plaintext\" }";
+    let variables = [("KAFKA_BROKERS", "a:9092,b:9092"), ("AIHUB__KAFKA__PROPERTIES", properties)];
+    let config = load(file, &variables).unwrap();
+    let cluster = config.kafka.cluster().unwrap();
+    assert_eq!((cluster.brokers.as_str(), cluster.topics().audit.as_str()), ("a:9092,b:9092", "hub.audit"));
+    assert_eq!(cluster.properties["sasl.password"], "hunter2");
+    assert_eq!(cluster.properties["security.protocol"], "sasl_plaintext");
+    assert!(!format!("{config:?} {cluster:?} {}", serde_json::to_string(&config).unwrap()).contains("hunter2"));
+
+    let file = "[kafka]\npartitions = 0\nreplication = 0\nmax_message_bytes = 1\ndelivery_timeout_ms = 60_000\n\
+                topic_prefix = \"a b\"\n[kafka.properties]\nacks = \"0\"\n";
+    let refused = refused(file, &[]);
+    for key in
+        ["partitions", "replication", "max_message_bytes", "delivery_timeout_ms", "topic_prefix", "properties.acks"]
+    {
+        assert!(refused.contains(&format!("kafka.{key}")), "{key}: {refused}");
+    }
+}
+
+#[test]
 fn the_example_of_a_local_server_works() {
     let file = r#"
         [providers.local]

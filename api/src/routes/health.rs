@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aihub_infrastructure::event_store::subscription::Status;
+use aihub_infrastructure::{
+    event_store::subscription::Status,
+    kafka::{reachability::Reachability, relay},
+};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -18,11 +21,21 @@ pub async fn live() -> Json<Value> {
 
 pub async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, Json<Value>) {
     let mut reasons = Vec::new();
+    // Kafka is behind the log: what keeps the relay from it keeps nobody from his answer.
+    let mut notices = hub.settings.notices.clone();
+    notices.extend(hub.settings.kafka.as_ref().and_then(Reachability::notice));
     if hub.gateway.draining.is_cancelled() {
         reasons.push("draining: the service is shutting down".to_owned());
     }
     match timeout(DATABASE_PATIENCE, hub.subscriptions.statuses()).await {
-        Ok(Ok(handlers)) => reasons.extend(stopped(&handlers, &hub.settings.handlers)),
+        Ok(Ok(handlers)) => {
+            reasons.extend(stopped(&handlers, &hub.settings.handlers));
+            let paused = handlers.iter().filter(|handler| handler.paused_at.is_some());
+            notices.extend(paused.map(|handler| format!("handler {} is paused", handler.name)));
+            if hub.settings.kafka.is_some() {
+                notices.extend(stopped(&handlers, &[relay::NAME]));
+            }
+        }
         Ok(Err(error)) => {
             tracing::warn!(error.message = %error, "not ready: the database is unavailable");
             reasons.push("database: unavailable".to_owned());
@@ -31,7 +44,7 @@ pub async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, Json<Value>) {
     }
     let (code, status) =
         if reasons.is_empty() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
-    (code, Json(json!({ "status": status, "reasons": reasons, "notices": hub.settings.notices })))
+    (code, Json(json!({ "status": status, "reasons": reasons, "notices": notices })))
 }
 
 /// Of the handlers that run here, those that stopped. Anybody may ask, so the error itself is only in the log.

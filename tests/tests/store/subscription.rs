@@ -13,7 +13,7 @@ use aihub_infrastructure::{
     event_store::{
         decode::LogEntry,
         reader::RecordedEvent,
-        subscription::{self, EventHandler, SubscriptionError, Subscriptions, TryAgain},
+        subscription::{self, EventHandler, SubscriptionError, Subscriptions, TryAgain, checkpoint},
         upcast::{Upcasted, Upcasters},
     },
 };
@@ -315,4 +315,44 @@ async fn who_waits_for_a_handler_that_does_not_come_is_told() {
     let (node, _guard) = subscriptions(&database);
     let outcome = node.wait_for(NAME, 1, Duration::from_millis(50)).await;
     assert!(matches!(outcome, Err(SubscriptionError::Behind { position: 1, .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_handler_that_is_paused_applies_nothing_until_it_is_resumed() {
+    let database = fixture().await;
+    append(&database, 5).await;
+    let (node, _guard) = subscriptions(&database);
+    node.run(applied());
+    node.wait_for(NAME, 5, PATIENCE).await.unwrap();
+    assert!(checkpoint::pause(database.pool(), NAME).await.unwrap());
+    append(&database, 5).await;
+    let (another, _guard) = subscriptions(&database);
+    another.run(applied());
+    let behind = node.wait_for(NAME, 6, Duration::from_secs(2)).await;
+    assert!(matches!(behind, Err(SubscriptionError::Behind { .. })), "{behind:?}");
+    assert!(node.statuses().await.unwrap().remove(0).paused_at.is_some());
+
+    assert!(checkpoint::resume(database.pool(), NAME).await.unwrap());
+    node.wait_for(NAME, 10, PATIENCE).await.unwrap();
+    assert_eq!(positions(&database).await, (1..=10).collect::<Vec<_>>());
+    assert!(!checkpoint::pause(database.pool(), "unheard of").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_handler_that_failed_tries_again_when_it_is_resumed() {
+    let database = fixture().await;
+    append(&database, 5).await;
+    let (node, _guard) = subscriptions(&database);
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let mended = is_mended.clone();
+    node.run(applied_with(move |event| {
+        anyhow::ensure!(event.position != 3 || mended.load(Ordering::SeqCst), "no price for model x");
+        Ok(())
+    }));
+    let stopped = node.wait_for(NAME, 3, PATIENCE).await;
+    assert!(matches!(&stopped, Err(SubscriptionError::Stopped { position: 3, .. })), "{stopped:?}");
+    is_mended.store(true, Ordering::SeqCst);
+    assert!(checkpoint::resume(database.pool(), NAME).await.unwrap());
+    node.wait_for(NAME, 5, PATIENCE).await.unwrap();
+    assert_eq!(positions(&database).await, (1..=5).collect::<Vec<_>>());
 }

@@ -16,7 +16,7 @@ use aihub_tests::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::{catch_up, copy, head, ledgers::note, open_books, rows, subscriptions, trade};
+use super::{assert_same, catch_up, copy, head, ledgers::note, open_books, rows, subscriptions, trade};
 
 async fn close(database: &TestDatabase, month: &str) -> Result<Closed, CloseError> {
     close_month(&database.database, &Upcasters::default(), month.parse().unwrap(), "ada", now()).await
@@ -68,15 +68,15 @@ async fn what_comes_after_the_close_counts_for_the_open_month_and_names_its_own(
     let mut connection = database.pool().acquire().await.unwrap();
     let october: Month = "2024-10".parse().unwrap();
     assert_eq!(usage_ledger::totals(&mut connection, october, *position).await.unwrap().requests, totals.requests);
-    let closes = usage_ledger::closes(&mut connection).await.unwrap();
-    assert_eq!((closes[0].month, closes[0].watermark, &closes[0].totals), (october, *position, &**totals));
+    let all_closes = usage_ledger::closes(&mut connection).await.unwrap();
+    assert_eq!((all_closes[0].month, all_closes[0].watermark, &all_closes[0].totals), (october, *position, &**totals));
 
     trade(&books, 60..75).await;
     ended_at(&books, "late", "2024-10-31T23:59:59.999999Z".parse().unwrap()).await;
     ended_at(&books, "in time", "2024-11-30T00:00:00Z".parse().unwrap()).await;
     super::ledgers::execute(&books, "acme", note("n", AdjustmentKind::CreditNote, 5, Some("2024-10"))).await;
     catch_up(&database).await;
-    assert_eq!(booked(&database, "2024-10").await, before);
+    assert_same("2024-10", &booked(&database, "2024-10").await, &before);
     let row = copy(
         &database,
         "SELECT request_id, usage_day, accounting_month, corrects_month FROM usage_ledger_v1
@@ -96,17 +96,19 @@ async fn what_comes_after_the_close_counts_for_the_open_month_and_names_its_own(
     let next = close(&database, "2024-11").await.unwrap();
     let PeriodEvent::MonthClosed { totals: next, .. } = &next.event;
     catch_up(&database).await;
-    let all = copy(&database, "SELECT count(*), sum(charged_microcredits) FROM usage_ledger_v1").await;
+    // What was abandoned was so today.
+    let all = "SELECT count(*), sum(charged_microcredits) FROM usage_ledger_v1 WHERE accounting_month < '2025-01-01'";
+    let all = copy(&database, all).await;
     let charged = totals.charged_microcredits + next.charged_microcredits;
     assert_eq!(all, [format!("{}\t{}", totals.requests + next.requests, charged.0)]);
-    assert_eq!(booked(&database, "2024-10").await, before);
+    assert_same("2024-10", &booked(&database, "2024-10").await, &before);
 
     for view in views() {
         let live = rows(&database, &*view).await;
         let rebuild =
             aihub_projections::rebuild::Rebuild::begin(&database.database, std::sync::Arc::default(), view.clone());
         rebuild.await.unwrap().run(|_| ()).await.unwrap();
-        assert_eq!(rows(&database, &*view).await, live, "{}", view.name());
+        assert_same(view.name(), &rows(&database, &*view).await, &live);
     }
 }
 

@@ -12,7 +12,7 @@ use aihub_projections::{
 use aihub_tests::{TestDatabase, database};
 use tokio_util::sync::CancellationToken;
 
-use super::{catch_up, copy, head, open_books, rows, run, subscriptions, trade, usage};
+use super::{assert_same, catch_up, copy, head, open_books, rows, run, subscriptions, trade, usage};
 
 async fn begin(database: &TestDatabase, view: &Arc<dyn View>) -> Rebuild {
     Rebuild::begin(&database.database, Arc::new(Upcasters::default()), view.clone()).await.unwrap()
@@ -51,9 +51,9 @@ async fn a_view_that_is_rebuilt_has_the_same_rows_to_the_byte_and_is_defined_the
     for view in views() {
         let before = rows(&database, &*view).await;
         assert_eq!(rebuild(&database, &view).await, head(&database).await);
-        assert_eq!(rows(&database, &*view).await, before, "{}", view.name());
+        assert_same(view.name(), &rows(&database, &*view).await, &before);
     }
-    assert_eq!(definitions(&database).await, defined);
+    assert_same("definitions", &definitions(&database).await, &defined);
     assert!(copy(&database, "SELECT * FROM pg_class WHERE relnamespace = 'read_next'::regnamespace").await.is_empty());
     assert!(copy(&database, "SELECT * FROM subscriptions WHERE name LIKE '%+rebuild'").await.is_empty());
 }
@@ -106,7 +106,7 @@ async fn a_rebuild_that_is_cut_off_goes_on_where_it_was_while_the_live_view_is_r
         subscriptions.wait_for(view.name(), head, aihub_tests::PATIENCE).await.unwrap();
         let live = rows(&database, &*view).await;
         rebuild(&database, &view).await;
-        assert_eq!(rows(&database, &*view).await, live, "{}", view.name());
+        assert_same(view.name(), &rows(&database, &*view).await, &live);
     }
 }
 

@@ -1,0 +1,174 @@
+//! The `AsyncAPI` document says what is true: of every event, of every frame, of every topic.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use aihub::{
+    routes::asyncapi::DOCUMENT,
+    ws::frame::{ClientFrame, ServerFrame},
+};
+use aihub_tests::{
+    app::TestApp,
+    client::{chat, with},
+    kafka::{MockKafka, published},
+};
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+fn document() -> Value {
+    serde_json::from_str(DOCUMENT).unwrap()
+}
+
+/// What `schema` says, with everything that it refers to in the document.
+fn validator(schema: &Value) -> Validator {
+    let root = json!({ "allOf": [schema], "components": document()["components"] });
+    jsonschema::draft202012::new(&root).unwrap()
+}
+
+fn check(schema: &Value, what: &Value) {
+    let validator = validator(schema);
+    let faults: Vec<String> =
+        validator.iter_errors(what).map(|fault| format!("{}: {fault}", fault.instance_path)).collect();
+    assert!(faults.is_empty(), "{faults:#?} in {what:#}");
+}
+
+fn payload(message: &str) -> Value {
+    let payload = document()["components"]["messages"][message]["payload"].clone();
+    assert!(payload.is_object(), "{message} is not described");
+    payload
+}
+
+/// The events that the domain pins the text of: all there are, as its own tests see to.
+fn pinned(directory: &Path, events: &mut Vec<Value>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            pinned(&path, events);
+        } else if path.extension().is_some_and(|extension| extension == "snap") {
+            let text = fs::read_to_string(&path).unwrap();
+            let json = text.splitn(3, "---").nth(2).unwrap();
+            // Others pin other things.
+            if let Ok(Value::Array(pinned)) = serde_json::from_str(json) {
+                events.extend(pinned);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_event_of_the_domain_is_described_to_the_field() {
+    let mut events = Vec::new();
+    pinned(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../domain/src")), &mut events);
+    let mut seen = BTreeSet::new();
+    for event in &events {
+        let name = event.as_object().unwrap().keys().next().unwrap();
+        let schema = &document()["components"]["schemas"][name];
+        assert!(schema.is_object(), "{name} is not described");
+        check(schema, event);
+        seen.insert(name.clone());
+    }
+    for group in ["AccountEvent", "RequestEvent"] {
+        for described in document()["components"]["schemas"][group]["oneOf"].as_array().unwrap() {
+            let name = described["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+            assert!(seen.contains(&name), "{name} is described, and there is none");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_frame_and_every_message_of_a_topic_is_as_described() {
+    let kafka = MockKafka::start();
+    let app = TestApp::start(|config| {
+        config.kafka.brokers = Some(kafka.cluster.brokers.clone());
+        config.kafka.topic_prefix = kafka.cluster.topic_prefix.clone();
+    })
+    .await;
+    let mut client = app.connect("ann").await;
+    check(&payload("server.ready"), &client.ready);
+    let asked = [
+        chat("chunks", "Why?"),
+        with(chat("whole", "Why?"), &json!({ "stream": false })),
+        json!({ "id": "completion", "type": "completion", "prompt": "Why?" }),
+        json!({ "id": "vectors", "type": "embedding", "input": ["a", "b"] }),
+        with(chat("faulty", "Why?"), &json!({ "temperature": 9 })),
+        json!({ "type": "auth", "token": app.token("ann") }),
+        json!({ "type": "auth", "token": "bad" }),
+        json!({ "type": "cancel", "id": "nobody" }),
+        json!({ "type": "resume", "id": "nobody", "after": 3 }),
+        json!({ "type": "ping" }),
+    ];
+    let mut seen = BTreeSet::new();
+    for frame in &asked {
+        let kind = frame["type"].as_str().unwrap();
+        if frame["id"] != "faulty" {
+            check(&payload(&format!("client.{kind}")), frame);
+            ClientFrame::parse(&frame.to_string()).unwrap();
+        }
+        client.send(frame).await;
+        if ["cancel", "resume"].contains(&kind) {
+            // What is said to these is seen before the pong.
+            continue;
+        }
+        loop {
+            let said = client.next().await;
+            let name = match said["type"].as_str().unwrap() {
+                "chat" | "completion" | "embedding" => "response",
+                "auth" => "authAccepted",
+                name => name,
+            };
+            check(&payload(&format!("server.{name}")), &said);
+            seen.insert(name.to_owned());
+            let is_last = if kind == "ping" { name == "pong" } else { !["chunk", "queued"].contains(&name) };
+            if is_last {
+                break;
+            }
+        }
+    }
+    let queued = ServerFrame::Queued { id: "a", position: 3 }.to_json();
+    check(&payload("server.queued"), &serde_json::from_str(&queued).unwrap());
+    assert!(seen.is_superset(&BTreeSet::from(
+        ["chunk", "done", "response", "error", "authAccepted", "pong"].map(str::to_owned)
+    )));
+
+    let head: i64 =
+        sqlx::query_scalar("SELECT max(position) FROM events").fetch_one(app.database.pool()).await.unwrap();
+    for message in published(&kafka.cluster, u64::try_from(head).unwrap()).await {
+        let channels = document()["channels"].as_object().unwrap().clone();
+        let address = message.topic.replace(&kafka.cluster.topic_prefix, "{prefix}");
+        let channel = channels.values().find(|channel| channel["address"] == address.as_str()).unwrap();
+        for described in channel["messages"].as_object().unwrap().keys() {
+            check(&payload(described), &serde_json::from_str(&message.text).unwrap());
+            let headers = document()["components"]["messages"][described]["headers"].clone();
+            check(&headers, &json!(message.headers));
+        }
+    }
+    let (status, headers, served) = app.get("/asyncapi.json", None).await;
+    assert_eq!(
+        (status.as_u16(), &headers["content-type"], served),
+        (200, &"application/json".parse().unwrap(), document())
+    );
+    app.stop().await;
+}
+
+#[test]
+fn every_client_frame_that_is_described_is_one_and_every_reference_leads_somewhere() {
+    let document = document();
+    for (name, message) in document["components"]["messages"].as_object().unwrap() {
+        if name.starts_with("client.") {
+            let kind = message["payload"]["properties"]["type"]["const"].as_str().unwrap();
+            let faulty = ClientFrame::parse(&json!({ "type": kind, "id": "a" }).to_string()).err();
+            let unknown = faulty.is_some_and(|faulty| faulty.faults.iter().any(|fault| fault.field == "type"));
+            assert!(!unknown, "{kind}");
+        }
+    }
+    let mut left = vec![&document];
+    while let Some(value) = left.pop() {
+        if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
+            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+        }
+        match value {
+            Value::Object(fields) => left.extend(fields.values()),
+            Value::Array(items) => left.extend(items),
+            _ => {}
+        }
+    }
+}
