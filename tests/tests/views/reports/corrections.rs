@@ -60,8 +60,8 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
     let october = "2024-10".parse().unwrap();
     assert!(!BookedMonth::of(database.pool(), october).await.unwrap().is_closed);
     close(&database, "2024-10").await;
-    let price = |micro_usd: u64| {
-        let rate = PicoUsdPerToken(micro_usd * 1_000_000);
+    let price = || {
+        let rate = PicoUsdPerToken(200_000);
         let rates = Rates { input: rate, cached_input: rate, cache_write: rate, output: rate };
         Price {
             id: "corrected".to_owned(),
@@ -72,10 +72,10 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
             source: "test".to_owned(),
         }
     };
-    // A microcredit a token.
+    // A microcredit for five tokens, which come in tens.
     let rate = MicrocreditsPerUsd(1_000_000);
     let prices: Prices =
-        BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6-2026".to_owned(), vec![price(1)])]))]);
+        BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6-2026".to_owned(), vec![price()])]))]);
     let compare = async || {
         let mut month = BookedMonth::of(database.pool(), october).await.unwrap();
         assert!(month.is_closed);
@@ -96,8 +96,8 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
         let entry = &request.entry;
         assert_eq!(entry.provider, "openai");
         let tokens = entry.input_tokens + entry.cached_input_tokens + entry.cache_write_tokens + entry.output_tokens;
-        assert_eq!(request.charge.0, tokens);
-        assert_eq!(request.correction(), tokens - entry.charged_microcredits);
+        assert_eq!(request.charge.0, tokens / 5);
+        assert_eq!(request.correction(), tokens / 5 - entry.charged_microcredits);
     }
     assert!(
         requests.iter().any(|request| request.correction() < 0)
