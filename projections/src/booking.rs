@@ -47,24 +47,39 @@ pub struct State {
     /// What the view is made from. Nothing else moves `applied`, so that it does not depend on what else was read.
     event_types: &'static [&'static str],
     applied: u64,
-    /// The last position that was seen; becomes `applied` when the state is saved.
-    seen: u64,
     /// The last closed month.
     pub closed: Option<Month>,
 }
 
 impl State {
-    /// `table` is `…_state_v1`.
-    pub async fn load(
+    /// The view's state in front of the events, which becomes the one behind them. `None` where the view is made from
+    /// none of them. `table` is `…_state_v1`.
+    pub async fn advance(
         connection: &mut PgConnection,
         table: &str,
         event_types: &'static [&'static str],
-    ) -> Result<Self, sqlx::Error> {
-        let select = format!("SELECT applied_position, closed_month FROM {table}");
-        let row: Option<(i64, Option<NaiveDate>)> = sqlx::query_as(&select).fetch_optional(connection).await?;
-        let (applied, closed) = row.unwrap_or_default();
-        let applied = applied.cast_unsigned();
-        Ok(Self { event_types, applied, seen: applied, closed: closed.map(Month::of_day) })
+        events: &[Arc<LogEntry>],
+    ) -> anyhow::Result<Option<Self>> {
+        let wanted = || events.iter().filter(|entry| event_types.contains(&entry.event_type.as_str()));
+        let Some(last) = wanted().next_back() else { return Ok(None) };
+        let mut closed: Option<Month> = None;
+        for entry in wanted() {
+            closed = closed.max(closed_by(entry)?);
+        }
+        // The inner selects see the row as it was before the statement.
+        let upsert = format!(
+            "INSERT INTO {table} AS s (one, applied_position, closed_month) VALUES (true, $1, $2)
+             ON CONFLICT (one) DO UPDATE SET applied_position = greatest(s.applied_position, excluded.applied_position),
+                                             closed_month = greatest(s.closed_month, excluded.closed_month)
+             RETURNING (SELECT applied_position FROM {table}), (SELECT closed_month FROM {table})"
+        );
+        let before: (Option<i64>, Option<NaiveDate>) = sqlx::query_as(&upsert)
+            .bind(last.position.cast_signed())
+            .bind(closed.map(Month::first_day))
+            .fetch_one(connection)
+            .await?;
+        let applied = before.0.unwrap_or(0).cast_unsigned();
+        Ok(Some(Self { event_types, applied, closed: before.1.map(Month::of_day) }))
     }
 
     /// Whether the event is one that the view is made from and has not been applied yet. Events are asked about in their
@@ -73,31 +88,18 @@ impl State {
         if entry.position <= self.applied || !self.event_types.contains(&entry.event_type.as_str()) {
             return Ok(false);
         }
-        self.seen = entry.position;
-        if entry.aggregate_type == Period::TYPE {
-            let PeriodEvent::MonthClosed { month, .. } = entry.event::<Period>()?;
-            self.closed = self.closed.max(Some(*month));
-        }
+        self.closed = self.closed.max(closed_by(entry)?);
         Ok(true)
     }
+}
 
-    pub fn is_changed(&self) -> bool {
-        self.seen > self.applied
+/// The month that the event closes.
+fn closed_by(entry: &LogEntry) -> anyhow::Result<Option<Month>> {
+    if entry.aggregate_type != Period::TYPE {
+        return Ok(None);
     }
-
-    pub async fn save(&self, connection: &mut PgConnection, table: &str) -> Result<(), sqlx::Error> {
-        let upsert = format!(
-            "INSERT INTO {table} (one, applied_position, closed_month) VALUES (true, $1, $2)
-             ON CONFLICT (one) DO UPDATE SET applied_position = excluded.applied_position,
-                                             closed_month = excluded.closed_month"
-        );
-        sqlx::query(&upsert)
-            .bind(self.seen.cast_signed())
-            .bind(self.closed.map(Month::first_day))
-            .execute(connection)
-            .await?;
-        Ok(())
-    }
+    let PeriodEvent::MonthClosed { month, .. } = entry.event::<Period>()?;
+    Ok(Some(*month))
 }
 
 /// When something happened that is booked; `None` for an event that is not.
@@ -116,11 +118,6 @@ pub async fn first_month(connection: &mut PgConnection) -> Result<Option<Month>,
                       (SELECT min(accounting_month) FROM credit_ledger_v1))"
     );
     Ok(first.fetch_one(connection).await?.map(Month::of_day))
-}
-
-/// Whether any of the events is of one of the types: where none is, a view need not ask for its state.
-pub fn concerns(events: &[Arc<LogEntry>], event_types: &[&str]) -> bool {
-    events.iter().any(|event| event_types.contains(&event.event_type.as_str()))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgTransaction};
 
 use crate::{
-    booking::{Booking, State, concerns},
+    booking::{Booking, State},
     rebuild,
 };
 
@@ -187,10 +187,7 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, EVENT_TYPES) {
-        return Ok(());
-    }
-    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
+    let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let mut moved: Vec<(&LogEntry, Movement, Option<Month>)> = Vec::new();
     for entry in events {
         if state.takes(entry)? && entry.aggregate_type == Account::TYPE {
@@ -215,9 +212,6 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         )
         .execute(&mut **transaction)
         .await?;
-    }
-    if state.is_changed() {
-        state.save(transaction, STATE).await?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
 
 use crate::{
-    booking::{State, concerns},
+    booking::State,
     key_text::key_text,
     rebuild,
     usage::EVENT_TYPES,
@@ -56,6 +56,9 @@ struct Key {
     up_to_ms: i64,
 }
 
+/// So many answered calls by their bound.
+type Durations = BTreeMap<i64, i64>;
+
 /// The smallest bound that is not below: four to every doubling, exact up to 8.
 fn bound_ms(duration_ms: u64) -> i64 {
     let mut bound: i64 = 1;
@@ -67,7 +70,7 @@ fn bound_ms(duration_ms: u64) -> i64 {
 }
 
 /// The bound under which `percent` of the answered calls are.
-fn quantile_ms(durations: &BTreeMap<i64, i64>, percent: i64) -> Option<i64> {
+fn quantile_ms(durations: &Durations, percent: i64) -> Option<i64> {
     let all: i64 = durations.values().sum();
     let mut below = 0;
     durations.iter().find_map(|(up_to_ms, calls)| {
@@ -91,13 +94,13 @@ pub async fn report(
     )
     .fetch_all(snapshot.connection())
     .await?;
-    let mut hours: BTreeMap<(DateTime<Utc>, String), (ProviderHealth, BTreeMap<i64, i64>)> = BTreeMap::new();
+    let mut hours: BTreeMap<(DateTime<Utc>, String), (ProviderHealth, Durations)> = BTreeMap::new();
     for row in rows {
         let (health, durations) = match hours.entry((row.hour, row.provider)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let (hour, provider) = new.key().clone();
-                new.insert((ProviderHealth::new(hour, provider), BTreeMap::new()))
+                new.insert((ProviderHealth::new(hour, provider), Durations::new()))
             }
         };
         if !row.called {
@@ -175,10 +178,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         up_to_ms: i64,
         attempts: i64,
     }
-    if !concerns(events, EVENT_TYPES) {
-        return Ok(());
-    }
-    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
+    let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let mut additions: BTreeMap<Key, i64> = BTreeMap::new();
     for entry in events {
         if state.takes(entry)? && entry.aggregate_type == Request::TYPE {
@@ -199,9 +199,6 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         )
         .execute(&mut **transaction)
         .await?;
-    }
-    if state.is_changed() {
-        state.save(transaction, STATE).await?;
     }
     Ok(())
 }

@@ -119,7 +119,7 @@ impl RequestStatus {
                 self.end_with("completed", None, outcome)?;
             }
             RequestEvent::RequestFailed { code, outcome, .. } => {
-                self.end_with("failed", Some(code.clone()), outcome)?
+                self.end_with("failed", Some(code.clone()), outcome)?;
             }
             RequestEvent::RequestCancelled { reason, outcome, .. } => {
                 self.end_with("cancelled", Some(name(reason)?), outcome)?;

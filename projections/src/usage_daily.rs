@@ -11,7 +11,7 @@ use sqlx::{PgPool, PgTransaction};
 use thiserror::Error;
 
 use crate::{
-    booking::{State, concerns},
+    booking::State,
     key_text::key_text,
     rebuild,
     usage::{Additions, EVENT_TYPES, Usage},
@@ -153,10 +153,7 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, EVENT_TYPES) {
-        return Ok(());
-    }
-    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
+    let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let mut additions = Additions::default();
     for entry in events {
         if state.takes(entry)?
@@ -166,8 +163,5 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         }
     }
     additions.write(transaction, NAME, "day").await?;
-    if state.is_changed() {
-        state.save(transaction, STATE).await?;
-    }
     Ok(())
 }

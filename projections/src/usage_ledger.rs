@@ -22,7 +22,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgTransaction};
 
 use crate::{
-    booking::{Booking, State, concerns},
+    booking::{Booking, State},
     key_text::{key_text, name},
     rebuild,
     usage::EVENT_TYPES,
@@ -232,10 +232,7 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, EVENT_TYPES) {
-        return Ok(());
-    }
-    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
+    let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let (mut rows, mut closes) = (Vec::new(), Vec::new());
     for entry in events {
         if state.takes(entry)? {
@@ -256,9 +253,6 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     }
     for (position, close) in closes {
         insert_close(transaction, position, close).await?;
-    }
-    if state.is_changed() {
-        state.save(transaction, STATE).await?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use futures::{FutureExt, future::BoxFuture};
 use sqlx::{PgConnection, PgTransaction};
 
 use crate::{
-    booking::{State, concerns},
+    booking::State,
     rebuild,
     usage::{Additions, EVENT_TYPES, Usage},
     usage_ledger::UsageEntry,
@@ -92,10 +92,7 @@ impl EventHandler for View {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    if !concerns(events, EVENT_TYPES) {
-        return Ok(());
-    }
-    let mut state = State::load(transaction, STATE, EVENT_TYPES).await?;
+    let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let mut additions = Additions::default();
     for entry in events {
         if state.takes(entry)?
@@ -105,8 +102,5 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         }
     }
     additions.write(transaction, NAME, "month").await?;
-    if state.is_changed() {
-        state.save(transaction, STATE).await?;
-    }
     Ok(())
 }

@@ -193,11 +193,9 @@ async fn reservations(callers: usize, time: Duration) -> Cell {
     let accounts = Arc::new(Accounts::new(node.log.clone()));
     let (grant_id, reason, actor) = ("all".to_owned(), "a benchmark".to_owned(), "bench".to_owned());
     let amount = Microcredits(i64::MAX / 2);
-    execute(
-        &accounts,
-        AccountCommand::GrantCredits { grant_id, amount, expires_at: None, reason, actor, granted_at: Utc::now() },
-    )
-    .await;
+    let (expires_at, granted_at) = (None, Utc::now());
+    let grant = AccountCommand::GrantCredits { grant_id, amount, expires_at, reason, actor, granted_at };
+    execute(&accounts, grant).await;
     measure(callers, time, move |_| {
         let accounts = accounts.clone();
         async move {

@@ -92,10 +92,10 @@ async fn fill(database: &TestDatabase, requests: u64) {
             amount: Microcredits(40),
             reserved_at: accepted.accepted_at,
         };
-        let held = decided(&mut accounts[index], index, hold);
+        let reservation = decided(&mut accounts[index], index, hold);
         let events = request.decide(RequestCommand::AcceptRequest(Box::new(accepted))).unwrap();
         request.evolve(&events[0]);
-        calls.push(node.append(unit([held, append(Request::TYPE, &id, 0, &events)])));
+        calls.push(node.append(unit([reservation, append(Request::TYPE, &id, 0, &events)])));
 
         let ended_at =
             DateTime::UNIX_EPOCH + TimeDelta::days(20_000) + TimeDelta::seconds(10) * i32::try_from(nth).unwrap();

@@ -4,6 +4,7 @@
 
 mod auth;
 mod crashes;
+mod expiry;
 mod frames;
 mod limits;
 mod money;

@@ -120,9 +120,7 @@ async fn rebuild(database: &Database, view: Arc<dyn View>) -> anyhow::Result<()>
     let name = view.name();
     let rebuild = Rebuild::begin(database, Arc::new(Upcasters::default()), view).await?;
     let (began, mut reported) = (Instant::now(), Instant::now());
-    let mut passed = 0;
     let report = |progress: Progress| {
-        passed = progress.passed;
         if reported.elapsed() >= REPORT_EVERY {
             reported = Instant::now();
             // Nobody may be reading.
@@ -132,7 +130,7 @@ async fn rebuild(database: &Database, view: Arc<dyn View>) -> anyhow::Result<()>
     let position =
         rebuild.run(report).await.with_context(|| format!("{name} was not rebuilt; what was done is kept"))?;
     let seconds = began.elapsed().as_secs_f64();
-    Ok(out_line(format_args!("{name} is rebuilt up to position {position}: {passed} positions in {seconds:.1} s"))?)
+    Ok(out_line(format_args!("{name} is rebuilt up to position {position}, in {seconds:.1} s"))?)
 }
 
 fn describe(name: &str, progress: &Progress) -> String {

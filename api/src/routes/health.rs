@@ -17,12 +17,16 @@ pub async fn live() -> Json<Value> {
 }
 
 pub async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, Json<Value>) {
-    let mut reasons = Vec::new();
+    let (mut reasons, mut notices) = (Vec::new(), hub.settings.notices.clone());
     if hub.gateway.draining.is_cancelled() {
         reasons.push("draining: the service is shutting down".to_owned());
     }
     match timeout(DATABASE_PATIENCE, hub.subscriptions.statuses()).await {
-        Ok(Ok(handlers)) => reasons.extend(stopped(&handlers, &hub.settings.handlers)),
+        Ok(Ok(handlers)) => {
+            reasons.extend(stopped(&handlers, &hub.settings.handlers));
+            let paused = handlers.iter().filter(|handler| handler.paused_at.is_some());
+            notices.extend(paused.map(|handler| format!("handler {} is paused", handler.name)));
+        }
         Ok(Err(error)) => {
             tracing::warn!(error.message = %error, "not ready: the database is unavailable");
             reasons.push("database: unavailable".to_owned());
@@ -31,7 +35,7 @@ pub async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, Json<Value>) {
     }
     let (code, status) =
         if reasons.is_empty() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
-    (code, Json(json!({ "status": status, "reasons": reasons, "notices": hub.settings.notices })))
+    (code, Json(json!({ "status": status, "reasons": reasons, "notices": notices })))
 }
 
 /// Of the handlers that run here, those that stopped. Anybody may ask, so the error itself is only in the log.

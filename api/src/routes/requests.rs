@@ -48,6 +48,7 @@ pub async fn show(
             "reserved": credits(found.reserved_microcredits),
             "credits": credits(found.charged_microcredits),
         },
+        "clientLeft": found.client_left,
         "finishReason": found.finish_reason,
         "endReason": found.end_reason,
         "attempts": found.attempts,

@@ -2,6 +2,7 @@
 
 use aihub_domain::{
     account::{AdjustmentKind, event::AccountEvent},
+    money::Microcredits,
     period::Month,
 };
 use aihub_infrastructure::event_store::decode::LogEntry;
@@ -33,128 +34,92 @@ pub struct Movement {
 }
 
 impl Movement {
+    fn new(name: &'static str, reference: &str, happened_at: DateTime<Utc>, available: Microcredits) -> Self {
+        Self { name, reference: reference.to_owned(), happened_at, available: available.0, ..Self::default() }
+    }
+
     /// `None` where nothing moves.
     pub fn of(event: &AccountEvent) -> Option<Self> {
+        use AccountEvent as E;
         Some(match event {
-            AccountEvent::AccountOpened { .. } | AccountEvent::UsageLimitsSet { .. } => return None,
-            AccountEvent::CreditsGranted {
+            E::AccountOpened { .. } | E::UsageLimitsSet { .. } => return None,
+            E::CreditsGranted {
                 grant_id,
                 amount_microcredits,
-                available_microcredits,
+                available_microcredits: available,
                 expires_at,
                 reason,
                 actor,
                 granted_at,
             } => Self {
-                name: "grant",
-                reference: grant_id.clone(),
-                happened_at: *granted_at,
                 granted: amount_microcredits.0,
-                available: available_microcredits.0,
                 expires_at: *expires_at,
                 reason: Some(reason.clone()),
                 actor: Some(actor.clone()),
-                ..Self::default()
+                ..Self::new("grant", grant_id, *granted_at, *available)
             },
-            AccountEvent::CreditsExpired {
-                grant_id,
-                amount_microcredits,
-                still_held_microcredits: _,
-                available_microcredits,
-                expired_at,
-            } => Self {
-                name: "expire",
-                reference: grant_id.clone(),
-                happened_at: *expired_at,
-                expired: amount_microcredits.0,
-                available: available_microcredits.0,
-                ..Self::default()
-            },
-            AccountEvent::CreditsAdjusted {
+            E::CreditsExpired {
+                grant_id, amount_microcredits, available_microcredits: available, expired_at, ..
+            } => Self { expired: amount_microcredits.0, ..Self::new("expire", grant_id, *expired_at, *available) },
+            E::CreditsAdjusted {
                 adjustment_id,
                 kind,
                 amount_microcredits,
-                available_microcredits,
+                available_microcredits: available,
                 corrects,
                 corrects_month,
                 reason,
                 actor,
                 adjusted_at,
             } => Self {
-                name: "adjust",
-                reference: adjustment_id.clone(),
-                happened_at: *adjusted_at,
                 spent: match kind {
                     AdjustmentKind::CreditNote => -amount_microcredits.0,
                     AdjustmentKind::DebitNote => amount_microcredits.0,
                 },
-                available: available_microcredits.0,
                 corrects: Some(json!(corrects)),
                 corrects_month: *corrects_month,
                 reason: Some(reason.clone()),
                 actor: Some(actor.clone()),
-                ..Self::default()
+                ..Self::new("adjust", adjustment_id, *adjusted_at, *available)
             },
-            AccountEvent::CreditsReserved {
+            E::CreditsReserved {
                 reservation_id,
                 amount_microcredits,
-                available_microcredits,
+                available_microcredits: available,
                 reserved_at,
-            } => Self {
-                name: "reserve",
-                reference: reservation_id.clone(),
-                happened_at: *reserved_at,
-                held: amount_microcredits.0,
-                available: available_microcredits.0,
-                ..Self::default()
-            },
-            AccountEvent::ReservationExtended {
+            } => Self { held: amount_microcredits.0, ..Self::new("reserve", reservation_id, *reserved_at, *available) },
+            E::ReservationExtended {
                 reservation_id,
                 by_microcredits,
-                reserved_microcredits: _,
-                available_microcredits,
+                available_microcredits: available,
                 extended_at,
-            } => Self {
-                name: "extend",
-                reference: reservation_id.clone(),
-                happened_at: *extended_at,
-                held: by_microcredits.0,
-                available: available_microcredits.0,
-                ..Self::default()
-            },
-            AccountEvent::CreditsSettled {
+                ..
+            } => Self { held: by_microcredits.0, ..Self::new("extend", reservation_id, *extended_at, *available) },
+            E::CreditsSettled {
                 reservation_id,
                 charged_microcredits,
                 released_microcredits,
                 uncovered_microcredits,
-                available_microcredits,
+                available_microcredits: available,
                 price_id,
                 cost_picousd,
                 settled_at,
             } => Self {
-                name: "settle",
-                reference: reservation_id.clone(),
-                happened_at: *settled_at,
                 held: -(charged_microcredits.0 + released_microcredits.0),
                 spent: charged_microcredits.0,
-                available: available_microcredits.0,
                 uncovered: uncovered_microcredits.0,
                 price_id: price_id.clone(),
                 cost_picousd: Some(cost_picousd.0),
-                ..Self::default()
+                ..Self::new("settle", reservation_id, *settled_at, *available)
             },
-            AccountEvent::CreditsReleased {
+            E::CreditsReleased {
                 reservation_id,
                 released_microcredits,
-                available_microcredits,
+                available_microcredits: available,
                 released_at,
             } => Self {
-                name: "release",
-                reference: reservation_id.clone(),
-                happened_at: *released_at,
                 held: -released_microcredits.0,
-                available: available_microcredits.0,
-                ..Self::default()
+                ..Self::new("release", reservation_id, *released_at, *available)
             },
         })
     }

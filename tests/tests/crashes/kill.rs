@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use aihub_domain::request::event::RequestEvent;
-use aihub_infrastructure::simulated_providers::SimulatedProvider;
+use aihub_infrastructure::{event_store::reader, simulated_providers::SimulatedProvider};
 use aihub_tests::{
+    TestDatabase,
     app::{auth, token, variables},
     audit::Audit,
     client::{Client, chat, with},
     database,
     process::Process,
     providers::Providers,
+    until,
 };
 use chrono::TimeDelta;
 use serde_json::json;
@@ -33,6 +35,7 @@ async fn killed_at_any_instant_the_service_loses_and_doubles_nothing() {
     let program = env!("CARGO_BIN_EXE_aihub-under-test");
     for _ in 0..ROUNDS {
         let process = Process::start(program, &variables).await;
+        let before = head(&database).await;
         let mut clients = Vec::new();
         for _ in 0..SOCKETS {
             clients.push(Client::connect(process.address, &token).await);
@@ -44,7 +47,11 @@ async fn killed_at_any_instant_the_service_loses_and_doubles_nothing() {
                 client.send(&with(chat(&stream.to_string(), "Why is the sky blue?"), &more)).await;
             }
         }
-        tokio::time::sleep(Duration::from_millis(rand::random_range(0..600))).await;
+        // Anywhere between the first acceptance and the last end, however fast the machine is: an opening and an end
+        // are two events each.
+        let instant = before + rand::random_range(0..SOCKETS * STREAMS_A_SOCKET * 4 - 10) as u64;
+        until("so much is in the log", async || (head(&database).await >= instant).then_some(())).await;
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..20))).await;
         process.kill().await;
     }
 
@@ -78,4 +85,8 @@ async fn killed_at_any_instant_the_service_loses_and_doubles_nothing() {
     }
     assert!(completed > 0 && abandoned > 0, "the kills came too early or too late: {completed}, {abandoned}");
     assert_eq!(audit.accounts["ann"].held(), 0);
+}
+
+async fn head(database: &TestDatabase) -> u64 {
+    reader::head(database.pool()).await.unwrap().position
 }

@@ -1,26 +1,35 @@
 //! The ledgers: every movement with the balances that it left, every end with its figures, and never a difference
 //! between them, the accounts and the events.
 
-use aihub_domain::account::{
-    Account, AdjustmentKind,
-    command::{AccountCommand, Adjustment},
-    event::AccountEvent,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
-use aihub_domain::money::Microcredits;
+
+use aihub_domain::{
+    account::{
+        Account, AdjustmentKind,
+        command::{AccountCommand, Adjustment},
+        event::AccountEvent,
+    },
+    money::{Microcredits, PicoUsd},
+    price::Charge,
+};
 use aihub_infrastructure::event_store::decode::{entries, events_of};
 use aihub_projections::{credit_ledger, provider_health, usage_ledger::UsageEntry};
 use aihub_tests::{
     TestDatabase,
     books::{Books, End, accepted, now, outcome},
     database,
-    log::verified,
+    log::{Node, verified},
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{ACCOUNTS, catch_up, head, open_books, trade};
+use super::{ACCOUNTS, assert_same, catch_up, copy, head, open_books, trade};
 
 pub async fn execute(books: &Books, account: &str, command: AccountCommand) {
-    books.accounts.execute(account, &command, &|_| Ok(vec![]), &std::sync::Arc::default()).await.unwrap();
+    books.accounts.execute(account, &command, &|_| Ok(vec![]), &Arc::default()).await.unwrap();
 }
 
 pub fn note(id: &str, kind: AdjustmentKind, amount: i64, month: Option<&str>) -> AccountCommand {
@@ -92,7 +101,7 @@ async fn every_movement_stands_in_the_ledger_with_the_balances_that_it_left() {
     }
     assert!(row.next().is_none());
 
-    let kinds: std::collections::BTreeSet<_> = rows.iter().map(|row| row.movement.as_str()).collect();
+    let kinds: BTreeSet<_> = rows.iter().map(|row| row.movement.as_str()).collect();
     let all = ["adjust", "expire", "extend", "grant", "release", "reserve", "settle"];
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), all);
     let of = |reference: &str| rows.iter().find(|row| row.reference == reference).unwrap();
@@ -181,4 +190,98 @@ async fn a_provider_is_as_healthy_as_its_calls() {
     assert_eq!(first.passed_over.iter().collect::<Vec<_>>(), [(&"breaker_open".to_owned(), &1)]);
     assert_eq!((first.p50_ms, first.p95_ms), (Some(320), Some(640)));
     assert_eq!((second.called, second.answered, second.p99_ms), (2, 2, Some(896)));
+}
+
+/// Whatever is asked of an account, by chance.
+fn anything(rng: &mut StdRng) -> AccountCommand {
+    let mut id = |kind: &str, of: u32| format!("{kind}{}", rng.random_range(0..of));
+    let (reservation_id, grant_id, adjustment_id) = (id("r", 12), id("g", 30), id("n", 40));
+    let amount = Microcredits(rng.random_range(1..80));
+    let at = now();
+    match rng.random_range(0..10) {
+        0 => AccountCommand::GrantCredits {
+            grant_id,
+            amount,
+            expires_at: rng.random_bool(0.5).then_some(at),
+            reason: String::new(),
+            actor: String::new(),
+            granted_at: at,
+        },
+        1 => AccountCommand::ExpireCredits { grant_id, expired_at: at },
+        2..5 => AccountCommand::ReserveCredits { reservation_id, amount, reserved_at: at },
+        5 => AccountCommand::ExtendReservation { reservation_id, by: amount, extended_at: at },
+        6 | 7 => AccountCommand::SettleReservation {
+            reservation_id,
+            charge: Charge { price_id: None, cost: PicoUsd(amount.0), list: amount, amount },
+            settled_at: at,
+        },
+        8 => AccountCommand::ReleaseReservation { reservation_id, released_at: at },
+        _ => {
+            let kind = if rng.random_bool(0.5) { AdjustmentKind::CreditNote } else { AdjustmentKind::DebitNote };
+            note(&adjustment_id, kind, amount.0, None)
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_asked_of_accounts_the_ledger_says_at_every_position_what_they_had_then() {
+    let database = database().await;
+    let books = Books::open(Node::start(&database.database));
+    let mut rng = StdRng::seed_from_u64(4);
+    let mut seen: Vec<(u64, Vec<String>)> = Vec::new();
+    let as_of = |position: u64| {
+        format!("SELECT * FROM credit_ledger_v1 WHERE position <= {position} ORDER BY account, position")
+    };
+    for step in 0..600 {
+        let account = ACCOUNTS[rng.random_range(0..ACCOUNTS.len())];
+        // Much of it is refused, and changes nothing.
+        let _ = books.accounts.execute(account, &anything(&mut rng), &|_| Ok(vec![]), &Arc::default()).await;
+        if step % 150 == 149 {
+            catch_up(&database).await;
+            let position = head(&database).await;
+            seen.push((position, copy(&database, &as_of(position)).await));
+        }
+    }
+    // All work ends, and everything expires that may.
+    for account in ACCOUNTS {
+        let release = (0..12)
+            .map(|nth| AccountCommand::ReleaseReservation { reservation_id: format!("r{nth}"), released_at: now() });
+        let expire =
+            (0..30).map(|nth| AccountCommand::ExpireCredits { grant_id: format!("g{nth}"), expired_at: now() });
+        for command in release.chain(expire) {
+            let _ = books.accounts.execute(account, &command, &|_| Ok(vec![]), &Arc::default()).await;
+        }
+    }
+    catch_up(&database).await;
+    for (position, then) in &seen {
+        assert_same("as of then", &copy(&database, &as_of(*position)).await, then);
+    }
+    let mut connection = database.pool().acquire().await.unwrap();
+    let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
+    let log = entries(verified(database.pool()).await);
+    for change in events_of::<Account>(&log) {
+        let (event, change) = change.unwrap();
+        let account = accounts.entry(event.aggregate_id.clone()).or_default();
+        account.evolve(change);
+        let ledger = credit_ledger::balances_at(&mut connection, &event.aggregate_id, event.position).await.unwrap();
+        let balances = [account.granted(), account.available(), account.held(), account.spent(), account.expired()];
+        assert_eq!(
+            [
+                ledger.granted_microcredits,
+                ledger.available_microcredits,
+                ledger.held_microcredits,
+                ledger.spent_microcredits,
+                ledger.expired_microcredits
+            ],
+            balances.map(|balance| balance.0)
+        );
+    }
+    let differ = "SELECT b.account FROM account_balance_v1 b CROSS JOIN LATERAL (
+             SELECT * FROM credit_ledger_v1 l WHERE l.account = b.account ORDER BY position DESC LIMIT 1) l
+         WHERE (b.granted_microcredits, b.available_microcredits, b.held_microcredits, b.spent_microcredits,
+                b.expired_microcredits) IS DISTINCT FROM
+               (l.granted_microcredits, l.available_microcredits, l.held_microcredits, l.spent_microcredits,
+                l.expired_microcredits)";
+    assert_eq!(copy(&database, differ).await, [""; 0]);
+    assert!(accounts.values().any(|account| account.expired() > Microcredits::ZERO), "{accounts:?}");
 }

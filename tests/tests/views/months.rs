@@ -68,8 +68,8 @@ async fn what_comes_after_the_close_counts_for_the_open_month_and_names_its_own(
     let mut connection = database.pool().acquire().await.unwrap();
     let october: Month = "2024-10".parse().unwrap();
     assert_eq!(usage_ledger::totals(&mut connection, october, *position).await.unwrap().requests, totals.requests);
-    let closes = usage_ledger::closes(&mut connection).await.unwrap();
-    assert_eq!((closes[0].month, closes[0].watermark, &closes[0].totals), (october, *position, &**totals));
+    let all_closes = usage_ledger::closes(&mut connection).await.unwrap();
+    assert_eq!((all_closes[0].month, all_closes[0].watermark, &all_closes[0].totals), (october, *position, &**totals));
 
     trade(&books, 60..75).await;
     ended_at(&books, "late", "2024-10-31T23:59:59.999999Z".parse().unwrap()).await;
