@@ -80,7 +80,7 @@ async fn fill(database: &TestDatabase, rows: u64) {
                 'user-' || n * 104729 % 4, 'chat', 'provider-' || n % 3, 'model-' || n % 12, 'completed', false, false,
                 n % 900, n % 300, 0, n % 400, n % 100, 'price', n % 5000, n % 5000, n % 5000 * 1000000
          FROM (SELECT n, timestamptz '2026-10-01Z' + n * (interval '31 days' / {rows}) - interval '1 microsecond' AS at
-               FROM generate_series(1, {rows}) AS n) rows"
+               FROM generate_series(1::bigint, {rows}) AS n) rows"
     );
     let sums =
         "count(*), 0, 0, sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),

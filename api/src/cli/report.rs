@@ -239,6 +239,7 @@ fn tell(watermark: &Watermark, output: Option<&Path>) -> io::Result<()> {
     let file = output.map(|path| format!(" in {}", path.display())).unwrap_or_default();
     let hash = watermark.basis.chain_hash.get(..12).unwrap_or_default();
     let (rows, position) = (watermark.rows, watermark.basis.position);
-    remark(format_args!("{rows} rows{file}, true at position {position}, chain {hash}…"))?;
+    let unit = if rows == 1 { "row" } else { "rows" };
+    remark(format_args!("{rows} {unit}{file}, true at position {position}, chain {hash}…"))?;
     if totals.is_empty() { Ok(()) } else { remark(totals.join(", ")) }
 }

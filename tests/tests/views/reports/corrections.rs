@@ -60,8 +60,8 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
     let october = "2024-10".parse().unwrap();
     assert!(!BookedMonth::of(database.pool(), october).await.unwrap().is_closed);
     close(&database, "2024-10").await;
-    let price = |micro_usd: u64| {
-        let rate = PicoUsdPerToken(micro_usd * 1_000_000);
+    let price = || {
+        let rate = PicoUsdPerToken(200_000);
         let rates = Rates { input: rate, cached_input: rate, cache_write: rate, output: rate };
         Price {
             id: "corrected".to_owned(),
@@ -72,10 +72,10 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
             source: "test".to_owned(),
         }
     };
-    // A microcredit a token.
+    // A microcredit for five tokens, which come in tens.
     let rate = MicrocreditsPerUsd(1_000_000);
     let prices: Prices =
-        BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6-2026".to_owned(), vec![price(1)])]))]);
+        BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6-2026".to_owned(), vec![price()])]))]);
     let compare = async || {
         let mut month = BookedMonth::of(database.pool(), october).await.unwrap();
         assert!(month.is_closed);
@@ -96,8 +96,8 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
         let entry = &request.entry;
         assert_eq!(entry.provider, "openai");
         let tokens = entry.input_tokens + entry.cached_input_tokens + entry.cache_write_tokens + entry.output_tokens;
-        assert_eq!(request.charge.0, tokens);
-        assert_eq!(request.correction(), tokens - entry.charged_microcredits);
+        assert_eq!(request.charge.0, tokens / 5);
+        assert_eq!(request.correction(), tokens / 5 - entry.charged_microcredits);
     }
     assert!(
         requests.iter().any(|request| request.correction() < 0)
@@ -106,4 +106,72 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
     trade(&books, 60..80).await;
     catch_up(&database).await;
     assert_eq!(compare().await, (requests, watermark));
+}
+
+/// Runs a command line on the database, as a process of its own; its exit code.
+async fn run(database: &aihub_tests::TestDatabase, dir: &std::path::Path, line: &[&str]) -> Option<i32> {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_aihub-under-test"));
+    let command = command.env_clear().env("DATABASE_URL", &database.options.url).current_dir(dir).args(line);
+    command.output().await.unwrap().status.code()
+}
+
+#[tokio::test]
+async fn a_closed_month_is_repriced_once_by_notes_that_name_what_they_correct() {
+    let (database, dir) = (aihub_tests::database().await, tempfile::tempdir().unwrap());
+    let books = open_books(&database).await;
+    trade(&books, 0..60).await;
+    catch_up(&database).await;
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [prices, others] = [("prices.toml", "0.000001"), ("others.toml", "0.000002")].map(|(name, usd)| {
+        let text = format!("[[openai.\"gpt-6-2026\"]]\nid = \"corrected\"\ninput_usd_per_mtok = \"{usd}\"\n");
+        std::fs::write(file(name), text).unwrap();
+        file(name)
+    });
+    let apply = ["reprice", "--month", "2024-10", "--apply", "--actor", "ada", "--reason", "wrong price", "--prices"];
+    let with =
+        |prices: &str| apply.iter().map(|part| (*part).to_owned()).chain([prices.to_owned()]).collect::<Vec<_>>();
+    let reprice = async |prices: &str| {
+        let line = with(prices);
+        run(&database, dir.path(), &line.iter().map(String::as_str).collect::<Vec<_>>()).await
+    };
+    let (done, failed) = (Some(0), Some(1));
+    assert_eq!(reprice(&prices).await, failed, "the month is open");
+    close(&database, "2024-10").await;
+    let before = super::head(&database).await;
+    assert_eq!(run(&database, dir.path(), &["reprice", "--month", "2024-10", "--prices", &prices]).await, done);
+    assert_eq!(super::head(&database).await, before, "a what-if changes nothing");
+    assert_eq!(reprice(&prices).await, done);
+    catch_up(&database).await;
+    let after = super::head(&database).await;
+    assert_eq!(after, before + 3, "a note for each account");
+    assert_eq!(reprice(&prices).await, done);
+    assert_eq!(super::head(&database).await, after, "made once");
+    assert_eq!(reprice(&others).await, failed, "not on top");
+    assert_eq!(super::head(&database).await, after);
+
+    // The price is next to nothing, a microcredit a request: all else is given back, to the requests that it names.
+    let given_back: (i64, i64) = sqlx::query_as(
+        "SELECT (SELECT -sum(spent_change_microcredits)::bigint FROM credit_ledger_v1
+                 WHERE movement = 'adjust' AND corrects_month = '2024-10-01' AND reason = 'wrong price'),
+                (SELECT sum(charged_microcredits - 1)::bigint FROM usage_ledger_v1
+                 WHERE accounting_month = '2024-10-01' AND provider = 'openai' AND price_id IS NOT NULL)",
+    )
+    .fetch_one(database.pool())
+    .await
+    .unwrap();
+    assert_eq!(given_back.0, given_back.1);
+    let named: Vec<String> = sqlx::query_scalar(
+        "SELECT json_array_elements_text(corrects) AS id FROM credit_ledger_v1 WHERE reason = 'wrong price' ORDER BY id",
+    )
+    .fetch_all(database.pool())
+    .await
+    .unwrap();
+    let charged: Vec<String> = sqlx::query_scalar(
+        "SELECT request_id FROM usage_ledger_v1 WHERE accounting_month = '2024-10-01' AND provider = 'openai'
+             AND price_id IS NOT NULL ORDER BY request_id",
+    )
+    .fetch_all(database.pool())
+    .await
+    .unwrap();
+    assert_eq!(named, charged);
 }
