@@ -15,8 +15,11 @@ mod migrate;
 mod output;
 mod project;
 mod projections;
+mod reconcile;
 mod relay;
 mod replay;
+mod report;
+mod reprice;
 mod serve;
 mod simulate;
 mod token;
@@ -74,6 +77,13 @@ enum Command {
     /// Look after the views of the log
     #[command(subcommand)]
     Projections(projections::Projections),
+    /// Print a report of finance, or write it to a file
+    #[command(subcommand)]
+    Report(report::Report),
+    /// Compare a provider's own usage export with ours
+    Reconcile(reconcile::Reconcile),
+    /// What a month would have cost at other prices; with --apply, credit and debit notes for the difference
+    Reprice(reprice::Reprice),
     /// Bring the database schema up to date
     Migrate,
     /// Feed the views of another database from Kafka
@@ -131,6 +141,9 @@ impl Cli {
             Command::Projections(projections) => projections.run(&config).await,
             Command::Project(project) => project.run(&config).await,
             Command::Relay(relay) => relay.run(&config).await,
+            Command::Report(report) => report.run(&config).await,
+            Command::Reconcile(reconcile) => reconcile.run(&config).await,
+            Command::Reprice(reprice) => reprice.run(&config).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Simulate(simulate) => simulate.run().await,
             Command::Config => config::run(&config),

@@ -7,22 +7,23 @@ use axum::{Router, routing::get};
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{asyncapi, audit, credits, health, mcp, metrics, providers, requests, usage},
+    routes::{asyncapi, audit, credits, health, mcp, metrics, providers, reports, requests},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/mcp", get(mcp::upgrade))
         .route("/api/credits", get(credits::show))
-        .route("/api/usage", get(usage::report))
+        .route("/api/usage", get(reports::usage))
+        .route("/api/reports/{name}", get(reports::show))
         .route("/api/requests/{id}", get(requests::show))
         .route("/api/providers", get(providers::list))
+        .route("/asyncapi.json", get(asyncapi::document))
         .route("/api/audit/verify", get(audit::verify))
         .route("/api/audit/checkpoint", get(audit::latest_checkpoint))
         .route("/api/audit/prove/{position}", get(audit::prove))
         .route("/api/audit/trail", get(audit::trail))
         .route("/api/audit/events", get(audit::events))
-        .route("/asyncapi.json", get(asyncapi::document))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(metrics::render))

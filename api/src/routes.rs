@@ -7,8 +7,8 @@ pub mod health;
 pub mod mcp;
 pub mod metrics;
 pub mod providers;
+pub mod reports;
 pub mod requests;
-pub mod usage;
 
 use aihub_application::principal::Principal;
 use axum::extract::FromRequestParts;

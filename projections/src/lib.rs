@@ -9,6 +9,9 @@
 //! | [`key_text`] | names as they stand in keys |
 //! | [`provider_health`] | how the providers do, hour by hour |
 //! | [`rebuild`] | the views by name, and how one is filled anew |
+//! | [`reconciliation`] | a provider's own usage export beside ours |
+//! | [`report`] | reports for finance, with their watermarks, as JSON, CSV and Parquet |
+//! | [`repricing`] | what a month would have cost at other prices |
 //! | [`request_status`] | how each request stands, without its content |
 //! | [`usage`] | what daily and monthly usage have in common |
 //! | [`usage_daily`] | requests, tokens and money a day |
@@ -23,6 +26,9 @@ pub mod credit_ledger;
 pub mod key_text;
 pub mod provider_health;
 pub mod rebuild;
+pub mod reconciliation;
+pub mod report;
+pub mod repricing;
 pub mod request_status;
 pub mod usage;
 pub mod usage_daily;

@@ -79,7 +79,8 @@ async fn fill(database: &TestDatabase, requests: u64) {
         };
         node.append(unit([decided(account, nth, grant)])).await.unwrap();
     }
-    let content = || SealedContent { subject: "bench".to_owned(), sealed: "c2VhbGVk".repeat(88) };
+    let content =
+        || SealedContent { subject: "bench".to_owned(), month: now().date_naive(), sealed: "c2VhbGVk".repeat(88) };
     let mut calls = Vec::new();
     for nth in 0..requests {
         let index = usize::try_from(nth).unwrap() % ACCOUNTS;

@@ -4,6 +4,7 @@ mod finance;
 mod ledgers;
 mod months;
 mod rebuilding;
+mod reports;
 mod usage;
 
 use std::sync::Arc;

@@ -51,7 +51,7 @@ impl Account {
 
 /// The accounts, and what has to be closed behind them.
 pub struct Ledger {
-    accounts: Accounts,
+    pub accounts: Accounts,
     pub log: Arc<PostgresEventLog>,
     tasks: TaskTracker,
     pub database: Database,

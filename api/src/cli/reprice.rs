@@ -1,0 +1,229 @@
+//! `aihub reprice --month 2026-10 --prices corrected.toml`: what a month would have cost at corrected prices. With
+//! `--apply` the difference is given back or taken, in credit and debit notes that name the requests they correct.
+
+use std::{collections::BTreeMap, io::Write, path::PathBuf};
+
+use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_domain::{
+    account::{
+        AdjustmentKind,
+        command::{AccountCommand, Adjustment},
+    },
+    money::Microcredits,
+    period::Month,
+};
+use aihub_projections::{
+    report::format::{Format, Heading, Writer},
+    repricing::{BookedMonth, Comparison, Prices, Repriced},
+};
+use anyhow::Context;
+use clap::{Args, builder::PossibleValuesParser};
+use futures::{TryStreamExt, pin_mut};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    account::{Ledger, metadata},
+    output::remark,
+};
+use crate::config::{Config, prices::PriceSettings};
+
+/// The most requests that one note names.
+const REQUESTS_PER_NOTE: usize = 500;
+
+#[derive(Debug, Args)]
+pub struct Reprice {
+    /// Like 2026-10
+    #[arg(long)]
+    month: Month,
+    /// Corrected prices, as `[[openai."gpt-6-luna"]]` with the fields of a model's prices in the configuration
+    #[arg(long, value_name = "FILE")]
+    prices: PathBuf,
+    #[arg(long, default_value = "csv", value_parser = PossibleValuesParser::new(["csv", "json"]))]
+    format: String,
+    /// Make notes for the difference; the month has to be closed
+    #[arg(long, requires_all = ["actor", "reason"])]
+    apply: bool,
+    /// Who corrects
+    #[arg(long)]
+    actor: Option<String>,
+    /// Why, for the audit
+    #[arg(long)]
+    reason: Option<String>,
+    /// A name for this correction: with the same one it is made once [default: made of the month and the prices]
+    #[arg(long)]
+    key: Option<String>,
+}
+
+/// A note that is being filled.
+#[derive(Default)]
+struct Note {
+    account: String,
+    requests: Vec<String>,
+    correction: i64,
+}
+
+/// What becomes of the corrections.
+struct Corrector<'a> {
+    ledger: &'a Ledger,
+    month: Month,
+    key: String,
+    actor: String,
+    reason: String,
+    note: Note,
+    /// How many notes the account has got.
+    of_account: usize,
+    made: usize,
+    refused: usize,
+}
+
+impl Reprice {
+    pub async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(&self.prices)
+            .with_context(|| format!("{} cannot be read", self.prices.display()))?;
+        let prices = prices(&text).with_context(|| self.prices.display().to_string())?;
+        let ledger = Ledger::open(config).await?;
+        let done = self.reprice(&ledger, &text, &prices, config).await;
+        let closed = ledger.close().await;
+        done.and(closed)
+    }
+
+    async fn reprice(self, ledger: &Ledger, text: &str, prices: &Prices, config: &Config) -> anyhow::Result<()> {
+        let (pool, rate) = (ledger.database.pool(), config.credits.per_usd.0);
+        let mut month = BookedMonth::of(pool, self.month).await?;
+        let basis = month.basis.clone();
+        let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{} {} {text}", self.month, rate.0).as_bytes());
+        let key = format!("reprice:{}:{}", self.month, self.key.unwrap_or_else(|| digest.simple().to_string()));
+        let mut corrector = match (self.apply, self.actor, self.reason) {
+            (true, Some(actor), Some(reason)) => {
+                anyhow::ensure!(month.is_closed, "{} is open: prices are corrected when it is closed", self.month);
+                // It would correct what has been corrected: each is reckoned from what was charged at first.
+                let other = month
+                    .notes
+                    .iter()
+                    .find(|note| note.starts_with("reprice:") && !note.starts_with(&format!("{key}:")));
+                if let Some(other) = other {
+                    anyhow::bail!("{} has been repriced already, see the note {other}", self.month);
+                }
+                Some(Corrector::new(ledger, self.month, key.clone(), actor, reason))
+            }
+            _ => None,
+        };
+        let mut comparison = Comparison::default();
+        {
+            let requests = month.requests(prices, rate);
+            pin_mut!(requests);
+            while let Some(request) = requests.try_next().await? {
+                comparison.add(&request);
+                if let Some(corrector) = &mut corrector {
+                    corrector.add(&request).await?;
+                }
+            }
+        }
+        let heading = Heading {
+            report: "reprice",
+            parameters: json!({ "month": self.month, "key": key, "prices": text, "creditsPerUsd": rate.0 }),
+            columns: Comparison::columns(),
+        };
+        let position = basis.position;
+        let watermark = comparison.watermark(basis);
+        let mut writer =
+            Writer::begin(Format::from_text(&self.format).context("a format that is not known")?, heading)?;
+        for row in comparison.rows() {
+            writer.row(row)?;
+        }
+        writer.end(&watermark, None)?;
+        std::io::stdout().write_all(&writer.take()?)?;
+        remark(format_args!("{} models of accounts, true at position {position}", watermark.rows))?;
+        match corrector {
+            None => Ok(remark("nothing was changed; --apply makes notes for the corrections")?),
+            Some(mut corrector) => {
+                corrector.flush().await?;
+                let Corrector { made, refused, key, .. } = corrector;
+                remark(format_args!("{made} notes made, those made before left as they are (key {key})"))?;
+                anyhow::ensure!(refused == 0, "{refused} notes were refused");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<'a> Corrector<'a> {
+    fn new(ledger: &'a Ledger, month: Month, key: String, actor: String, reason: String) -> Self {
+        Self { ledger, month, key, actor, reason, note: Note::default(), of_account: 0, made: 0, refused: 0 }
+    }
+
+    /// Requests come account by account, always in the same order: so a note is the same one when it is made again.
+    async fn add(&mut self, request: &Repriced) -> anyhow::Result<()> {
+        let correction = request.correction();
+        if correction == 0 {
+            return Ok(());
+        }
+        let is_other = self.note.account != request.entry.account;
+        if is_other || self.note.requests.len() >= REQUESTS_PER_NOTE {
+            self.flush().await?;
+        }
+        if is_other {
+            self.of_account = 0;
+            self.note.account.clone_from(&request.entry.account);
+        }
+        self.note.requests.push(request.entry.request_id.clone());
+        self.note.correction += correction;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> anyhow::Result<()> {
+        let requests = std::mem::take(&mut self.note.requests);
+        let correction = std::mem::take(&mut self.note.correction);
+        if requests.is_empty() {
+            return Ok(());
+        }
+        self.of_account += 1;
+        // What is dearer and what is cheaper may make nothing together.
+        if correction == 0 {
+            return Ok(());
+        }
+        let kind = if correction < 0 { AdjustmentKind::CreditNote } else { AdjustmentKind::DebitNote };
+        let adjustment_id = format!("{}:{}", self.key, self.of_account);
+        let metadata = metadata(&self.actor, &adjustment_id);
+        let command = AccountCommand::AdjustCredits(Adjustment {
+            adjustment_id,
+            kind,
+            amount: Microcredits(correction.abs()),
+            corrects: requests,
+            corrects_month: Some(self.month),
+            reason: self.reason.clone(),
+            actor: self.actor.clone(),
+            adjusted_at: SystemClock.now(),
+        });
+        let account = &self.note.account;
+        match self.ledger.accounts.execute(account, &command, &|_| Ok(vec![]), &metadata).await {
+            Ok(events) => self.made += usize::from(!events.is_empty()),
+            Err(error) => {
+                self.refused += 1;
+                remark(format_args!("{account}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn prices(text: &str) -> anyhow::Result<Prices> {
+    let settings: BTreeMap<String, BTreeMap<String, Vec<PriceSettings>>> = toml::from_str(text)?;
+    for (provider, models) in &settings {
+        for (model, prices) in models {
+            let overlaps =
+                prices.iter().enumerate().any(|(nth, one)| prices[..nth].iter().any(|other| one.overlaps(other)));
+            anyhow::ensure!(!overlaps, "two prices of {provider}/{model} are valid on the same day");
+        }
+    }
+    let prices = settings.into_iter().map(|(provider, models)| {
+        let models = models.into_iter().map(|(model, prices)| {
+            let prices = prices.iter().map(|price| price.price(&provider, &model)).collect();
+            (model, prices)
+        });
+        let models = models.collect();
+        (provider, models)
+    });
+    Ok(prices.collect())
+}

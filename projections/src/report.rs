@@ -1,0 +1,214 @@
+//! Reports for finance: a question with a checked selection, rows in a fixed order, and a watermark that says what they
+//! are true at. Ledgers only ever grow, by position, so a report as of a position is the one with nothing behind it:
+//! asked again, also after a rebuild, it is the same file to the byte.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`accounts`] | statements, open holds and the trial balance |
+//! | [`close`] | the close of a month with everything that belongs to it |
+//! | [`column`] | columns and values |
+//! | [`focus`] | usage in the columns of FOCUS 1.2 |
+//! | [`format`] | JSON, CSV and Parquet |
+//! | [`query`] | a report as SQL |
+//! | [`selection`] | what is asked for |
+//! | [`usage`] | usage and margin |
+//! | [`watermark`] | what a report is true at |
+
+pub mod accounts;
+pub mod close;
+pub mod column;
+pub mod focus;
+pub mod format;
+pub mod query;
+pub mod selection;
+pub mod usage;
+pub mod watermark;
+
+use aihub_domain::period::Month;
+use bytes::Bytes;
+use futures::{SinkExt, Stream, StreamExt, TryStreamExt, channel::mpsc, stream};
+use sqlx::PgPool;
+use thiserror::Error;
+
+use self::{
+    format::{Format, FormatError, Heading, Writer},
+    query::ReportQuery,
+    selection::{Fault, Name, Selection},
+    usage::Source,
+    watermark::{Basis, Views, Watermark},
+};
+use crate::{credit_ledger, usage_daily, usage_ledger, usage_monthly};
+
+/// About so many bytes are written down before they are passed on.
+const PIECE_BYTES: usize = 64 << 10;
+/// How many pieces may wait for whoever reads them.
+const PIECES: usize = 4;
+
+#[derive(Debug, Error)]
+pub enum ReportError {
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    #[error("the database is unavailable: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("the report cannot be written: {0}")]
+    Format(#[from] FormatError),
+}
+
+/// A part of a report on its way.
+#[derive(Debug)]
+pub enum Piece {
+    Bytes(Bytes),
+    /// Comes once. The last bytes may come behind it.
+    Watermark(Watermark),
+}
+
+/// A report that is about to be written: everything that can be wrong with the question has been said.
+pub struct Report {
+    views: Views,
+    selection: Selection,
+    query: ReportQuery,
+    format: Format,
+    basis: Basis,
+}
+
+impl Report {
+    /// All of it is read from one snapshot, which is kept until the stream has ended or is dropped.
+    pub async fn open(pool: &PgPool, selection: Selection, format: Format) -> Result<Self, ReportError> {
+        if format == Format::Focus && selection.name != Name::Usage {
+            return Err(Fault::new("format", "FOCUS has columns for usage only").into());
+        }
+        if format == Format::Focus && !selection.group_by.is_empty() {
+            return Err(Fault::new("groupBy", "FOCUS says itself what is kept apart").into());
+        }
+        if selection.page.is_some() && format != Format::Json {
+            return Err(Fault::new("limit", "only JSON comes in pages, other formats are whole").into());
+        }
+        let (names, source) = views_of(&selection, format);
+        let tables: Vec<_> = names.iter().copied().chain([usage_ledger::NAME, "month_close_v1"]).collect();
+        let mut views = Views::open(pool, &tables).await?;
+        let (position, source) = position(&mut views, &selection, &names, source).await?;
+        let basis = views.basis(position).await?;
+        let query = match (selection.name, format) {
+            (_, Format::Focus) => focus::query(&selection, &basis),
+            (Name::Usage | Name::Margin, _) => usage::query(&selection, source, &basis),
+            (Name::Statement, _) => accounts::statement(&selection, &basis),
+            (Name::Holds, _) => accounts::holds(&selection, &basis),
+            (Name::TrialBalance, _) => accounts::trial_balance(&selection, &basis),
+            (Name::Close, _) => close::query(&selection, &basis),
+        };
+        Ok(Self { views, selection, query, format, basis })
+    }
+
+    /// Where in the log it stands.
+    pub fn basis(&self) -> &Basis {
+        &self.basis
+    }
+
+    pub fn heading(&self) -> Heading {
+        Heading {
+            report: if self.format == Format::Focus { "usage-focus-1.2" } else { self.selection.name.as_str() },
+            parameters: self.selection.json(),
+            columns: self.query.columns.clone(),
+        }
+    }
+
+    /// Rows are read as fast as the pieces are taken.
+    pub fn pieces(self) -> impl Stream<Item = Result<Piece, ReportError>> + Send + 'static {
+        let (sender, receiver) = mpsc::channel(PIECES);
+        let watermark = stream::once(self.write(sender)).map_ok(Piece::Watermark);
+        stream::select(receiver.map(|bytes| Ok(Piece::Bytes(bytes))), watermark)
+    }
+
+    async fn write(mut self, mut pieces: mpsc::Sender<Bytes>) -> Result<Watermark, ReportError> {
+        let columns = self.query.columns.clone();
+        let mut writer = Writer::begin(self.format, self.heading())?;
+        let page = self.selection.page;
+        let sql = self.query.sql(page);
+        let mut sums = vec![0_i128; columns.len()];
+        let (mut rows, mut next, mut since) = (0_u64, None, 0_usize);
+        {
+            let mut stream = self.query.bound(&sql).fetch(&mut *self.views.transaction);
+            while let Some(row) = stream.try_next().await? {
+                if let Some(page) = page.filter(|page| rows == u64::from(page.limit)) {
+                    next = Some(self.selection.cursor(self.basis.position, page.offset + rows));
+                    break;
+                }
+                let mut values = Vec::with_capacity(columns.len());
+                for (index, column) in columns.iter().enumerate() {
+                    let value = column.kind.read(&row, index)?;
+                    sums[index] += value.amount();
+                    values.push(value);
+                }
+                rows += 1;
+                since += 16 * columns.len();
+                writer.row(values)?;
+                if since > PIECE_BYTES {
+                    since = 0;
+                    send(&mut pieces, &mut writer).await?;
+                }
+            }
+        }
+        self.views.transaction.commit().await?;
+        let totals = columns.iter().zip(sums).filter(|(column, _)| column.is_totalled);
+        let totals = totals.map(|(column, sum)| (column.name, column.kind.write_sum(sum))).collect();
+        let watermark = Watermark { basis: self.basis, rows, totals };
+        writer.end(&watermark, next.as_deref())?;
+        send(&mut pieces, &mut writer).await?;
+        Ok(watermark)
+    }
+}
+
+async fn send(pieces: &mut mpsc::Sender<Bytes>, writer: &mut Writer) -> Result<(), ReportError> {
+    let bytes = writer.take()?;
+    if !bytes.is_empty() {
+        // The receiver stands in the same stream as whoever sends: if it is gone, nobody asks for what comes next.
+        let _ = pieces.send(bytes.into()).await;
+    }
+    Ok(())
+}
+
+/// The views that a report is made from, and for usage the smallest that has what is asked for.
+fn views_of(selection: &Selection, format: Format) -> (Vec<&'static str>, Source) {
+    let names = match selection.name {
+        _ if format == Format::Focus => vec![usage_ledger::NAME],
+        Name::Usage | Name::Margin => {
+            vec![usage_ledger::NAME, usage_daily::NAME, usage_monthly::NAME]
+        }
+        Name::Statement | Name::Holds => vec![credit_ledger::NAME],
+        Name::TrialBalance | Name::Close => vec![credit_ledger::NAME, usage_ledger::NAME],
+    };
+    (names, Source::smallest(selection))
+}
+
+/// Where in the log the report stands, and where its usage comes from.
+///
+/// What is booked in closed months does not change any more. So a report on such months stands, unless it is asked
+/// otherwise, where the last of them was closed: it is the same file from then on.
+async fn position(
+    views: &mut Views,
+    selection: &Selection,
+    names: &[&'static str],
+    smallest: Source,
+) -> Result<(u64, Source), ReportError> {
+    let is_usage = matches!(selection.name, Name::Usage | Name::Margin);
+    let asked = match selection.as_of {
+        Some(as_of) if is_usage => Some(views.as_of(as_of, &[usage_ledger::NAME]).await?),
+        Some(as_of) => Some(views.as_of(as_of, names).await?),
+        None => None,
+    };
+    let added_up_to = views.position(&[smallest.view()]);
+    let last = if is_usage { added_up_to } else { views.position(names) };
+    let last_month = selection.days.map(|(_, to)| Month::of_day(to));
+    let close = last_month.and_then(|month| views.close_of(month, last)).map(|close| (close.watermark, close.position));
+    let position = match (asked, close) {
+        (Some(asked), _) => asked,
+        (None, Some((_, closed_at))) if selection.name == Name::Close => closed_at,
+        (None, Some((watermark, _))) => watermark,
+        // One view is true at every position that it has come to.
+        (None, None) if is_usage || names.len() == 1 => last,
+        (None, None) => views.end_of_commit(last).await?,
+    };
+    // What is added up is true where its view stands, and for closed months anywhere behind their close.
+    let is_added_up = position == added_up_to || close.is_some_and(|(watermark, _)| position >= watermark);
+    Ok((position, if is_added_up { smallest } else { Source::Ledger }))
+}

@@ -1,0 +1,162 @@
+//! What a month would have cost at other prices, request by request. Nothing changes by it; who wants it to appends the
+//! corrections that come out as credit and debit notes.
+
+use std::collections::BTreeMap;
+
+use aihub_domain::{
+    money::{Microcredits, MicrocreditsPerUsd},
+    period::Month,
+    price::{Price, TokenUsage},
+};
+use futures::{Stream, TryStreamExt, future::ready};
+use sqlx::PgPool;
+
+use crate::{
+    credit_ledger,
+    report::{
+        ReportError,
+        column::{Column, Kind, Value},
+        watermark::{Basis, Views, Watermark},
+    },
+    usage_ledger::{self, UsageEntry},
+};
+
+/// The prices that a model should have had, by provider and model. What is not in it keeps its price.
+pub type Prices = BTreeMap<String, BTreeMap<String, Vec<Price>>>;
+
+/// A request at both prices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repriced {
+    pub entry: UsageEntry,
+    /// What it would have been charged.
+    pub charge: Microcredits,
+    pub cost_picousd: i64,
+}
+
+/// What an account's use of a model comes to at both prices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Line {
+    requests: i64,
+    charged: i64,
+    repriced: i64,
+    correction: i64,
+    cost_picousd: i128,
+    repriced_cost_picousd: i128,
+}
+
+/// By account, provider and model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison(BTreeMap<(String, String, String), Line>);
+
+/// A month as it is booked, at one position.
+pub struct BookedMonth {
+    views: Views,
+    pub month: Month,
+    /// A closed month stands where it was closed: what it comes to does not change any more.
+    pub is_closed: bool,
+    pub basis: Basis,
+    /// Adjustments that have corrected charges of the month, by their names.
+    pub notes: Vec<String>,
+}
+
+impl BookedMonth {
+    pub async fn of(pool: &PgPool, month: Month) -> Result<Self, ReportError> {
+        let names = [usage_ledger::NAME, credit_ledger::NAME];
+        let mut views = Views::open(pool, &[usage_ledger::NAME, credit_ledger::NAME, "month_close_v1"]).await?;
+        let last = views.position(&names);
+        let close = views.close_of(month, last).map(|close| close.watermark);
+        let basis = views.basis(close.unwrap_or(last)).await?;
+        let notes = sqlx::query_scalar(
+            "SELECT DISTINCT reference FROM credit_ledger_v1 WHERE movement = 'adjust' AND corrects_month = $1",
+        )
+        .bind(month.first_day())
+        .fetch_all(&mut *views.transaction)
+        .await?;
+        Ok(Self { views, month, is_closed: close.is_some(), basis, notes })
+    }
+
+    /// The requests that another price is given for, by account and in the order of the log.
+    pub fn requests<'a>(
+        &'a mut self,
+        prices: &'a Prices,
+        rate: MicrocreditsPerUsd,
+    ) -> impl Stream<Item = Result<Repriced, sqlx::Error>> + 'a {
+        let entries = sqlx::query_as(
+            "SELECT * FROM usage_ledger_v1
+             WHERE accounting_month = $1 AND position <= $2 AND price_id IS NOT NULL ORDER BY account, position",
+        )
+        .bind(self.month.first_day())
+        .bind(self.basis.position.cast_signed())
+        .fetch(&mut *self.views.transaction);
+        entries.try_filter_map(move |entry| ready(Ok(Repriced::of(entry, prices, rate))))
+    }
+}
+
+impl Repriced {
+    /// `None` where no other price was valid when it ended.
+    fn of(entry: UsageEntry, prices: &Prices, rate: MicrocreditsPerUsd) -> Option<Self> {
+        let price =
+            prices.get(&entry.provider)?.get(&entry.model)?.iter().find(|price| price.is_valid_at(entry.ended_at))?;
+        let cost = price.cost(&TokenUsage {
+            input: entry.input_tokens.cast_unsigned(),
+            cached_input: entry.cached_input_tokens.cast_unsigned(),
+            cache_write: entry.cache_write_tokens.cast_unsigned(),
+            output: entry.output_tokens.cast_unsigned(),
+            reasoning: entry.reasoning_tokens.cast_unsigned(),
+        });
+        Some(Self { charge: rate.charge(cost), cost_picousd: cost.0, entry })
+    }
+
+    /// What the account is to pay on top, or, below zero, to get back. Where an account was charged less than the list
+    /// said, because it had no more, only what goes beyond the list is asked for.
+    pub fn correction(&self) -> i64 {
+        let (charged, list) = (self.entry.charged_microcredits, self.entry.list_microcredits);
+        if self.charge.0 < charged { self.charge.0 - charged } else { (self.charge.0 - list.max(charged)).max(0) }
+    }
+}
+
+impl Comparison {
+    pub fn add(&mut self, request: &Repriced) {
+        let UsageEntry { account, provider, model, .. } = &request.entry;
+        let line = self.0.entry((account.clone(), provider.clone(), model.clone())).or_default();
+        line.requests += 1;
+        line.charged += request.entry.charged_microcredits;
+        line.repriced += request.charge.0;
+        line.correction += request.correction();
+        line.cost_picousd += i128::from(request.entry.cost_picousd);
+        line.repriced_cost_picousd += i128::from(request.cost_picousd);
+    }
+
+    pub fn columns() -> Vec<Column> {
+        let text = ["account", "provider", "model"].map(|name| Column::new(name, Kind::Text, name));
+        let sums = [
+            ("requests", Kind::Count),
+            ("charged_credits", Kind::Credits),
+            ("repriced_credits", Kind::Credits),
+            ("correction_credits", Kind::Credits),
+            ("provider_cost_usd", Kind::Usd),
+            ("repriced_cost_usd", Kind::Usd),
+        ];
+        text.into_iter().chain(sums.map(|(name, kind)| Column::new(name, kind, name).totalled())).collect()
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = Vec<Value>> {
+        self.0.iter().map(|((account, provider, model), line)| {
+            let names = [account, provider, model].map(|name| Value::Text(name.clone()));
+            let sums = [
+                Value::Count(line.requests),
+                Value::Credits(line.charged),
+                Value::Credits(line.repriced),
+                Value::Credits(line.correction),
+                Value::Usd(line.cost_picousd),
+                Value::Usd(line.repriced_cost_picousd),
+            ];
+            names.into_iter().chain(sums).collect()
+        })
+    }
+
+    pub fn watermark(&self, basis: Basis) -> Watermark {
+        let rows: Vec<_> = self.rows().collect();
+        Watermark::of(basis, &Self::columns(), &rows)
+    }
+}
