@@ -1,8 +1,8 @@
 //! That no stream has a hole, and that each is in the log in its own order.
 //!
 //! The chain cannot tell: it says that a row follows the one before, whichever stream it belongs to. There are as many
-//! streams as requests, so the database sorts them, in 64 MB and on disk beyond that; a million events take it about
-//! two seconds.
+//! streams as requests, so the database sorts them, in 64 MB and on disk beyond that; a million events take it two to three
+//! seconds. It sorts by a hash of the name first: names begin alike, and comparing them was a third of the time.
 
 use sqlx::{Executor, PgConnection};
 
@@ -22,7 +22,8 @@ pub async fn check(connection: &mut PgConnection, from: u64, to: u64) -> Result<
                  FROM (SELECT position, sequence, lag(sequence) OVER in_stream AS previous,
                               lag(position) OVER in_stream AS previous_position
                        FROM events WHERE position BETWEEN $1 AND $2
-                       WINDOW in_stream AS (PARTITION BY aggregate_type, aggregate_id ORDER BY sequence)) AS e) AS e"#,
+                       WINDOW in_stream AS (PARTITION BY hashtextextended(aggregate_id, 0), aggregate_id, aggregate_type
+                                            ORDER BY sequence)) AS e) AS e"#,
         from,
         to,
     )
