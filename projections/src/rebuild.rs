@@ -124,8 +124,9 @@ impl Rebuild {
             .fetch_one(&mut connection)
             .await?;
         ensure!(is_alone, "{} is being rebuilt already", view.name());
-        let head = reader::head(&mut log).await?.position;
+        // In this order: the log goes on meanwhile, and the live view with it.
         let live = checkpoint::status(&mut connection, view.name()).await?.map_or(0, |live| live.position);
+        let head = reader::head(&mut log).await?.position;
         ensure!(
             live <= head,
             "{} stands at position {live} and the log in this database ends at {head}: it is fed from elsewhere",
