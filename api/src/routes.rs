@@ -1,5 +1,6 @@
 //! The HTTP routes, one a file.
 
+mod access;
 pub mod asyncapi;
 pub mod audit;
 pub mod credits;

@@ -9,7 +9,6 @@
 //! | `trail?request|account|user&from&to` | who did what, and why something was refused, as JSON lines |
 //! | `events?from&to` | the stored events, as JSON lines, see `infrastructure::audit::file` |
 
-mod access;
 mod lines;
 
 use std::sync::Arc;
@@ -33,7 +32,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::lines::{of_bytes, of_lines, place};
-use super::Caller;
+use super::{Caller, access};
 use crate::{hub::Hub, point::Point, problem::Problem};
 
 #[derive(Debug, Deserialize)]

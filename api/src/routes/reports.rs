@@ -20,7 +20,7 @@ use axum::{
 use futures::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::Caller;
+use super::{Caller, access};
 use crate::{hub::Hub, problem::Problem};
 
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
@@ -43,10 +43,16 @@ pub async fn show(
         Problem::not_found(format!("there is no report {name}; there are {known}"))
     })?;
     let Query(pairs) = pairs.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
+    let asked = pairs.clone();
     let (mut parameters, format) = read(pairs)?;
-    keep_to_own(&caller, name, &mut parameters)?;
+    let is_own = keep_to_own(&caller, name, &mut parameters)?;
     let selection = Selection::of(name, parameters, hub.gateway.clock.now().date_naive())?;
     let report = Report::open(hub.reads.pool(), selection, format).await?;
+    if !is_own {
+        let asked = asked.iter().filter(|(field, _)| field != "token");
+        let asked = asked.map(|(field, value)| (field.as_str(), Some(value.clone())));
+        access::record(&hub, &caller, &format!("report.{}", name.as_str()), asked).await?;
+    }
     let headers = headers(name, format, &report);
     let bytes = report.pieces().inspect_err(|error| tracing::warn!(error.message = %error, "a report broke off"));
     let bytes = bytes.try_filter_map(async |piece| {
@@ -58,10 +64,10 @@ pub async fn show(
     Ok((headers, Body::from_stream(bytes)).into_response())
 }
 
-/// A report on more than one's own is for those who read all.
-fn keep_to_own(caller: &Principal, name: Name, parameters: &mut Parameters) -> Result<(), Problem> {
+/// A report on more than one's own is for those who read all, and is on record: then this is false.
+fn keep_to_own(caller: &Principal, name: Name, parameters: &mut Parameters) -> Result<bool, Problem> {
     if caller.capabilities.require_reports(Reports::All).is_ok() {
-        return Ok(());
+        return Ok(false);
     }
     caller.capabilities.require_reports(Reports::Own)?;
     let is = |asked: &Option<String>, own: &str| asked.as_ref().is_none_or(|asked| asked == own);
@@ -77,7 +83,7 @@ fn keep_to_own(caller: &Principal, name: Name, parameters: &mut Parameters) -> R
     if name == Name::Usage {
         parameters.user = Some(caller.user.clone());
     }
-    Ok(())
+    Ok(true)
 }
 
 fn read(pairs: Vec<(String, String)>) -> Result<(Parameters, Format), Problem> {

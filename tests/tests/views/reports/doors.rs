@@ -90,5 +90,12 @@ async fn the_same_bytes_come_over_http_to_those_who_may_read_them() {
         assert_eq!(problem["details"]["fields"][0]["field"], field);
     }
     assert_eq!(get(&app, "/api/reports/weather", &finance).await.status(), StatusCode::NOT_FOUND);
+
+    // Who read more than their own is on record, with what they asked for; what was refused is not.
+    let recorded = "SELECT payload->'AccessRecorded'->>'user' || ' ' || (payload->'AccessRecorded'->>'action')
+                    FROM events WHERE aggregate_type = 'access'";
+    let recorded: Vec<String> = sqlx::query_scalar(recorded).fetch_all(app.database.pool()).await.unwrap();
+    assert_eq!(recorded.len(), 12);
+    assert!(recorded.iter().all(|read| read.starts_with("fin report.")), "{recorded:?}");
     app.stop().await;
 }

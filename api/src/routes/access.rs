@@ -1,4 +1,5 @@
-//! Who uses the audit routes is in the log before the answer is.
+//! Who looks at what is not theirs is in the log before the answer comes: uses of the audit routes, and reports on
+//! others.
 
 use std::sync::Arc;
 
@@ -12,12 +13,12 @@ use uuid::Uuid;
 
 use crate::{hub::Hub, problem::Problem};
 
-/// Records what an auditor asks for. What cannot be recorded is not answered.
-pub async fn record<const N: usize>(
+/// Records what was asked for. What cannot be recorded is not answered.
+pub async fn record<'a>(
     hub: &Hub,
     caller: &Principal,
     action: &str,
-    parameters: [(&str, Option<String>); N],
+    parameters: impl IntoIterator<Item = (&'a str, Option<String>)>,
 ) -> Result<(), Problem> {
     let parameters = parameters.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
     let record = AccessRecord {
