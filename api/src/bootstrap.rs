@@ -32,7 +32,7 @@ use aihub_infrastructure::{
         writer::WriterOptions,
     },
     kafka::{cluster::Cluster, reachability::Reachability, relay::KafkaRelay},
-    nodes,
+    nodes, open_files,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
     vault::{
@@ -90,6 +90,11 @@ struct Simulated {
 
 impl App {
     pub async fn build(config: Config, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+        let open_files = open_files::raise_limit().context("the limit of open files")?;
+        // A socket may have a provider's connection behind it.
+        if open_files < 2 * config.server.max_sockets as u64 {
+            tracing::warn!(open_files.limit = open_files, "fewer open files than server.max_sockets may need");
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let workers = TaskTracker::new();
         let stop_workers = CancellationToken::new();

@@ -33,15 +33,21 @@ const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: applica
 pub async fn serve(listener: TcpListener, router: Router, max_connections: usize, draining: CancellationToken) {
     let places = Arc::new(Semaphore::new(max_connections));
     let connections = TaskTracker::new();
+    let mut fails = false;
     while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
         let socket = match accepted {
             Ok((socket, _)) => socket,
             Err(error) => {
-                tracing::warn!(error.message = %error, "a connection was not accepted");
+                // Said once, for as long as it lasts.
+                if !fails {
+                    tracing::error!(error.message = %error, "connections are not accepted; trying on");
+                }
+                fails = true;
                 sleep(ACCEPT_AGAIN_AFTER).await;
                 continue;
             }
         };
+        fails = false;
         // Without it a chunk waits up to 40 ms for the client's acknowledgement of the one before.
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(error.message = %error, "TCP_NODELAY was not set");

@@ -10,6 +10,7 @@
 //! | [`json_rows`] | many rows as one parameter of a statement |
 //! | [`kafka`] | events on their way to Kafka, and back into views |
 //! | [`nodes`] | which processes are alive |
+//! | [`open_files`] | how many files and sockets there may be |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
 //! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
@@ -24,6 +25,7 @@ pub mod event_store;
 pub mod json_rows;
 pub mod kafka;
 pub mod nodes;
+pub mod open_files;
 pub mod orphaned_requests;
 pub mod providers;
 pub mod secret_file;
