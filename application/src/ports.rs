@@ -2,5 +2,7 @@
 
 pub mod clock;
 pub mod event_log;
+pub mod media_store;
 pub mod provider;
 pub mod vault;
+pub mod video_provider;

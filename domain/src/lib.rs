@@ -11,6 +11,7 @@
 //! | [`request`] | requests to models: accepted once, ended once |
 //! | [`retention`] | how long content is kept |
 //! | [`subject`] | whose content it is, and its erasure |
+//! | [`video`] | video jobs: requested once, submitted once, ended once; their formats and prices |
 
 pub mod access;
 pub mod account;
@@ -21,3 +22,4 @@ pub mod price;
 pub mod request;
 pub mod retention;
 pub mod subject;
+pub mod video;
