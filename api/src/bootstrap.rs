@@ -142,7 +142,7 @@ impl App {
         let gateway = Arc::new(Gateway {
             settings: GatewaySettings { node, ..config.gateway_settings() },
             clock,
-            accounts: Accounts::new(event_log.clone()),
+            accounts: Arc::new(Accounts::new(event_log.clone())),
             log: event_log,
             vault: vault.clone(),
             catalog: Catalog { upstreams, equivalents: config.routing.equivalents.clone() },

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
-use aihub_application::upstream::{BreakerPolicy, UpstreamLimits, UpstreamSettings};
+use aihub_application::upstream::{BreakerPolicy, UpstreamSettings, guard::UpstreamLimits};
 use serde::{Deserialize, Serialize};
 
 use super::{
