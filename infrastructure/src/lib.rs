@@ -9,6 +9,7 @@
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
 //! | [`json_rows`] | many rows as one parameter of a statement |
 //! | [`kafka`] | events on their way to Kafka, and back into views |
+//! | [`leadership`] | work that one node at a time does |
 //! | [`nodes`] | which processes are alive |
 //! | [`open_files`] | how many files and sockets there may be |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
@@ -16,6 +17,7 @@
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`vault`] | content sealed per subject, and the subjects' keys |
+//! | [`video_queue`] | the video jobs that have not ended, and the media that is kept |
 
 pub mod audit;
 pub mod database;
@@ -24,6 +26,7 @@ pub mod embedded_postgres;
 pub mod event_store;
 pub mod json_rows;
 pub mod kafka;
+pub mod leadership;
 pub mod nodes;
 pub mod open_files;
 pub mod orphaned_requests;
@@ -31,3 +34,4 @@ pub mod providers;
 pub mod secret_file;
 pub mod simulated_providers;
 pub mod vault;
+pub mod video_queue;
