@@ -9,6 +9,7 @@
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
 //! | [`json_rows`] | many rows as one parameter of a statement |
 //! | [`kafka`] | events on their way to Kafka, and back into views |
+//! | [`media`] | videos and thumbnails: taken in, kept, and served by URLs that end |
 //! | [`nodes`] | which processes are alive |
 //! | [`open_files`] | how many files and sockets there may be |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
@@ -24,6 +25,7 @@ pub mod embedded_postgres;
 pub mod event_store;
 pub mod json_rows;
 pub mod kafka;
+pub mod media;
 pub mod nodes;
 pub mod open_files;
 pub mod orphaned_requests;
