@@ -32,6 +32,7 @@ use aihub_infrastructure::{
         writer::WriterOptions,
     },
     kafka::{cluster::Cluster, reachability::Reachability, relay::KafkaRelay},
+    media::KeptMedia,
     nodes, open_files,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
@@ -133,6 +134,9 @@ impl App {
             PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
         let due = PostgresDueGrants::new(database.pool().clone());
 
+        let media_options = config.media.options(&config.server.data_dir, config.is_production())?;
+        let media = Arc::new(KeptMedia::open(media_options, clock.clone())?);
+
         let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
         let upstreams = upstreams::upstreams(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
@@ -163,6 +167,7 @@ impl App {
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("cannot listen on {}; is another aihub running?", config.server.listen))?;
+        media.served_at(format!("http://{}", listener.local_addr()?));
         let settings = HubSettings {
             limits: SocketLimits {
                 max_frame_bytes: config.server.max_frame_bytes,
@@ -176,6 +181,7 @@ impl App {
             audit_key: signing_key.verifier(),
             notices: notices(&config),
             kafka,
+            media,
         };
         let hub = Arc::new(Hub::new(gateway, authenticator, database, reads, subscriptions, metrics, settings));
         Ok(Self { listener, hub, log, embedded, simulated, workers, stop_workers, config })

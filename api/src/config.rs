@@ -9,6 +9,7 @@
 //! | [`sections`] | the sections that say little: server, database, credits, gateway, … |
 //! | [`providers`], [`models`], [`prices`] | the providers, what they offer and what they ask for it |
 //! | [`videos`] | video jobs and the providers of video |
+//! | [`media`] | where videos are kept, and how clients get at them |
 //! | [`checks`] | what has to fit together across keys |
 //! | [`production`] | what a production node must not lack |
 //!
@@ -18,6 +19,7 @@ pub mod amount;
 pub mod checks;
 pub mod error;
 pub mod layers;
+pub mod media;
 pub mod models;
 pub mod prices;
 pub mod production;
@@ -35,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     error::ConfigError,
+    media::MediaSettings,
     providers::ProviderSettings,
     sections::{
         AuditSettings, ContentSettings, CreditSettings, DatabaseSettings, Disconnect, GatewayKeys, KafkaSettings,
@@ -76,6 +79,7 @@ pub struct Config {
     pub gateway: GatewayKeys,
     pub routing: RoutingSettings,
     pub kafka: KafkaSettings,
+    pub media: MediaSettings,
     pub log: LogSettings,
     /// By the name under which clients ask for them.
     pub providers: BTreeMap<String, ProviderSettings>,

@@ -11,7 +11,7 @@ use std::{
 use aihub_application::gateway::Gateway;
 use aihub_infrastructure::{
     audit::note::VerifierKey, database::Database, event_store::subscription::Subscriptions,
-    kafka::reachability::Reachability,
+    kafka::reachability::Reachability, media::KeptMedia,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
@@ -43,6 +43,7 @@ pub struct HubSettings {
     pub audit_key: VerifierKey,
     /// What is not configured, for `/health/ready`.
     pub notices: Vec<String>,
+    pub media: Arc<KeptMedia>,
     /// Where Kafka is configured.
     pub kafka: Option<Reachability>,
 }

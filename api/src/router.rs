@@ -7,12 +7,13 @@ use axum::{Router, routing::get};
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{asyncapi, audit, credits, health, mcp, metrics, providers, reports, requests},
+    routes::{asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/mcp", get(mcp::upgrade))
+        .route("/media/{*key}", get(media::show))
         .route("/api/credits", get(credits::show))
         .route("/api/usage", get(reports::usage))
         .route("/api/reports/{name}", get(reports::show))

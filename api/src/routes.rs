@@ -6,6 +6,7 @@ pub mod audit;
 pub mod credits;
 pub mod health;
 pub mod mcp;
+pub mod media;
 pub mod metrics;
 pub mod providers;
 pub mod reports;

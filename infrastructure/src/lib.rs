@@ -10,6 +10,7 @@
 //! | [`json_rows`] | many rows as one parameter of a statement |
 //! | [`kafka`] | events on their way to Kafka, and back into views |
 //! | [`leadership`] | work that one node at a time does |
+//! | [`media`] | videos and thumbnails: taken in, kept, and served by URLs that end |
 //! | [`nodes`] | which processes are alive |
 //! | [`open_files`] | how many files and sockets there may be |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
@@ -27,6 +28,7 @@ pub mod event_store;
 pub mod json_rows;
 pub mod kafka;
 pub mod leadership;
+pub mod media;
 pub mod nodes;
 pub mod open_files;
 pub mod orphaned_requests;

@@ -44,6 +44,7 @@ pub fn faults(config: &Config) -> Vec<Fault> {
         faults.push(Fault::new(key, error.to_string()));
     }
     check_kafka(&config.kafka, &mut faults);
+    config.media.faults(&mut faults);
     for (name, provider) in &config.providers {
         check_provider(name, provider, &mut faults);
     }
@@ -254,7 +255,7 @@ impl Terms {
 }
 
 /// A URL shows in logs and in `aihub config`, so nothing secret may stand in it.
-fn url_fault(text: &str) -> Option<&'static str> {
+pub(super) fn url_fault(text: &str) -> Option<&'static str> {
     let Ok(url) = Url::parse(text) else { return Some("is not a URL") };
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Some("must be an http or https URL");
