@@ -16,6 +16,7 @@
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`vault`] | content sealed per subject, and the subjects' keys |
+//! | [`video_providers`] | `/v1/videos` as OpenAI had it, Google's Veo, xAI |
 
 pub mod audit;
 pub mod database;
@@ -31,3 +32,4 @@ pub mod providers;
 pub mod secret_file;
 pub mod simulated_providers;
 pub mod vault;
+pub mod video_providers;
