@@ -19,6 +19,7 @@
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`vault`] | content sealed per subject, and the subjects' keys |
 //! | [`video_queue`] | the video jobs that have not ended, and the media that is kept |
+//! | [`video_providers`] | `/v1/videos` as OpenAI had it, Google's Veo, xAI |
 
 pub mod audit;
 pub mod database;
@@ -37,3 +38,4 @@ pub mod secret_file;
 pub mod simulated_providers;
 pub mod vault;
 pub mod video_queue;
+pub mod video_providers;
