@@ -8,7 +8,7 @@ use std::{
 
 use aihub_application::videos::{
     housekeeping::{DueMedia, MediaHolders},
-    queue::{Depth, OpenVideo, VideoQueue},
+    queue::{Depth, News, OpenVideo, VideoQueue},
 };
 use aihub_domain::video::{
     VideoJob, VideoStatus,
@@ -36,7 +36,8 @@ use crate::{
 
 /// The name of [`OpenVideos`], under which its checkpoint is kept.
 const NAME: &str = "open-videos";
-/// The channel on which nodes hear of the queue: an empty text where it changed, a job's id where that is to be looked at.
+/// The channel on which nodes hear of jobs: `<video id> <account>` where one changed, `<video id>` where one is to be looked
+/// at.
 const CHANNEL: &str = "videos";
 /// News that are kept for a node's listeners; one that is further behind looks at everything anyway.
 const KEPT_NEWS: usize = 1_024;
@@ -117,14 +118,15 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         .fetch_all(&mut **transaction)
         .await?;
     let mut rows: BTreeMap<String, Row> = known.into_iter().map(|row| (row.video_id.clone(), row)).collect();
-    let mut ended = Vec::new();
+    let (mut ended, mut news) = (Vec::new(), BTreeSet::new());
     for (event, change) in changes {
         let (video_id, position) = (&event.aggregate_id, event.position.cast_signed());
         if let VideoEvent::VideoRequested(request) = change {
             rows.entry(video_id.clone()).or_insert_with(|| Row::requested(video_id, request, position));
-        } else if change.ended().is_some() {
+        } else if let Some((asked, _)) = change.ended() {
             rows.remove(video_id);
             ended.push(video_id.as_str());
+            news.insert(format!("{video_id} {}", asked.account));
         } else if let Some(row) = rows.get_mut(video_id)
             && row.position < position
         {
@@ -133,6 +135,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         }
         remember(transaction, video_id, change).await?;
     }
+    news.extend(rows.values().map(|row| format!("{} {}", row.video_id, row.account)));
     sqlx::query!("DELETE FROM open_videos WHERE video_id = ANY($1)", &ended as &[&str])
         .execute(&mut **transaction)
         .await?;
@@ -145,7 +148,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     .execute(&mut **transaction)
     .await
     .context("the rows of the open videos")?;
-    notify(&mut **transaction, "").await?;
+    notify(&mut **transaction, &news.into_iter().collect::<Vec<_>>()).await?;
     Ok(())
 }
 
@@ -181,15 +184,16 @@ async fn remember(transaction: &mut PgTransaction<'_>, video_id: &str, event: &V
     Ok(())
 }
 
-async fn notify(executor: impl sqlx::PgExecutor<'_>, what: &str) -> Result<(), sqlx::Error> {
-    sqlx::query!("SELECT pg_notify($1, $2)", CHANNEL, what).execute(executor).await.map(drop)
+async fn notify(executor: impl sqlx::PgExecutor<'_>, what: &[String]) -> Result<(), sqlx::Error> {
+    let notify = sqlx::query!("SELECT pg_notify($1, what) FROM unnest($2::text[]) AS news (what)", CHANNEL, what);
+    notify.execute(executor).await.map(drop)
 }
 
 /// The questions. The answers are as good as [`OpenVideos`] is up to date.
 #[derive(Debug, Clone)]
 pub struct PostgresVideoQueue {
     database: Database,
-    news: broadcast::Sender<Option<String>>,
+    news: broadcast::Sender<News>,
 }
 
 impl PostgresVideoQueue {
@@ -214,11 +218,13 @@ impl PostgresVideoQueue {
         let mut listener = self.database.listener().await?;
         listener.listen(CHANNEL).await?;
         loop {
-            // A connection that was lost and made again may have missed some.
-            let told = listener.try_recv().await?;
-            let what = told.map(|told| told.payload().to_owned()).filter(|what| !what.is_empty());
+            // None: the connection was lost and made again, and may have missed some.
+            let Some(told) = listener.try_recv().await? else { continue };
+            let (video_id, account) = told.payload().split_once(' ').unwrap_or((told.payload(), ""));
+            let (video_id, account) = (video_id.to_owned(), account.to_owned());
+            let news = if account.is_empty() { News::Nudged { video_id } } else { News::Changed { video_id, account } };
             // Nobody may be waiting.
-            let _ = self.news.send(what);
+            let _ = self.news.send(news);
         }
     }
 
@@ -364,10 +370,10 @@ impl VideoQueue for PostgresVideoQueue {
     }
 
     fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
-        async move { Ok(notify(self.pool(), video_id).await?) }.boxed()
+        async move { Ok(notify(self.pool(), &[video_id.to_owned()]).await?) }.boxed()
     }
 
-    fn news(&self) -> broadcast::Receiver<Option<String>> {
+    fn news(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()
     }
 }

@@ -61,7 +61,8 @@ pub struct VideoProviderSettings {
     /// Lower is asked first.
     #[serde(default = "last")]
     pub priority: u32,
-    /// `openai` only: the server knows a submission again by its `Idempotency-Key`. Without it lost ones are looked for.
+    /// `openai` only: the server knows a submission again by its `Idempotency-Key`, as the simulator does. Without it lost
+    /// ones are looked for.
     #[serde(default)]
     pub idempotent: bool,
     /// What its webhooks are signed with (`whsec_…`); without one they are refused.

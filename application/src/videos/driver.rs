@@ -17,7 +17,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Videos, catalog::VideoBackend, queue::OpenVideo};
+use super::{
+    Videos,
+    catalog::VideoBackend,
+    queue::{News, OpenVideo},
+};
 use crate::{
     ports::video_provider::Recovery,
     upstream::guard::{Turn, UnavailableReason},
@@ -101,12 +105,12 @@ impl Driver {
                 () = self.stop.cancelled() => break,
                 () = sleep(LOOK_EVERY) => {}
                 () = self.freed.notified() => {}
-                told = news.recv() => if let Ok(Some(video_id)) = told { self.wake(&video_id) },
+                told = news.recv() => self.hear(told.ok()),
             }
             loop {
                 match news.try_recv() {
-                    Ok(Some(video_id)) => self.wake(&video_id),
-                    Ok(None) | Err(TryRecvError::Lagged(_)) => {}
+                    Ok(told) => self.hear(Some(told)),
+                    Err(TryRecvError::Lagged(_)) => {}
                     Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                 }
             }
@@ -116,8 +120,10 @@ impl Driver {
         self.tasks.wait().await;
     }
 
-    fn wake(&self, video_id: &str) {
-        if let Some(hand) = self.hands.lock().unwrap_or_else(PoisonError::into_inner).get(video_id) {
+    fn hear(&self, news: Option<News>) {
+        if let Some(News::Nudged { video_id }) = news
+            && let Some(hand) = self.hands.lock().unwrap_or_else(PoisonError::into_inner).get(&video_id)
+        {
             hand.wake.notify_one();
         }
     }

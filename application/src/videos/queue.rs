@@ -2,6 +2,7 @@
 
 use aihub_domain::video::VideoStatus;
 use futures::future::BoxFuture;
+use tokio::sync::broadcast;
 
 /// A job that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,14 @@ pub struct OpenVideo {
 pub struct Depth {
     pub all: u64,
     pub of_account: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The queue has read what happened to the job.
+    Changed { video_id: String, account: String },
+    /// Somebody wants the job looked at.
+    Nudged { video_id: String },
 }
 
 pub trait VideoQueue: Send + Sync {
@@ -47,7 +56,6 @@ pub trait VideoQueue: Send + Sync {
     /// Has whoever drives the job look at it now, on whichever node.
     fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
 
-    /// Resolves when there may be something to do: a job's id where it is one that was nudged, nothing where jobs came or
-    /// went.
-    fn news(&self) -> tokio::sync::broadcast::Receiver<Option<String>>;
+    /// What happens, as it happens, on whichever node. Whoever falls behind, or hears nothing for a while, has to look.
+    fn news(&self) -> broadcast::Receiver<News>;
 }
