@@ -65,8 +65,9 @@
 //! duration = count ( "ms" | "s" )
 //! ```
 //!
-//! Each knob at most once, and one of `fail`, `tear` and `hang`. Those of videos do nothing elsewhere. What is cut "after n tokens" of an answer that has fewer
-//! does not happen; after as many as it has, it happens before the end is said.
+//! Each knob at most once, and one of `fail`, `tear` and `hang`. What is cut "after n tokens" of an answer that has fewer
+//! does not happen; after as many as it has, it happens before the end is said. The knobs of videos do nothing elsewhere,
+//! and of the others `ttft`, `fail=before` and `hang=before` apply to videos.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! The operator's side: `/admin/knobs`, `/admin/webhook`, `/admin/served` and `/admin/videos`. Errors are `{"error": "a sentence"}`.
+//! The operator's side: `/admin/knobs`, `/admin/served`, `/admin/videos` and `/admin/webhook`. Errors are
+//! `{"error": "a sentence"}`.
 //!
 //! - `PUT /admin/knobs` takes a [`Rule`] and answers with all standing rules; it replaces the one of the same provider
 //!   and model. `GET` lists them, `DELETE` clears them (204).

@@ -18,8 +18,9 @@ mod json;
 /// The most rules that stand at a time: one for each model, each provider and any of them.
 pub const MAX_RULES: usize = 32;
 
-/// Knobs and the calls that they apply to, on any of the provider's endpoints. A call that is refused for its own faults
-/// (its key, its model's name, its fields) is not counted. The JSON of `PUT /admin/knobs`, all fields optional:
+/// Knobs and the calls that they apply to, on any of the provider's endpoints; of videos, to the call that creates one and
+/// then to that video. A call that is refused for its own faults (its key, its model's name, its fields) is not counted,
+/// the repeat of an idempotency key is. The JSON of `PUT /admin/knobs`, all fields optional:
 ///
 /// ```json
 /// {"provider": "openai", "model": "gpt-6-luna", "times": 2,

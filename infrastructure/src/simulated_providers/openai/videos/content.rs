@@ -115,10 +115,11 @@ fn body(file: Bytes, content: Content, bytes_per_second: Option<u32>) -> Body {
     let slice = bytes_per_second.map_or(sent.len(), |rate| rate as usize / SLICES_PER_SECOND).max(1);
     let begin = Instant::now();
     let slices = stream::iter((0..sent.len()).step_by(slice)).then(move |at| {
-        let slice = sent.slice(at..(at + slice).min(sent.len()));
+        let end = (at + slice).min(sent.len());
+        let slice = sent.slice(at..end);
         async move {
             if let Some(rate) = bytes_per_second {
-                let due_ms = at as u64 * 1_000 / u64::from(rate.max(1));
+                let due_ms = end as u64 * 1_000 / u64::from(rate.max(1));
                 sleep_until(begin + Duration::from_millis(due_ms)).await;
             }
             Ok::<_, Torn>(slice)

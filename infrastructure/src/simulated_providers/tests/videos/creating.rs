@@ -5,8 +5,15 @@ use serde_json::{Value, json};
 
 use super::{
     super::super::{
+        SimulatedProvider,
+        films::Size,
+        knobs::Knobs,
+        models,
         served::Outcome,
-        videos::{CreatedVideo, VideoStatus},
+        videos::{
+            CreatedVideo, Order, VideoStatus,
+            store::{MAX_VIDEOS, Submission, Submitted, Videos},
+        },
     },
     Harness, PROMPT, header, json_of, refused,
 };
@@ -100,6 +107,44 @@ async fn a_repeated_key_gets_the_video_that_it_created() {
     let calls = harness.simulator.ledger().calls_since(0);
     assert_eq!(calls.iter().map(|call| call.outcome).collect::<Vec<_>>()[..3], [Outcome::Completed; 3]);
     assert_eq!((calls.len(), calls[3].status), (6, 400));
+}
+
+#[tokio::test]
+async fn of_calls_at_the_same_time_with_one_key_one_creates_a_video() {
+    let harness = Harness::start().await;
+    let orders = (0..20).map(|_| harness.order("", json!({})).header("idempotency-key", "key-1").send());
+    for answer in futures::future::join_all(orders).await {
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    let [video] = &harness.simulator.videos()[..] else { panic!("one was created") };
+    assert_eq!(video.submissions, 20);
+}
+
+#[test]
+fn over_the_limit_the_oldest_videos_and_their_keys_are_forgotten() {
+    let videos = Videos::default();
+    let settings = Knobs::default().settle();
+    let submit = |call: u64, key: &str| {
+        let order = Order {
+            prompt: PROMPT.to_owned(),
+            model: models::find(SimulatedProvider::OpenAi, "sora-2").unwrap(),
+            knobs: Knobs::default(),
+            seconds: 4,
+            size: Size { width: 64, height: 36 },
+        };
+        let idempotency_key = Some(key.into());
+        videos.submit(Submission { call, order, idempotency_key, client_request_id: None, settings: &settings })
+    };
+    let limit = MAX_VIDEOS as u64;
+    for call in 1..=limit + 1 {
+        assert!(matches!(submit(call, &format!("key-{call}")), Submitted::Created(_)));
+    }
+    assert_eq!(
+        videos.created_since(0).map(|video| video.call).collect::<Vec<_>>(),
+        (2..=limit + 1).collect::<Vec<_>>()
+    );
+    assert!(matches!(submit(limit + 2, "key-3"), Submitted::Repeated(first) if first.call == 3));
+    assert!(matches!(submit(limit + 2, "key-1"), Submitted::Created(_)));
 }
 
 #[tokio::test]

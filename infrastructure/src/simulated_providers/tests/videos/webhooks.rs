@@ -100,13 +100,13 @@ async fn nothing_is_sent_of_a_deleted_video_or_once_the_webhook_is_removed() {
     let (url, mut events, _stop) = receiver(0).await;
     let webhook = json!({"url": url, "secret": SECRET});
     harness.put_webhook(&webhook).await;
-    let deleted = harness.create("+vtime=50ms").await;
+    let deleted = harness.create("+vtime=500ms").await;
     harness.videos(Method::DELETE, &format!("/{deleted}")).send().await.unwrap();
     let removed = harness.request(Method::DELETE, "/admin/webhook").send().await.unwrap();
     assert_eq!(removed.status(), 204);
-    harness.create("+vtime=60ms").await;
+    harness.create("+vtime=550ms").await;
     harness.put_webhook(&webhook).await;
-    let last = harness.create("+vtime=150ms").await;
+    let last = harness.create("+vtime=600ms").await;
     assert_eq!(parse(&next(&mut events).await.body)["data"]["id"], last);
 }
 
