@@ -30,9 +30,10 @@ impl Surroundings {
             }
             _ => None,
         };
-        let media = known.job.media().filter(|_| {
-            known.status() == VideoStatus::Completed && known.job.media_erased().is_none()
-        });
+        let media = known
+            .job
+            .media()
+            .filter(|_| known.status() == VideoStatus::Completed && known.job.media_erased().is_none());
         let internal = |error: MediaError| Problem::internal(&error);
         Ok(match media {
             None => Self { place, ..Self::default() },
@@ -74,13 +75,16 @@ pub fn answer(video_id: &str, job: &VideoJob, around: &Surroundings) -> Value {
         ("model", json!(outcome.map_or(asked.model, |outcome| outcome.model.clone()))),
         ("sessionId", json!(request.session_id)),
         ("workflowId", json!(request.workflow_id)),
-        ("media", media.map_or(Value::Null, |media| {
-            let video = &media.video;
-            json!({
-                "bytes": video.bytes, "sha256": video.sha256, "width": video.width, "height": video.height,
-                "durationMs": video.duration_ms, "codec": video.codec, "contentType": video.content_type,
-            })
-        })),
+        (
+            "media",
+            media.map_or(Value::Null, |media| {
+                let video = &media.video;
+                json!({
+                    "bytes": video.bytes, "sha256": video.sha256, "width": video.width, "height": video.height,
+                    "durationMs": video.duration_ms, "codec": video.codec, "contentType": video.content_type,
+                })
+            }),
+        ),
         ("mediaErased", json!(job.media_erased())),
         ("error", error(job)),
     ];
@@ -106,9 +110,10 @@ fn error(job: &VideoJob) -> Value {
         VideoStatus::Completed if job.media_erased() == Some(ErasureReason::Deleted) => {
             ("media_deleted", "its files were deleted, as was asked for".to_owned())
         }
-        VideoStatus::Completed if job.media_erased().is_some() => {
-            ("media_deleted", "its files were deleted: their time was over, or the account's content was erased".to_owned())
-        }
+        VideoStatus::Completed if job.media_erased().is_some() => (
+            "media_deleted",
+            "its files were deleted: their time was over, or the account's content was erased".to_owned(),
+        ),
         VideoStatus::InDoubt => {
             ("in_doubt", "whether a provider has it cannot be known; an operator decides".to_owned())
         }

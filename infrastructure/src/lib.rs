@@ -37,5 +37,5 @@ pub mod providers;
 pub mod secret_file;
 pub mod simulated_providers;
 pub mod vault;
-pub mod video_queue;
 pub mod video_providers;
+pub mod video_queue;

@@ -163,12 +163,7 @@ fn check_provider(name: &str, provider: &ProviderSettings, faults: &mut Vec<Faul
     }
 }
 
-fn check_video_provider(
-    name: &str,
-    provider: &VideoProviderSettings,
-    recover_after_ms: u64,
-    faults: &mut Vec<Fault>,
-) {
+fn check_video_provider(name: &str, provider: &VideoProviderSettings, recover_after_ms: u64, faults: &mut Vec<Fault>) {
     let at = |key: &str| format!("video_providers.{name}.{key}");
     let mut fault = |key: &str, reason: &str| faults.push(Fault::new(at(key), reason));
     if name == AUTO {

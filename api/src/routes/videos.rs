@@ -12,7 +12,6 @@ use aihub_application::{
     },
 };
 use aihub_domain::video::{VideoError, event::ErasureReason};
-use aihub_infrastructure::webhooks::address::check_url;
 use axum::{
     Json,
     body::Bytes,
@@ -47,10 +46,6 @@ pub async fn generate(
     let key = idempotency_key(&headers)?;
     let video = NewVideo::from_fields(object(&body)?, &caller.user)
         .map_err(aihub_application::error::GatewayError::Validation)?;
-    if let Some(url) = &video.content.webhook_url {
-        check_url(url, hub.settings.webhooks_may_be_private)
-            .map_err(|reason| Problem::faulty("webhookUrl", reason.to_string()))?;
-    }
     let known = hub.videos.request(&caller, video, key.as_deref(), None).await?;
     let location = format!("/api/mcp/sora2/status/{}", known.video_id);
     let mut response = (StatusCode::ACCEPTED, Json(tell(&hub, &known).await?)).into_response();
@@ -183,7 +178,8 @@ fn refused(error: &ChangeError) -> Problem {
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=MAX_KEY_BYTES).contains(&key.len()));
-    let faulty = || Problem::faulty("Idempotency-Key", format!("must be 1 to {MAX_KEY_BYTES} printable ASCII characters"));
+    let faulty =
+        || Problem::faulty("Idempotency-Key", format!("must be 1 to {MAX_KEY_BYTES} printable ASCII characters"));
     key.map(|key| Some(key.to_owned())).ok_or_else(faulty)
 }
 

@@ -71,6 +71,11 @@ impl Known {
         self.job.status()
     }
 
+    /// Counts the job's events.
+    pub fn version(&self) -> u64 {
+        self.sequence
+    }
+
     /// Of a job that was requested, which every known one was.
     pub fn request(&self) -> Result<&VideoRequest, VideoError> {
         self.job.request().ok_or(VideoError::NotRequested)
