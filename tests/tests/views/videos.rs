@@ -1,6 +1,7 @@
 //! Videos in the views: how each stands, what was used and charged, and what a month comes to with them.
 
 mod filming;
+mod past;
 
 use std::{collections::BTreeMap, sync::Arc};
 
