@@ -155,9 +155,9 @@ async fn the_pages_of_a_list_go_from_the_newest_to_the_oldest_and_nothing_new_mo
         film(&books, more..more + 1).await;
         more += 1;
         run(&database, Arc::new(View)).await.unwrap();
-        let Some(last) = page.last() else { break };
+        let Some(oldest) = page.last() else { break };
         // As it goes out and comes back.
-        before = Some(last.cursor().to_string().parse().unwrap());
+        before = Some(oldest.cursor().to_string().parse().unwrap());
     }
     assert_eq!(pages, ids(&all));
     for wrong in ["", "5", "x_video-1", "9223372036854775807_video-1", "5_\0"] {

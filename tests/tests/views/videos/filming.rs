@@ -220,7 +220,9 @@ impl<'a> Filming<'a> {
 
     fn decide(&mut self, command: VideoCommand) -> StreamAppend {
         let events = self.job.decide(command).unwrap();
-        events.iter().for_each(|event| self.job.evolve(event));
+        for event in &events {
+            self.job.evolve(event);
+        }
         let expected_sequence = self.sequence;
         self.sequence += events.len() as u64;
         StreamAppend {

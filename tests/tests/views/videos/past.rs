@@ -70,7 +70,7 @@ async fn a_trail_tells_who_did_what_to_a_video_with_its_money_and_the_log_is_int
     let expected = "CreditsReserved VideoRequested SubmissionStarted SubmissionRefused SubmissionStarted VideoSubmitted \
                     VideoStored CreditsSettled VideoCompleted";
     assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
-    let told: String = of_video.iter().map(|entry| format!("{entry}\n")).collect();
+    let told = of_video.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     for fact in [
         "video requested: account acme",
         "reserved 0.00008 credits",
