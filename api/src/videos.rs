@@ -6,7 +6,7 @@ use aihub_application::{
     ports::media_store::MediaError,
     videos::{Videos, jobs::Known},
 };
-use aihub_domain::video::{VideoJob, VideoStatus, event::ErasureReason};
+use aihub_domain::video::{Refusal, VideoJob, VideoStatus, event::ErasureReason};
 use serde_json::{Value, json};
 
 use crate::problem::Problem;
@@ -86,10 +86,20 @@ pub fn answer(video_id: &str, job: &VideoJob, around: &Surroundings) -> Value {
             }),
         ),
         ("mediaErased", json!(job.media_erased())),
+        ("refusals", refusals(job)),
         ("error", error(job)),
     ];
     let fields: BTreeMap<&str, Value> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
     json!(fields)
+}
+
+/// The providers that did not take it, and why.
+fn refusals(job: &VideoJob) -> Value {
+    if job.refusals().is_empty() {
+        return Value::Null;
+    }
+    let refusal = |refusal: &Refusal| json!({ "provider": refusal.provider, "kind": refusal.failure, "status": refusal.status });
+    job.refusals().iter().map(refusal).collect()
 }
 
 /// One of the three that clients branch on.
