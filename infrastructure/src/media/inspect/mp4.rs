@@ -25,7 +25,9 @@ const VISUAL_BYTES: u64 = 78;
 /// `hdlr`: version and four reserved bytes.
 const HANDLER_AT: u64 = 8;
 /// What brands of MP4s begin with. A `QuickTime` film (`qt  `) and a still (`avif`, `heic`) are built alike.
-const BRANDS: [&[u8]; 7] = [b"iso", b"mp4", b"avc", b"M4V", b"dash", b"cmf", b"hvc"];
+const BRANDS: [&[u8]; 6] = [b"iso", b"mp4", b"avc", b"M4V", b"dash", b"cmf"];
+/// A longer one is none that anybody asked for, but a claim.
+const MAX_DURATION_MS: u128 = 24 * 60 * 60 * 1_000;
 
 /// Whether a file that begins like this may be one.
 pub(super) fn begins(head: &[u8]) -> bool {
@@ -93,12 +95,13 @@ impl<F: Read + Seek> Film<'_, F> {
             duration = self.fragments(top, movie, track)?;
         }
         let duration_ms = (duration * 1_000).checked_div(u128::from(clock.timescale));
-        let duration_ms = duration_ms.filter(|ms| *ms > 0).and_then(|ms| u64::try_from(ms).ok());
+        let duration_ms =
+            duration_ms.filter(|ms| (1..=MAX_DURATION_MS).contains(ms)).and_then(|ms| u64::try_from(ms).ok());
         Ok(Facts {
             content_type: CONTENT_TYPE,
             width: visual.width.into(),
             height: visual.height.into(),
-            duration_ms: Some(duration_ms.ok_or_else(|| unusable("it has no duration"))?),
+            duration_ms: Some(duration_ms.ok_or_else(|| unusable("its duration is no duration"))?),
             codec: Some(String::from_utf8_lossy(&codec).trim_end().to_owned()),
         })
     }
