@@ -18,6 +18,7 @@ mod tests;
 
 use std::{
     fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -95,10 +96,16 @@ impl KeptMedia {
         Ok(Self { store, signer, prefix, folder, options, served_at: OnceLock::new(), clock })
     }
 
-    /// Says under which URL, without a path, this service answers. Where a public URL is configured, it stands.
-    pub fn served_at(&self, url: String) {
+    /// Says where this service listens; where a public URL is configured, that stands. Who listens on all addresses is reached at
+    /// this machine's own.
+    pub fn served_at(&self, mut addr: SocketAddr) {
+        match addr.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
         // The first one stands.
-        let _ = self.served_at.set(url);
+        let _ = self.served_at.set(format!("http://{addr}"));
     }
 
     async fn take_in(&self, key: &str, kind: MediaKind, file: Download) -> Result<StoredMedia, MediaError> {

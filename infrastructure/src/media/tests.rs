@@ -1,10 +1,20 @@
 use std::{fs, path::Path as FilePath};
 
-use aihub_application::ports::provider::{FailureKind, ProviderError};
+use crate::audit::hex;
+use aihub_application::ports::{
+    clock::SystemClock,
+    provider::{FailureKind, ProviderError},
+};
+use axum::{Router, error_handling::HandleError};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, stream};
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use s3s_fs::FileSystem;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 
 use super::{
     inspect::samples::{Mp4, images},
@@ -76,7 +86,7 @@ fn files(folder: &FilePath) -> Vec<PathBuf> {
 /// What holds wherever media are kept.
 async fn keeps_its_promises(media: &KeptMedia) {
     // More than two parts of an upload.
-    let large = Mp4 { frame_bytes: 20_000_000, ..Mp4::default() }.bytes();
+    let large = Mp4 { frame_bytes: 17_000_000, ..Mp4::default() }.bytes();
     let stored = store(media, KEY, &large).await.unwrap();
     assert_eq!(
         stored,
@@ -84,7 +94,7 @@ async fn keeps_its_promises(media: &KeptMedia) {
             key: KEY.to_owned(),
             content_type: "video/mp4".to_owned(),
             bytes: large.len() as u64,
-            sha256: format!("{}", hex(&large)),
+            sha256: hex(&Sha256::digest(&large)),
             width: 1_280,
             height: 720,
             duration_ms: Some(4_000),
@@ -117,11 +127,6 @@ async fn keeps_its_promises(media: &KeptMedia) {
         assert_eq!(media.find(key).await.unwrap(), None);
         media.delete(key).await.unwrap();
     }
-}
-
-fn hex(file: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    Sha256::digest(file).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test]
@@ -227,7 +232,7 @@ fn query(url: &str) -> (u64, String) {
 async fn a_url_is_good_until_it_expires_and_the_same_for_a_while() {
     let (dir, media) = in_folder();
     assert!(media.url(KEY).await.is_err(), "nobody said yet where this is served");
-    media.served_at("http://127.0.0.1:3003".to_owned());
+    media.served_at("0.0.0.0:3003".parse().unwrap());
     let url = media.url(KEY).await.unwrap();
     assert!(url.starts_with("http://127.0.0.1:3003/media/0198/video.mp4?expires="), "{url}");
     let (expires, signature) = query(&url);
@@ -259,4 +264,69 @@ async fn the_edge_of_a_cdn_gets_a_url_that_it_can_check() {
     assert!(url.starts_with("https://cdn.example/v/0198/video.mp4?expires="), "{url}");
     let (expires, signature) = query(&url);
     assert!(media.allowed(KEY, expires, &signature).unwrap().shared);
+}
+
+const S3_KEY: (&str, &str) = ("the-key", "the-secret");
+
+/// A server that speaks S3, with one bucket.
+async fn s3(root: &FilePath) -> String {
+    fs::create_dir(root.join("bucket")).unwrap();
+    let mut service = S3ServiceBuilder::new(FileSystem::new(root).unwrap());
+    service.set_auth(SimpleAuth::from_single(S3_KEY.0, S3_KEY.1));
+    let failed = async |error: s3s::HttpError| (http::StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}"));
+    let router = Router::new().fallback_service(HandleError::new(service.build(), failed));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    TaskTracker::new().spawn(axum::serve(listener, router).into_future());
+    url
+}
+
+fn in_bucket(dir: &FilePath, endpoint: &str, secret: &str) -> KeptMedia {
+    let options = [
+        ("endpoint", endpoint),
+        ("allow_http", "true"),
+        ("region", "eu-central-1"),
+        ("access_key_id", S3_KEY.0),
+        ("secret_access_key", secret),
+    ];
+    kept(dir, "s3://bucket/of/ours", Delivery::Presigned, SystemClock.now().timestamp(), &options)
+}
+
+#[tokio::test]
+async fn a_bucket_keeps_what_came_whole_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = s3(dir.path()).await;
+    let media = in_bucket(dir.path(), &endpoint, S3_KEY.1);
+    keeps_its_promises(&media).await;
+    assert!(store(&media, KEY, b"<html>").await.is_err());
+    assert_eq!(media.find(KEY).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_bucket_serves_its_files_itself_by_urls_that_it_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = s3(dir.path()).await;
+    let media = in_bucket(dir.path(), &endpoint, S3_KEY.1);
+    let file = Mp4::default().bytes();
+    store(&media, KEY, &file).await.unwrap();
+    let url = media.url(KEY).await.unwrap();
+    assert!(url.starts_with(&format!("{endpoint}/bucket/of/ours/0198/video.mp4?")), "{url}");
+    assert!(url.contains("X-Amz-Expires=3600") && !url.contains(S3_KEY.1), "{url}");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = client.get(&url).header("range", "bytes=0-99").send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"]), (206, &"video/mp4".parse().unwrap()));
+    assert!(answer.bytes().await.unwrap() == file[..100]);
+    assert_eq!(client.get(url.replace("0198", "0199")).send().await.unwrap().status(), 403);
+}
+
+#[tokio::test]
+async fn a_bucket_that_refuses_us_is_unavailable_and_its_secret_is_not_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = s3(dir.path()).await;
+    let media = in_bucket(dir.path(), &endpoint, "another-secret");
+    let error = store(&media, KEY, &Mp4::default().bytes()).await.unwrap_err();
+    assert!(matches!(error, MediaError::Unavailable(_)), "{error}");
+    assert!(media.find(KEY).await.is_err() && media.delete(KEY).await.is_err());
+    let told = format!("{:?} {media:?}", anyhow::Error::new(error));
+    assert!(!told.contains("another-secret"), "{told}");
 }

@@ -70,7 +70,7 @@ impl Service {
         let media = Arc::new(KeptMedia::open(options, clock.clone()).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        media.served_at(format!("http://{addr}"));
+        media.served_at(addr);
         let router = Router::new().route("/media/{*key}", get(show)).with_state(Media(media.clone()));
         let stop = CancellationToken::new();
         TaskTracker::new().spawn(serve_connections(listener, router, 10, stop.clone()));

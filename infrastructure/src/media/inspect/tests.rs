@@ -69,8 +69,8 @@ fn what_is_something_else_is_refused_and_says_why() {
         (film(Mp4 { width: 0, ..Mp4::default() }), "no size"),
         (film(Mp4 { codec: b"\0\x01\xff\n", ..Mp4::default() }), "no name"),
         (good[..good.len() - 1].to_vec(), "does not end where it should"),
-        ([boxed(b"ftyp", b"isom\0\0\0\0"), boxed(b"mdat", b"frames")].concat(), "no moov"),
-        ([boxed(b"ftyp", b"isom\0\0\0\0"), boxed(b"mdat", b"x"), boxed(b"moov", [])].concat(), "no picture"),
+        ([boxed(*b"ftyp", b"isom\0\0\0\0"), boxed(*b"mdat", b"frames")].concat(), "no moov"),
+        ([boxed(*b"ftyp", b"isom\0\0\0\0"), boxed(*b"mdat", b"x"), boxed(*b"moov", [])].concat(), "no picture"),
     ] {
         let error = video(&file).unwrap_err();
         assert!(error.contains(reason), "{reason}: {error}");
@@ -83,13 +83,13 @@ fn what_is_something_else_is_refused_and_says_why() {
 #[test]
 fn boxes_that_claim_more_than_there_is_take_no_memory() {
     let huge = |kind: &[u8; 4]| [numbers(&[1]), kind.to_vec(), (u64::MAX / 2).to_be_bytes().to_vec()].concat();
-    let head = boxed(b"ftyp", b"isom\0\0\0\0");
+    let head = boxed(*b"ftyp", b"isom\0\0\0\0");
     assert!(video(&[head.clone(), huge(b"moov")].concat()).unwrap_err().contains("does not end"));
     for fragmented in [false, true] {
         let claims = Mp4 { frames: (u32::MAX, u32::MAX), fragmented, ..Mp4::default() };
         assert!(video(&claims.bytes()).unwrap_err().contains("is no duration"));
     }
-    let many = boxed(b"free", []).repeat(200_000);
+    let many = boxed(*b"free", []).repeat(200_000);
     assert!(video(&[head, many].concat()).unwrap_err().contains("too many boxes"));
 }
 
