@@ -1,6 +1,5 @@
 use std::{fs, path::Path as FilePath};
 
-use crate::audit::hex;
 use aihub_application::ports::{
     clock::SystemClock,
     provider::{FailureKind, ProviderError},
@@ -8,7 +7,7 @@ use aihub_application::ports::{
 use axum::{Router, error_handling::HandleError};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use sha2::{Digest, Sha256};
@@ -21,6 +20,7 @@ use super::{
     signature::UrlFault,
     *,
 };
+use crate::audit::hex;
 
 const KEY: &str = "0198/video.mp4";
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
