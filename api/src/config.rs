@@ -8,6 +8,7 @@
 //! | [`amount`] | credits and prices, read exactly |
 //! | [`sections`] | the sections that say little: server, database, credits, gateway, … |
 //! | [`providers`], [`models`], [`prices`] | the providers, what they offer and what they ask for it |
+//! | [`videos`] | video jobs and the providers of video |
 //! | [`media`] | where videos are kept, and how clients get at them |
 //! | [`checks`] | what has to fit together across keys |
 //! | [`production`] | what a production node must not lack |
@@ -26,6 +27,7 @@ pub mod providers;
 pub mod sections;
 #[cfg(test)]
 mod tests;
+pub mod videos;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -41,6 +43,7 @@ use self::{
         AuditSettings, ContentSettings, CreditSettings, DatabaseSettings, Disconnect, GatewayKeys, KafkaSettings,
         LimitSettings, LogSettings, RoutingSettings, ServerSettings,
     },
+    videos::{VideoKeys, VideoProviderSettings},
 };
 use crate::auth::{AuthSettings, roles::RoleSettings};
 
@@ -80,6 +83,9 @@ pub struct Config {
     pub log: LogSettings,
     /// By the name under which clients ask for them.
     pub providers: BTreeMap<String, ProviderSettings>,
+    pub videos: VideoKeys,
+    /// By the name under which clients ask for them.
+    pub video_providers: BTreeMap<String, VideoProviderSettings>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod providers;
 pub mod reports;
 pub mod requests;
+pub mod videos;
 
 use aihub_application::principal::Principal;
 use axum::extract::FromRequestParts;

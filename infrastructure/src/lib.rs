@@ -9,6 +9,7 @@
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
 //! | [`json_rows`] | many rows as one parameter of a statement |
 //! | [`kafka`] | events on their way to Kafka, and back into views |
+//! | [`leadership`] | work that one node at a time does |
 //! | [`media`] | videos and thumbnails: taken in, kept, and served by URLs that end |
 //! | [`nodes`] | which processes are alive |
 //! | [`open_files`] | how many files and sockets there may be |
@@ -17,6 +18,8 @@
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`vault`] | content sealed per subject, and the subjects' keys |
+//! | [`video_queue`] | the video jobs that have not ended, and the media that is kept |
+//! | [`video_providers`] | `/v1/videos` as OpenAI had it, Google's Veo, xAI |
 
 pub mod audit;
 pub mod database;
@@ -25,6 +28,7 @@ pub mod embedded_postgres;
 pub mod event_store;
 pub mod json_rows;
 pub mod kafka;
+pub mod leadership;
 pub mod media;
 pub mod nodes;
 pub mod open_files;
@@ -33,3 +37,5 @@ pub mod providers;
 pub mod secret_file;
 pub mod simulated_providers;
 pub mod vault;
+pub mod video_providers;
+pub mod video_queue;

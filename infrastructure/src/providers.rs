@@ -15,8 +15,9 @@ pub mod anthropic;
 pub mod http;
 pub mod openai;
 
+pub(crate) mod errors;
+
 mod answer;
-mod errors;
 mod retry_after;
 mod sse;
 
@@ -24,4 +25,4 @@ mod sse;
 const MAX_TOKEN_COUNT: u64 = 1 << 40;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

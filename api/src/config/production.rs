@@ -60,6 +60,11 @@ pub fn missing(config: &Config) -> Vec<Missing> {
             lacks(format!("providers.{name} has no key"), remedy);
         }
     }
+    let simulated = config.video_providers.iter().filter(|(_, provider)| provider.enabled && provider.simulated);
+    for (name, _) in simulated {
+        let off = format!("`video_providers.{name}.enabled = false`");
+        lacks(format!("video_providers.{name} is simulated"), format!("remove `simulated`, or set {off}"));
+    }
     if config.providers_to_start().next().is_none() {
         lacks("no provider is enabled".to_owned(), "configure one under `providers`".to_owned());
     }

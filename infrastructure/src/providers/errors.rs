@@ -40,6 +40,8 @@ const CONTEXT_PHRASES: &[&str] = &[
 const MODEL_NAMES: &[&str] = &["model_not_found", "not_found_error", "NotFoundError"];
 const OVERLOAD_NAMES: &[&str] =
     &["overloaded_error", "server_is_overloaded", "service_unavailable_error", "unavailable_error"];
+/// Google, with a 400.
+const KEY_NAMES: &[&str] = &["API_KEY_INVALID"];
 
 /// An answer with another status than a success.
 pub(super) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ProviderError {
@@ -68,11 +70,11 @@ pub(super) fn in_answer(data: &[u8]) -> ProviderError {
 }
 
 /// A request that cannot be said in the provider's language.
-pub(super) fn invalid_request(message: &str) -> ProviderError {
+pub(crate) fn invalid_request(message: &str) -> ProviderError {
     failure(FailureKind::InvalidRequest, None, message)
 }
 
-pub(super) fn malformed(what: &impl ToString) -> ProviderError {
+pub(crate) fn malformed(what: &impl ToString) -> ProviderError {
     failure(FailureKind::Malformed, Some(200), &what.to_string())
 }
 
@@ -101,7 +103,7 @@ fn failure(kind: FailureKind, status: Option<u16>, message: &str) -> ProviderErr
 
 /// What an error's body says about it.
 struct Said {
-    /// `code`, `type` and Anthropic's `details.error_code`, the ones that are there.
+    /// `code`, `type`, Anthropic's `details.error_code` and Google's `details[].reason`, the ones that are there.
     names: Vec<String>,
     /// A `code` that is an HTTP status (llama.cpp, vLLM).
     number: Option<u16>,
@@ -116,9 +118,10 @@ impl Said {
         };
         let error = json.get("error").filter(|error| !error.is_null()).unwrap_or(&json);
         let names = [&error["code"], &error["type"], &error["details"]["error_code"]];
+        let reasons = error["details"].as_array().into_iter().flatten().map(|detail| &detail["reason"]);
         let message = [&error["message"], error, &json["detail"], &error["details"]];
         Self {
-            names: names.into_iter().filter_map(Value::as_str).map(Into::into).collect(),
+            names: names.into_iter().chain(reasons).filter_map(Value::as_str).map(Into::into).collect(),
             number: error["code"].as_u64().and_then(|code| u16::try_from(code).ok()),
             message: message.into_iter().find_map(Value::as_str).unwrap_or_default().to_owned(),
         }
@@ -140,6 +143,8 @@ impl Said {
             Some(FailureKind::ModelUnavailable)
         } else if self.is_named(OVERLOAD_NAMES) {
             Some(FailureKind::Overloaded)
+        } else if self.is_named(KEY_NAMES) {
+            Some(FailureKind::Unauthorized)
         } else {
             None
         }

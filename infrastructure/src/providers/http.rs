@@ -6,7 +6,7 @@ use aihub_application::ports::provider::{FailureKind, ProviderError};
 use bytes::Bytes;
 use futures::{Stream, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -64,7 +64,7 @@ impl ApiKey {
         Self(key.into())
     }
 
-    pub(super) fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -98,24 +98,33 @@ pub enum InvalidProviderSettings {
 
 /// A provider's HTTP side. Cheap to call from many tasks; its connections are pooled.
 #[derive(Debug)]
-pub(super) struct Http {
+pub(crate) struct Http {
     client: Client,
-    base_url: String,
-    first_byte_timeout: Duration,
-    pub(super) idle_timeout: Duration,
+    base_url: Url,
+    pub(crate) first_byte_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
     pub(super) answer_timeout: Duration,
+}
+
+/// A call that got no success.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub(crate) error: ProviderError,
+    /// There was no connection, so the provider cannot know of the call.
+    pub(crate) is_unsent: bool,
 }
 
 impl Http {
     /// `own_headers` are the adapter's, its credentials among them.
-    pub(super) fn new(
+    pub(crate) fn new(
         settings: &ProviderHttp,
         own_headers: &[(&'static str, String)],
     ) -> Result<Self, InvalidProviderSettings> {
-        let base_url = settings.base_url.trim_end_matches('/').to_owned();
-        let url = Url::parse(&base_url).map_err(|_| InvalidProviderSettings::BaseUrl(base_url.clone()))?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(InvalidProviderSettings::BaseUrl(base_url));
+        let configured = settings.base_url.trim_end_matches('/');
+        let invalid = || InvalidProviderSettings::BaseUrl(configured.to_owned());
+        let base_url = Url::parse(configured).map_err(|_| invalid())?;
+        if !matches!(base_url.scheme(), "http" | "https") || !base_url.has_host() {
+            return Err(invalid());
         }
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -129,7 +138,7 @@ impl Http {
             header_value.set_sensitive(true);
             headers.insert(header_name, header_value);
         }
-        let client = client(settings.connect_timeout, headers, url.scheme() == "https")?;
+        let client = client(settings.connect_timeout, headers, base_url.scheme() == "https")?;
         Ok(Self {
             client,
             base_url,
@@ -157,11 +166,35 @@ impl Http {
         deadline: Instant,
     ) -> Result<Response, ProviderError> {
         let body = serde_json::to_vec(body).map_err(|error| errors::invalid_request(&error.to_string()))?;
-        let request = self.client.post(format!("{}{path}", self.base_url)).header("x-client-request-id", request_id);
-        let response = timeout_at(deadline, request.body(body).send())
-            .await
-            .map_err(|_| errors::timed_out(None, "the provider sent no status in the time allowed"))?
-            .map_err(|error| errors::transport(error, None))?;
+        let request = self.client.post(self.url(path.split('/').skip(1))).header("x-client-request-id", request_id);
+        self.send(request.body(body), deadline).await.map_err(|unanswered| unanswered.error)
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn base_url(&self) -> &Url {
+        &self.base_url
+    }
+
+    /// `path`, behind the base URL. Each part of it is one segment, whatever stands in it; dots alone are left out.
+    pub(crate) fn url<'a>(&self, path: impl IntoIterator<Item = &'a str>) -> Url {
+        let mut url = self.base_url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        url
+    }
+
+    /// Waits for a status until `deadline`. Anything but a success is an error.
+    pub(crate) async fn send(&self, request: RequestBuilder, deadline: Instant) -> Result<Response, Unanswered> {
+        let response = status(request, deadline).await?;
+        self.successful(response).await.map_err(|error| Unanswered { error, is_unsent: false })
+    }
+
+    /// The response, if it is a success.
+    pub(crate) async fn successful(&self, response: Response) -> Result<Response, ProviderError> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -172,8 +205,23 @@ impl Http {
     }
 }
 
+/// Waits for a status, whichever, until `deadline`.
+pub(crate) async fn status(request: RequestBuilder, deadline: Instant) -> Result<Response, Unanswered> {
+    match timeout_at(deadline, request.send()).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => {
+            let is_unsent = error.is_connect() || error.is_builder();
+            Err(Unanswered { error: errors::transport(error, None), is_unsent })
+        }
+        Err(_) => {
+            let error = errors::timed_out(None, "the provider sent no status in the time allowed");
+            Err(Unanswered { error, is_unsent: false })
+        }
+    }
+}
+
 /// The one place that builds HTTP clients to providers.
-fn client(connect_timeout: Duration, headers: HeaderMap, tls: bool) -> Result<Client, reqwest::Error> {
+pub(crate) fn client(connect_timeout: Duration, headers: HeaderMap, tls: bool) -> Result<Client, reqwest::Error> {
     // reqwest is built without a TLS provider of its own, and takes the process's. Losing a race to install it
     // means that it is installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -207,7 +255,7 @@ async fn refusal(mut response: Response) -> Vec<u8> {
 
 /// A stream's bytes as they come, each awaited no longer than `idle_timeout`. Time in which nobody asks for the next
 /// one does not count.
-pub(super) fn chunks(response: Response, idle_timeout: Duration) -> impl Stream<Item = Result<Bytes, ProviderError>> {
+pub(crate) fn chunks(response: Response, idle_timeout: Duration) -> impl Stream<Item = Result<Bytes, ProviderError>> {
     stream::try_unfold(response, move |mut response| async move {
         let status = Some(response.status().as_u16());
         match timeout(idle_timeout, response.chunk()).await {
@@ -219,7 +267,7 @@ pub(super) fn chunks(response: Response, idle_timeout: Duration) -> impl Stream<
 }
 
 /// A whole body of at most `limit_bytes`, until `deadline`.
-pub(super) async fn body(
+pub(crate) async fn body(
     mut response: Response,
     limit_bytes: usize,
     deadline: Instant,

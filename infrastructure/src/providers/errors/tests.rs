@@ -35,6 +35,8 @@ fn recorded_refusals_are_recognised() {
         ("anthropic/messages-400-effort", InvalidRequest),
         ("anthropic/messages-401-bad-key", Unauthorized),
         ("anthropic/messages-404-model", ModelUnavailable),
+        ("gemini/400-bad-key", Unauthorized),
+        ("gemini/404-model", ModelUnavailable),
         ("local/llamacpp-400-malformed", InvalidRequest),
         ("local/llamacpp-401", Unauthorized),
     ] {

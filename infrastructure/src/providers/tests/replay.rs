@@ -89,8 +89,11 @@ pub(crate) enum End {
 /// A request as the server saw it.
 #[derive(Debug)]
 pub(crate) struct Seen {
+    pub method: String,
     pub path: String,
+    pub query: Option<String>,
     pub headers: HeaderMap,
+    /// What is not JSON is a text.
     pub body: Value,
 }
 
@@ -103,15 +106,26 @@ pub(crate) struct Server {
 impl Server {
     /// Answers one request after another with `answers`.
     pub(crate) async fn start(answers: Vec<(Recorded, End)>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), answers)
+    }
+
+    /// For answers that say where they are.
+    pub(crate) fn start_on(listener: TcpListener, answers: Vec<(Recorded, End)>) -> Self {
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let (sender, seen) = mpsc::unbounded_channel();
         let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
         let handler = move |request: Request| async move {
             let (parts, body) = request.into_parts();
             let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-            let body = serde_json::from_slice(&body).unwrap();
-            sender.send(Seen { path: parts.uri.path().into(), headers: parts.headers, body }).unwrap();
+            let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
+            let seen = Seen {
+                method: parts.method.to_string(),
+                path: parts.uri.path().into(),
+                query: parts.uri.query().map(Into::into),
+                headers: parts.headers,
+                body: serde_json::from_slice(&body).unwrap_or_else(|_| text()),
+            };
+            sender.send(seen).unwrap();
             let (answer, end) = answers.lock().await.pop_front().unwrap();
             response(&answer, end)
         };
@@ -126,6 +140,10 @@ impl Server {
 
     pub(crate) async fn seen(&mut self) -> Seen {
         self.seen.recv().await.unwrap()
+    }
+
+    pub(crate) fn saw_nothing(&mut self) -> bool {
+        self.seen.try_recv().is_err()
     }
 
     pub(crate) fn settings(&self) -> ProviderHttp {
