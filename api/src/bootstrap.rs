@@ -194,7 +194,7 @@ impl App {
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("cannot listen on {}; is another aihub running?", config.server.listen))?;
-        media.served_at(format!("http://{}", listener.local_addr()?));
+        media.served_at(listener.local_addr()?);
         let settings = HubSettings {
             limits: SocketLimits {
                 max_frame_bytes: config.server.max_frame_bytes,
