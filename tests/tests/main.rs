@@ -20,3 +20,4 @@ mod store;
 mod streams;
 mod vault;
 mod views;
+mod webhooks;

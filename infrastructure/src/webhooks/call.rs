@@ -54,6 +54,11 @@ impl Outcome {
     pub(super) fn given_up(error: &'static str) -> Self {
         Self { status: None, error: Some(error), then: Then::GiveUp }
     }
+
+    /// There was nothing to send yet.
+    pub(super) fn unavailable(attempts: i32) -> Self {
+        Self { status: None, error: Some("unavailable"), then: Then::Again(wait(attempts)) }
+    }
 }
 
 /// A client that goes where it is told and no further, past every proxy. It keeps no connection: each call looks again
@@ -61,20 +66,17 @@ impl Outcome {
 pub(super) fn client(resolver: Arc<dyn Resolve>, allow_private: bool) -> Result<Client, reqwest::Error> {
     // reqwest takes the process's TLS provider, see `providers::http`.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let resolver: Arc<dyn Resolve> = if allow_private { resolver } else { Arc::new(PublicResolver(resolver)) };
     let builder = || {
-        let builder = Client::builder()
+        Client::builder()
             .user_agent(concat!("aihub/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             .pool_max_idle_per_host(0)
             .redirect(Policy::none())
             .no_proxy()
-            .https_only(!allow_private);
-        if allow_private {
-            builder.dns_resolver(resolver.clone())
-        } else {
-            builder.dns_resolver(PublicResolver(resolver.clone()))
-        }
+            .https_only(!allow_private)
+            .dns_resolver(resolver.clone())
     };
     // A machine without CA certificates can have receivers over plain HTTP.
     builder().build().or_else(|_| builder().tls_certs_only([]).build())

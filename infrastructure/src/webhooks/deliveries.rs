@@ -151,7 +151,8 @@ pub struct Delivery {
     pub changed_at: DateTime<Utc>,
     /// What the receiver answered last, where it did.
     pub last_status: Option<i32>,
-    /// What was wrong last: `status`, `timeout`, `connection`, `private_address`, `refused_url`, `erased`, `unreadable`.
+    /// What was wrong last: `status`, `timeout`, `connection`, `private_address`, `refused_url`, `erased`, `unreadable`,
+    /// `unavailable` (ours to blame).
     pub last_error: Option<String>,
 }
 

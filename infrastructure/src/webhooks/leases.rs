@@ -21,7 +21,7 @@ pub(super) struct Leased {
     /// With this one.
     pub(super) attempts: i32,
     /// Tells this lease from later ones.
-    leased_until: DateTime<Utc>,
+    until: DateTime<Utc>,
 }
 
 /// Up to `count` that are due, of every account one before the second of any: who has many keeps nobody waiting.
@@ -43,7 +43,7 @@ pub(super) async fn lease(pool: &PgPool, count: usize) -> Result<Vec<Leased>, sq
            SET next_attempt_at = now() + make_interval(secs => $2), attempts = d.attempts + 1
            FROM free WHERE d.delivery_id = free.delivery_id
            RETURNING d.delivery_id, d.video_id, d.account, d.event_type, d.occurred_at, d.attempts,
-                     d.next_attempt_at AS leased_until"#,
+                     d.next_attempt_at AS until"#,
         i64::try_from(count).unwrap_or(i64::MAX),
         LEASE.as_secs_f64(),
     )
@@ -68,7 +68,7 @@ pub(super) async fn finish(pool: &PgPool, leased: &Leased, outcome: &Outcome) ->
          WHERE delivery_id = $1 AND next_attempt_at = $2 AND state = 'pending'
          RETURNING state",
         leased.delivery_id,
-        leased.leased_until,
+        leased.until,
         is_delivered,
         wait,
         outcome.status.map(i32::from),

@@ -10,13 +10,16 @@ use aihub_application::ports::{
 use aihub_domain::video::{VideoJob, event::VideoEvent};
 use chrono::SecondsFormat;
 use cqrs_es::Aggregate;
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::future::BoxFuture;
 use metrics::counter;
 use reqwest::Client;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -64,7 +67,7 @@ struct Content {
 
 /// Why there is nothing to send.
 enum Unmade {
-    /// Something is away. The lease runs out, and somebody tries again.
+    /// Something is away.
     Yet(anyhow::Error),
     Never(&'static str),
 }
@@ -83,16 +86,17 @@ impl WebhookSender {
     }
 
     /// Until `stop`, and then until what is under way has its answer: some ten seconds at most.
-    pub async fn run(&self, stop: CancellationToken) {
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut poll = interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut forget = interval(FORGET_INTERVAL);
-        let mut in_flight = FuturesUnordered::new();
+        // Tasks, because one that waits for its turn with a connection must not be kept from using it by this loop.
+        let mut in_flight = JoinSet::new();
         let mut is_backlog = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(()) = in_flight.next() => {
+                Some(_) = in_flight.join_next() => {
                     if is_backlog {
                         poll.reset_immediately();
                     }
@@ -104,7 +108,9 @@ impl WebhookSender {
                         Vec::new()
                     });
                     is_backlog = leased.len() == free;
-                    in_flight.extend(leased.into_iter().map(|leased| self.attempt(leased)));
+                    for leased in leased {
+                        in_flight.spawn(self.clone().attempt(leased));
+                    }
                 }
                 _ = forget.tick() => {
                     if let Err(error) = leases::forget(&self.pool).await {
@@ -113,16 +119,16 @@ impl WebhookSender {
                 }
             }
         }
-        while in_flight.next().await.is_some() {}
+        while in_flight.join_next().await.is_some() {}
     }
 
-    async fn attempt(&self, leased: Leased) {
+    async fn attempt(self: Arc<Self>, leased: Leased) {
         let outcome = match self.call(&leased).await {
             Ok(call) => call::post(&self.client, call, self.clock.now()).await,
             Err(Unmade::Never(reason)) => Outcome::given_up(reason),
             Err(Unmade::Yet(error)) => {
                 tracing::warn!(video.id = %leased.video_id, error.message = %error, "a webhook cannot be made yet");
-                return;
+                Outcome::unavailable(leased.attempts)
             }
         };
         match leases::finish(&self.pool, &leased, &outcome).await {
