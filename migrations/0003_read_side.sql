@@ -96,6 +96,94 @@ COMMENT ON COLUMN read.request_status_v1.accepted_at IS 'When it was accepted an
 COMMENT ON COLUMN read.request_status_v1.ended_at IS 'When it ended; empty while it runs';
 COMMENT ON COLUMN read.request_status_v1.position IS 'Where its last event stands in the log';
 
+CREATE TABLE read.video_status_v1 (
+    video_id              text COLLATE "C" PRIMARY KEY,
+    account               text COLLATE "C" NOT NULL,
+    user_id               text COLLATE "C" NOT NULL,
+    status                text        NOT NULL CHECK (status IN ('queued', 'submitting', 'in_doubt', 'rendering', 'stored', 'completed', 'failed', 'cancelled', 'expired')),
+    requested_provider    text        NOT NULL,
+    requested_model       text,
+    offers                json        NOT NULL,
+    provider              text,
+    model                 text,
+    provider_job_id       text,
+    seconds               integer     NOT NULL,
+    resolution            text        NOT NULL,
+    aspect_ratio          text        NOT NULL,
+    priority              text        NOT NULL,
+    percent               integer     NOT NULL CHECK (percent BETWEEN 0 AND 100),
+    submissions           integer     NOT NULL,
+    reserved_microcredits bigint      NOT NULL,
+    charged_microcredits  bigint      NOT NULL CHECK (charged_microcredits <= reserved_microcredits),
+    billed_seconds        integer     CHECK (billed_seconds <= seconds),
+    cost_picousd          bigint      NOT NULL,
+    price_id              text,
+    bytes                 bigint,
+    sha256                text,
+    width                 integer,
+    height                integer,
+    duration_ms           bigint,
+    codec                 text,
+    media_key             text,
+    thumbnail_key         text,
+    session_id            text COLLATE "C",
+    workflow_id           text COLLATE "C",
+    end_reason            text,
+    requested_at          timestamptz NOT NULL,
+    submitted_at          timestamptz,
+    ended_at              timestamptz,
+    media_erased_at       timestamptz,
+    changed_at            timestamptz NOT NULL,
+    position              bigint      NOT NULL,
+    CHECK ((status IN ('completed', 'failed', 'cancelled', 'expired')) = (ended_at IS NOT NULL)),
+    CHECK ((status = 'completed') = (billed_seconds IS NOT NULL))
+-- A row is written some ten times: most versions find room beside the one before, and touch no index.
+) WITH (fillfactor = 50);
+CREATE INDEX ON read.video_status_v1 (account, requested_at, video_id);
+CREATE INDEX ON read.video_status_v1 (workflow_id, requested_at, video_id) WHERE workflow_id IS NOT NULL;
+-- Media that are kept.
+CREATE INDEX ON read.video_status_v1 (ended_at, video_id) WHERE media_key IS NOT NULL AND media_erased_at IS NULL;
+
+COMMENT ON TABLE read.video_status_v1 IS 'One row per video: how it stands, without its content';
+COMMENT ON COLUMN read.video_status_v1.video_id IS 'The video; also the name of its credit reservation';
+COMMENT ON COLUMN read.video_status_v1.account IS 'Who pays';
+COMMENT ON COLUMN read.video_status_v1.user_id IS 'Who asked';
+COMMENT ON COLUMN read.video_status_v1.status IS 'queued, submitting, in_doubt (a provider may have it: an operator decides), rendering, stored, completed, failed, cancelled or expired';
+COMMENT ON COLUMN read.video_status_v1.requested_provider IS 'As the client asked: auto or a provider';
+COMMENT ON COLUMN read.video_status_v1.requested_model IS 'As the client asked; empty where that was left open';
+COMMENT ON COLUMN read.video_status_v1.offers IS 'Who could make it, best first: provider, model, as the provider names it, and the price that was frozen';
+COMMENT ON COLUMN read.video_status_v1.provider IS 'Who was asked last; empty where nobody was';
+COMMENT ON COLUMN read.video_status_v1.model IS 'The model that was asked last';
+COMMENT ON COLUMN read.video_status_v1.provider_job_id IS 'As the provider names the job; empty until it has it';
+COMMENT ON COLUMN read.video_status_v1.seconds IS 'Seconds that were asked for';
+COMMENT ON COLUMN read.video_status_v1.resolution IS '720p, 1080p or 4K';
+COMMENT ON COLUMN read.video_status_v1.aspect_ratio IS 'Width to height, as 16:9';
+COMMENT ON COLUMN read.video_status_v1.priority IS 'high, standard or low';
+COMMENT ON COLUMN read.video_status_v1.percent IS 'How far it has come, as the provider says';
+COMMENT ON COLUMN read.video_status_v1.submissions IS 'How often it was submitted to a provider';
+COMMENT ON COLUMN read.video_status_v1.reserved_microcredits IS 'What was held for it, in millionths of a credit';
+COMMENT ON COLUMN read.video_status_v1.charged_microcredits IS 'What the account paid, in millionths of a credit';
+COMMENT ON COLUMN read.video_status_v1.billed_seconds IS 'Seconds that were charged for; empty until it is completed';
+COMMENT ON COLUMN read.video_status_v1.cost_picousd IS 'The provider''s cost, in millionths of a millionth of a US dollar, exact';
+COMMENT ON COLUMN read.video_status_v1.price_id IS 'The price that cost and charge were calculated from; empty where nothing came';
+COMMENT ON COLUMN read.video_status_v1.bytes IS 'Size of the video''s file';
+COMMENT ON COLUMN read.video_status_v1.sha256 IS 'Of the video''s file, in hexadecimal';
+COMMENT ON COLUMN read.video_status_v1.width IS 'In pixels, as the file says';
+COMMENT ON COLUMN read.video_status_v1.height IS 'In pixels, as the file says';
+COMMENT ON COLUMN read.video_status_v1.duration_ms IS 'Milliseconds, as the file says';
+COMMENT ON COLUMN read.video_status_v1.codec IS 'As the file names it: avc1, hvc1, av01, …';
+COMMENT ON COLUMN read.video_status_v1.media_key IS 'Under which the file is kept, or was until it was erased';
+COMMENT ON COLUMN read.video_status_v1.thumbnail_key IS 'Under which the thumbnail is kept, or was';
+COMMENT ON COLUMN read.video_status_v1.session_id IS 'The client''s own name for what it belongs to';
+COMMENT ON COLUMN read.video_status_v1.workflow_id IS 'The workflow that it is a part of';
+COMMENT ON COLUMN read.video_status_v1.end_reason IS 'Why it failed, by the error''s code, or expired';
+COMMENT ON COLUMN read.video_status_v1.requested_at IS 'When it was requested and its credits were held';
+COMMENT ON COLUMN read.video_status_v1.submitted_at IS 'When the provider had it';
+COMMENT ON COLUMN read.video_status_v1.ended_at IS 'When it ended; empty until then';
+COMMENT ON COLUMN read.video_status_v1.media_erased_at IS 'When its files were erased; empty while they are kept';
+COMMENT ON COLUMN read.video_status_v1.changed_at IS 'When its last event happened';
+COMMENT ON COLUMN read.video_status_v1.position IS 'Where its last event stands in the log';
+
 CREATE TABLE read.account_balance_v1 (
     account                    text COLLATE "C" PRIMARY KEY,
     granted_microcredits       bigint NOT NULL,
@@ -117,7 +205,7 @@ COMMENT ON TABLE read.account_balance_v1 IS 'One row per account: what it was gr
 COMMENT ON COLUMN read.account_balance_v1.account IS 'The account';
 COMMENT ON COLUMN read.account_balance_v1.granted_microcredits IS 'Everything that was ever granted';
 COMMENT ON COLUMN read.account_balance_v1.available_microcredits IS 'What can be spent';
-COMMENT ON COLUMN read.account_balance_v1.held_microcredits IS 'What is held for running requests';
+COMMENT ON COLUMN read.account_balance_v1.held_microcredits IS 'What is held for running requests and videos';
 COMMENT ON COLUMN read.account_balance_v1.spent_microcredits IS 'What was charged, after credit and debit notes';
 COMMENT ON COLUMN read.account_balance_v1.expired_microcredits IS 'What was granted and expired unspent';
 COMMENT ON COLUMN read.account_balance_v1.adjusted_microcredits IS 'Debit notes less credit notes: what corrections have added to what was spent';
@@ -179,7 +267,7 @@ COMMENT ON COLUMN read.credit_ledger_v1.happened_at IS 'When it happened, by the
 COMMENT ON COLUMN read.credit_ledger_v1.accounting_month IS 'The month that it is booked in, by its first day: that in which it happened, or the first open one where that was closed before it was recorded';
 COMMENT ON COLUMN read.credit_ledger_v1.corrects_month IS 'The closed month that it belongs to or corrects; empty where none';
 COMMENT ON COLUMN read.credit_ledger_v1.movement IS 'grant, reserve, extend, settle, release, expire or adjust (a credit or debit note)';
-COMMENT ON COLUMN read.credit_ledger_v1.reference IS 'The grant, the request or the note, by its idempotency key or id';
+COMMENT ON COLUMN read.credit_ledger_v1.reference IS 'The grant, the request, the video or the note, by its idempotency key or id';
 COMMENT ON COLUMN read.credit_ledger_v1.granted_change_microcredits IS 'What this adds to what was granted';
 COMMENT ON COLUMN read.credit_ledger_v1.available_change_microcredits IS 'What this adds to what is available';
 COMMENT ON COLUMN read.credit_ledger_v1.held_change_microcredits IS 'What this adds to what is held';
@@ -225,6 +313,7 @@ CREATE TABLE read.usage_ledger_v1 (
     cache_write_tokens   bigint      NOT NULL,
     output_tokens        bigint      NOT NULL,
     reasoning_tokens     bigint      NOT NULL,
+    video_seconds        bigint      NOT NULL,
     price_id             text,
     list_microcredits    bigint      NOT NULL,
     charged_microcredits bigint      NOT NULL,
@@ -236,20 +325,20 @@ COMMENT ON TABLE read.usage_ledger_state_v1 IS 'How far usage_ledger_v1 is fille
 COMMENT ON COLUMN read.usage_ledger_state_v1.one IS 'There is one row';
 COMMENT ON COLUMN read.usage_ledger_state_v1.applied_position IS 'The last event that changed the table';
 COMMENT ON COLUMN read.usage_ledger_state_v1.closed_month IS 'The last month that is closed, by its first day';
-COMMENT ON TABLE read.usage_ledger_v1 IS 'One row per request that ended, in the order of the log, never changed. Up to a position it is what was known then';
-COMMENT ON COLUMN read.usage_ledger_v1.position IS 'Where the request''s end stands in the log';
+COMMENT ON TABLE read.usage_ledger_v1 IS 'One row per request or video that ended, in the order of the log, never changed. Up to a position it is what was known then';
+COMMENT ON COLUMN read.usage_ledger_v1.position IS 'Where the end stands in the log';
 COMMENT ON COLUMN read.usage_ledger_v1.recorded_at IS 'When the end was recorded, by the database''s clock';
 COMMENT ON COLUMN read.usage_ledger_v1.ended_at IS 'When it ended, by the clock of its node';
 COMMENT ON COLUMN read.usage_ledger_v1.usage_day IS 'The UTC day that it is booked on: that of the end, or the first day of the accounting month where the end''s own month was closed';
 COMMENT ON COLUMN read.usage_ledger_v1.accounting_month IS 'The month that it is booked in, by its first day';
 COMMENT ON COLUMN read.usage_ledger_v1.corrects_month IS 'The closed month in which it ended; empty where that was open';
-COMMENT ON COLUMN read.usage_ledger_v1.request_id IS 'The request';
+COMMENT ON COLUMN read.usage_ledger_v1.request_id IS 'The request or the video';
 COMMENT ON COLUMN read.usage_ledger_v1.account IS 'Who pays';
 COMMENT ON COLUMN read.usage_ledger_v1.user_id IS 'Who asked';
-COMMENT ON COLUMN read.usage_ledger_v1.kind IS 'chat, completion or embedding';
+COMMENT ON COLUMN read.usage_ledger_v1.kind IS 'chat, completion, embedding or video';
 COMMENT ON COLUMN read.usage_ledger_v1.provider IS 'Who answered; what was asked for where nobody did, so possibly auto';
 COMMENT ON COLUMN read.usage_ledger_v1.model IS 'The model that answered; what was asked for where none did';
-COMMENT ON COLUMN read.usage_ledger_v1.status IS 'completed, failed, cancelled or abandoned';
+COMMENT ON COLUMN read.usage_ledger_v1.status IS 'completed, failed, cancelled, abandoned or, of videos, expired';
 COMMENT ON COLUMN read.usage_ledger_v1.client_left IS 'Completed with nobody left to read the end of the answer';
 COMMENT ON COLUMN read.usage_ledger_v1.estimated IS 'The tokens are our own count: the provider did not say';
 COMMENT ON COLUMN read.usage_ledger_v1.input_tokens IS 'Input at the full price';
@@ -257,6 +346,7 @@ COMMENT ON COLUMN read.usage_ledger_v1.cached_input_tokens IS 'Input that the pr
 COMMENT ON COLUMN read.usage_ledger_v1.cache_write_tokens IS 'Input that was written into the provider''s cache';
 COMMENT ON COLUMN read.usage_ledger_v1.output_tokens IS 'Output, thinking included';
 COMMENT ON COLUMN read.usage_ledger_v1.reasoning_tokens IS 'The part of the output that was thinking';
+COMMENT ON COLUMN read.usage_ledger_v1.video_seconds IS 'Seconds of video that were billed';
 COMMENT ON COLUMN read.usage_ledger_v1.price_id IS 'The price that cost and charge were calculated from; empty where nothing was used';
 COMMENT ON COLUMN read.usage_ledger_v1.list_microcredits IS 'What the usage comes to by the price list, in millionths of a credit';
 COMMENT ON COLUMN read.usage_ledger_v1.charged_microcredits IS 'What the account paid, in millionths of a credit: less than by the list where it had no more';
@@ -273,6 +363,7 @@ CREATE TABLE read.month_close_v1 (
     cache_write_tokens         bigint      NOT NULL,
     output_tokens              bigint      NOT NULL,
     reasoning_tokens           bigint      NOT NULL,
+    video_seconds              bigint      NOT NULL,
     charged_microcredits       bigint      NOT NULL,
     cost_picousd               numeric(38, 0) NOT NULL,
     granted_microcredits       bigint      NOT NULL,
@@ -288,12 +379,13 @@ COMMENT ON COLUMN read.month_close_v1.month IS 'The month, by its first day';
 COMMENT ON COLUMN read.month_close_v1.position IS 'Where the close stands in the log';
 COMMENT ON COLUMN read.month_close_v1.watermark IS 'The position that the totals are true at: that in front of the close';
 COMMENT ON COLUMN read.month_close_v1.chain_hash IS 'Of the event at the watermark, in hexadecimal';
-COMMENT ON COLUMN read.month_close_v1.requests IS 'Requests that ended, in whatever way';
+COMMENT ON COLUMN read.month_close_v1.requests IS 'Requests and videos that ended, in whatever way';
 COMMENT ON COLUMN read.month_close_v1.input_tokens IS 'Input at the full price';
 COMMENT ON COLUMN read.month_close_v1.cached_input_tokens IS 'Input that the providers had in their caches';
 COMMENT ON COLUMN read.month_close_v1.cache_write_tokens IS 'Input that was written into the providers'' caches';
 COMMENT ON COLUMN read.month_close_v1.output_tokens IS 'Output, thinking included';
 COMMENT ON COLUMN read.month_close_v1.reasoning_tokens IS 'The part of the output that was thinking';
+COMMENT ON COLUMN read.month_close_v1.video_seconds IS 'Seconds of video that were billed';
 COMMENT ON COLUMN read.month_close_v1.charged_microcredits IS 'What the accounts paid, in millionths of a credit';
 COMMENT ON COLUMN read.month_close_v1.cost_picousd IS 'The providers'' cost, in millionths of a millionth of a US dollar';
 COMMENT ON COLUMN read.month_close_v1.granted_microcredits IS 'Credits granted, in millionths of a credit';
@@ -323,6 +415,7 @@ CREATE TABLE read.usage_daily_v1 (
     cache_write_tokens   bigint           NOT NULL,
     output_tokens        bigint           NOT NULL,
     reasoning_tokens     bigint           NOT NULL,
+    video_seconds        bigint           NOT NULL,
     list_microcredits    bigint           NOT NULL,
     charged_microcredits bigint           NOT NULL,
     cost_picousd         numeric(38, 0)   NOT NULL,
@@ -349,6 +442,7 @@ CREATE TABLE read.usage_monthly_v1 (
     cache_write_tokens   bigint           NOT NULL,
     output_tokens        bigint           NOT NULL,
     reasoning_tokens     bigint           NOT NULL,
+    video_seconds        bigint           NOT NULL,
     list_microcredits    bigint           NOT NULL,
     charged_microcredits bigint           NOT NULL,
     cost_picousd         numeric(38, 0)   NOT NULL,
@@ -357,8 +451,8 @@ CREATE TABLE read.usage_monthly_v1 (
 
 COMMENT ON TABLE read.usage_daily_state_v1 IS 'How far usage_daily_v1 is filled';
 COMMENT ON TABLE read.usage_monthly_state_v1 IS 'How far usage_monthly_v1 is filled';
-COMMENT ON TABLE read.usage_daily_v1 IS 'Requests, tokens and money by UTC day of the end, account, user, provider and model. What was recorded after its month was closed stands on the first day of the month that was open then';
-COMMENT ON TABLE read.usage_monthly_v1 IS 'Requests, tokens and money by accounting month, account, user, provider and model';
+COMMENT ON TABLE read.usage_daily_v1 IS 'Requests, tokens, seconds of video and money by UTC day of the end, account, user, provider and model. What was recorded after its month was closed stands on the first day of the month that was open then';
+COMMENT ON TABLE read.usage_monthly_v1 IS 'Requests, tokens, seconds of video and money by accounting month, account, user, provider and model';
 COMMENT ON COLUMN read.usage_daily_v1.day IS 'The UTC day';
 COMMENT ON COLUMN read.usage_monthly_v1.month IS 'The accounting month, by its first day';
 DO $$
@@ -375,14 +469,15 @@ BEGIN
         EXECUTE format('COMMENT ON COLUMN read.%I.user_id IS ''Who asked''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.provider IS ''Who answered; what was asked for where nobody did, so possibly auto''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.model IS ''The model that answered; what was asked for where none did''', name);
-        EXECUTE format('COMMENT ON COLUMN read.%I.requests IS ''Requests that ended, in whatever way''', name);
-        EXECUTE format('COMMENT ON COLUMN read.%I.failed IS ''Of these, failed or abandoned''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.requests IS ''Requests and videos that ended, in whatever way''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.failed IS ''Of these, failed, abandoned or expired''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.estimated IS ''Of these, those whose tokens are our own count''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.input_tokens IS ''Input at the full price''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.cached_input_tokens IS ''Input that the provider had in its cache''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.cache_write_tokens IS ''Input that was written into the provider''''s cache''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.output_tokens IS ''Output, thinking included''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.reasoning_tokens IS ''The part of the output that was thinking''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.video_seconds IS ''Seconds of video that were billed''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.list_microcredits IS ''What the usage comes to by the price list, in millionths of a credit''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.charged_microcredits IS ''What the account paid, in millionths of a credit''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.cost_picousd IS ''The provider''''s cost, in millionths of a millionth of a US dollar, exact''', name);
@@ -396,25 +491,37 @@ CREATE TABLE read.provider_health_state_v1 (
     closed_month     date
 ) WITH (fillfactor = 10);
 
+CREATE TABLE read.provider_health_open_v1 (
+    video_id   text COLLATE "C" PRIMARY KEY,
+    provider   text        NOT NULL,
+    started_at timestamptz NOT NULL
+);
+
 CREATE TABLE read.provider_health_v1 (
     hour     timestamptz      NOT NULL,
     provider text COLLATE "C" NOT NULL,
+    kind     text COLLATE "C" NOT NULL,
     called   boolean          NOT NULL,
     outcome  text COLLATE "C" NOT NULL,
     up_to_ms bigint           NOT NULL,
     attempts bigint           NOT NULL,
-    PRIMARY KEY (hour, provider, called, outcome, up_to_ms)
+    PRIMARY KEY (hour, provider, kind, called, outcome, up_to_ms)
 ) WITH (fillfactor = 50);
 
 COMMENT ON TABLE read.provider_health_state_v1 IS 'How far provider_health_v1 is filled';
 COMMENT ON COLUMN read.provider_health_state_v1.one IS 'There is one row';
 COMMENT ON COLUMN read.provider_health_state_v1.applied_position IS 'The last event that changed the table';
 COMMENT ON COLUMN read.provider_health_state_v1.closed_month IS 'The last month that is closed, by its first day';
+COMMENT ON TABLE read.provider_health_open_v1 IS 'Videos that are with a provider. Belongs to provider_health_v1, where they are counted when they are not any more';
+COMMENT ON COLUMN read.provider_health_open_v1.video_id IS 'The video';
+COMMENT ON COLUMN read.provider_health_open_v1.provider IS 'The provider';
+COMMENT ON COLUMN read.provider_health_open_v1.started_at IS 'When it was called';
 COMMENT ON TABLE read.provider_health_v1 IS 'Calls to providers by hour, outcome and duration: a histogram that can be added up over hours and providers. Success rate: called and answered against called';
-COMMENT ON COLUMN read.provider_health_v1.hour IS 'The UTC hour in which the request ended, by its beginning';
+COMMENT ON COLUMN read.provider_health_v1.hour IS 'The UTC hour in which the request ended or the submission of a video was over, by its beginning';
 COMMENT ON COLUMN read.provider_health_v1.provider IS 'The provider';
+COMMENT ON COLUMN read.provider_health_v1.kind IS 'chat, completion, embedding or video';
 COMMENT ON COLUMN read.provider_health_v1.called IS 'False where it was passed over, for the reason that outcome names';
-COMMENT ON COLUMN read.provider_health_v1.outcome IS 'answered, or the kind of the failure';
+COMMENT ON COLUMN read.provider_health_v1.outcome IS 'answered, which a video is once it is completed, or the kind of the failure';
 COMMENT ON COLUMN read.provider_health_v1.up_to_ms IS 'The calls took at most so many milliseconds, and more than the next smaller bound';
 COMMENT ON COLUMN read.provider_health_v1.attempts IS 'How many';
 

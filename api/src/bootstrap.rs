@@ -2,6 +2,7 @@
 //! tests use it alike.
 
 mod upstreams;
+mod videos;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,6 +17,7 @@ use aihub_application::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
     },
+    videos::{Videos, jobs::Jobs},
 };
 use aihub_infrastructure::{
     audit::{
@@ -32,6 +34,8 @@ use aihub_infrastructure::{
         writer::WriterOptions,
     },
     kafka::{cluster::Cluster, reachability::Reachability, relay::KafkaRelay},
+    leadership::lead,
+    media::KeptMedia,
     nodes, open_files,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
@@ -40,6 +44,7 @@ use aihub_infrastructure::{
         erasure::{self, Erasures},
         master_key::{MasterKey, MasterKeys, dev_master_key},
     },
+    video_queue::{OpenVideos, PostgresVideoQueue},
 };
 use aihub_projections::rebuild::views;
 use anyhow::{Context, bail};
@@ -49,7 +54,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::{AuthSettings, Authenticator, dev_secret::dev_secret, roles::Roles},
-    config::{Config, duration_ms, providers::Reach},
+    config::{Config, duration_ms, providers::Reach, videos::VideoReach},
     hub::{Hub, HubSettings},
     router::router,
     server::serve,
@@ -65,6 +70,8 @@ const DEADLINE_GRACE: Duration = Duration::from_mins(1);
 /// Connections for what is read over HTTP, beside the configured ones.
 const READ_CONNECTIONS: u32 = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often media is looked for that is due to be deleted.
+const MEDIA_EVERY: Duration = Duration::from_secs(5);
 /// How often content is looked for that is too old.
 const RETENTION_EVERY: Duration = Duration::from_hours(1);
 
@@ -133,7 +140,11 @@ impl App {
             PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
         let due = PostgresDueGrants::new(database.pool().clone());
 
-        let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator);
+        let media_options = config.media.options(&config.server.data_dir, config.is_production())?;
+        let media = Arc::new(KeptMedia::open(media_options, clock.clone())?);
+
+        let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator)
+            || config.video_providers_to_start().any(|(_, _, reach)| reach == VideoReach::Simulator);
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
         let upstreams = upstreams::upstreams(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
         let roles = Roles::new(config.roles.clone());
@@ -142,7 +153,7 @@ impl App {
         let gateway = Arc::new(Gateway {
             settings: GatewaySettings { node, ..config.gateway_settings() },
             clock,
-            accounts: Accounts::new(event_log.clone()),
+            accounts: Arc::new(Accounts::new(event_log.clone())),
             log: event_log,
             vault: vault.clone(),
             catalog: Catalog { upstreams, equivalents: config.routing.equivalents.clone() },
@@ -152,6 +163,26 @@ impl App {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
+        let queue = PostgresVideoQueue::new(database.clone());
+        workers.spawn(queue.clone().follow(stop_workers.clone()));
+        let videos = Arc::new(Videos {
+            settings: config.video_settings(),
+            jobs: Jobs {
+                log: gateway.log.clone(),
+                accounts: gateway.accounts.clone(),
+                clock: gateway.clock.clone(),
+                rate: gateway.settings.rate,
+                node: gateway.settings.node.clone(),
+            },
+            gateway: gateway.clone(),
+            catalog: videos::catalog(&config, simulated.as_ref().map(|simulated| simulated.addr))?,
+            media: media.clone(),
+            queue: Arc::new(queue.clone()),
+        });
+        let driven = videos.clone();
+        let drive = move |stop| driven.clone().drive(stop);
+        workers.spawn(lead(database.clone(), "videos", stop_workers.clone(), drive));
+        workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop_workers.clone()));
         let answers = gateway.clone();
         let forget = move |subject: &str| answers.answers.forget_account(subject);
         workers.spawn(erasure::follow(database.clone(), vault, forget, stop_workers.clone()));
@@ -163,6 +194,7 @@ impl App {
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("cannot listen on {}; is another aihub running?", config.server.listen))?;
+        media.served_at(format!("http://{}", listener.local_addr()?));
         let settings = HubSettings {
             limits: SocketLimits {
                 max_frame_bytes: config.server.max_frame_bytes,
@@ -172,12 +204,14 @@ impl App {
             },
             max_sockets: config.server.max_sockets,
             ping_interval: duration_ms(config.server.ping_interval_ms),
+            max_long_poll: duration_ms(config.videos.max_long_poll_ms),
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
             audit_key: signing_key.verifier(),
             notices: notices(&config),
             kafka,
+            media,
         };
-        let hub = Arc::new(Hub::new(gateway, authenticator, database, reads, subscriptions, metrics, settings));
+        let hub = Arc::new(Hub::new(gateway, videos, authenticator, database, reads, subscriptions, metrics, settings));
         Ok(Self { listener, hub, log, embedded, simulated, workers, stop_workers, config })
     }
 
@@ -249,7 +283,7 @@ impl App {
 /// Everything that follows the log.
 pub fn handlers() -> Vec<Arc<dyn EventHandler>> {
     let mut handlers: Vec<Arc<dyn EventHandler>> =
-        vec![Arc::new(OpenRequests), Arc::new(ExpiringGrants), Arc::new(Erasures)];
+        vec![Arc::new(OpenRequests), Arc::new(OpenVideos), Arc::new(ExpiringGrants), Arc::new(Erasures)];
     handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
     handlers
 }
@@ -351,6 +385,22 @@ async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: Cancel
             Ok(Some(before)) => tracing::info!(content.kept_from = %before, "content that is too old is to be erased"),
             Ok(None) => {}
             Err(error) => tracing::warn!(error.message = %error, "content that is too old was not looked for"),
+        }
+    }
+}
+
+/// Has media deleted that is too old, or whose content was erased.
+async fn keep_media(videos: Arc<Videos>, queue: PostgresVideoQueue, keep_days: Option<u32>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(MEDIA_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let kept_from = keep_days.map(|days| videos.jobs.clock.now() - chrono::TimeDelta::days(days.into()));
+        match videos.erase_due_media(&queue, kept_from).await {
+            Ok(0) => {}
+            Ok(erased) => tracing::info!(videos.erased = erased, "media was deleted"),
+            Err(error) => {
+                tracing::warn!(error.message = format!("{error:#}"), "media that is due could not be looked for");
+            }
         }
     }
 }

@@ -8,6 +8,8 @@
 //! | [`amount`] | credits and prices, read exactly |
 //! | [`sections`] | the sections that say little: server, database, credits, gateway, … |
 //! | [`providers`], [`models`], [`prices`] | the providers, what they offer and what they ask for it |
+//! | [`videos`] | video jobs and the providers of video |
+//! | [`media`] | where videos are kept, and how clients get at them |
 //! | [`checks`] | what has to fit together across keys |
 //! | [`production`] | what a production node must not lack |
 //!
@@ -17,6 +19,7 @@ pub mod amount;
 pub mod checks;
 pub mod error;
 pub mod layers;
+pub mod media;
 pub mod models;
 pub mod prices;
 pub mod production;
@@ -24,6 +27,7 @@ pub mod providers;
 pub mod sections;
 #[cfg(test)]
 mod tests;
+pub mod videos;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -33,11 +37,13 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     error::ConfigError,
+    media::MediaSettings,
     providers::ProviderSettings,
     sections::{
         AuditSettings, ContentSettings, CreditSettings, DatabaseSettings, Disconnect, GatewayKeys, KafkaSettings,
         LimitSettings, LogSettings, RoutingSettings, ServerSettings,
     },
+    videos::{VideoKeys, VideoProviderSettings},
 };
 use crate::auth::{AuthSettings, roles::RoleSettings};
 
@@ -73,9 +79,13 @@ pub struct Config {
     pub gateway: GatewayKeys,
     pub routing: RoutingSettings,
     pub kafka: KafkaSettings,
+    pub media: MediaSettings,
     pub log: LogSettings,
     /// By the name under which clients ask for them.
     pub providers: BTreeMap<String, ProviderSettings>,
+    pub videos: VideoKeys,
+    /// By the name under which clients ask for them.
+    pub video_providers: BTreeMap<String, VideoProviderSettings>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use aihub_application::gateway::Gateway;
+use aihub_application::{gateway::Gateway, videos::Videos};
 use aihub_infrastructure::{
     audit::note::VerifierKey, database::Database, event_store::subscription::Subscriptions,
-    kafka::reachability::Reachability,
+    kafka::reachability::Reachability, media::KeptMedia,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,7 @@ use crate::{auth::Authenticator, ws::frame::SocketLimits};
 
 pub struct Hub {
     pub gateway: Arc<Gateway>,
+    pub videos: Arc<Videos>,
     pub authenticator: Authenticator,
     pub database: Database,
     /// A pool of its own for what is read over HTTP, so that slow reports do not keep requests from their commits.
@@ -37,12 +38,15 @@ pub struct HubSettings {
     pub limits: SocketLimits,
     pub max_sockets: usize,
     pub ping_interval: Duration,
+    /// The longest that a video's status is waited for.
+    pub max_long_poll: Duration,
     /// The handlers of events that this node runs, which it is not ready without.
     pub handlers: Vec<&'static str>,
     /// What the log's checkpoints are verified with.
     pub audit_key: VerifierKey,
     /// What is not configured, for `/health/ready`.
     pub notices: Vec<String>,
+    pub media: Arc<KeptMedia>,
     /// Where Kafka is configured.
     pub kafka: Option<Reachability>,
 }
@@ -53,6 +57,7 @@ pub struct SocketPlace(Arc<AtomicUsize>);
 impl Hub {
     pub fn new(
         gateway: Arc<Gateway>,
+        videos: Arc<Videos>,
         authenticator: Authenticator,
         database: Database,
         reads: Database,
@@ -61,7 +66,7 @@ impl Hub {
         settings: HubSettings,
     ) -> Self {
         let (sessions, sockets) = (TaskTracker::new(), Arc::default());
-        Self { gateway, authenticator, database, reads, subscriptions, metrics, settings, sessions, sockets }
+        Self { gateway, videos, authenticator, database, reads, subscriptions, metrics, settings, sessions, sockets }
     }
 
     pub fn socket_place(&self) -> Option<SocketPlace> {

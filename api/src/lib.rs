@@ -27,6 +27,7 @@ pub mod router;
 pub mod routes;
 pub mod server;
 pub mod telemetry;
+pub mod videos;
 pub mod ws;
 
 #[global_allocator]

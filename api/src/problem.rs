@@ -57,13 +57,13 @@ impl Problem {
 
     pub fn status(&self) -> StatusCode {
         match self.code {
-            "VALIDATION_ERROR" => StatusCode::BAD_REQUEST,
+            "VALIDATION_ERROR" | "VIDEO_NOT_OFFERED" => StatusCode::BAD_REQUEST,
             "UNAUTHORIZED" => StatusCode::UNAUTHORIZED,
             "INSUFFICIENT_CREDITS" => StatusCode::PAYMENT_REQUIRED,
             "FORBIDDEN" => StatusCode::FORBIDDEN,
             "MODEL_NOT_FOUND" | "NOT_FOUND" => StatusCode::NOT_FOUND,
             "METHOD_NOT_ALLOWED" => StatusCode::METHOD_NOT_ALLOWED,
-            "DUPLICATE_REQUEST" => StatusCode::CONFLICT,
+            "DUPLICATE_REQUEST" | "CONFLICT" => StatusCode::CONFLICT,
             "UPGRADE_REQUIRED" => StatusCode::UPGRADE_REQUIRED,
             "USAGE_LIMIT_EXCEEDED" | "RATE_LIMIT_EXCEEDED" => StatusCode::TOO_MANY_REQUESTS,
             "ALL_PROVIDERS_FAILED" | "STREAM_INTERRUPTED" => StatusCode::BAD_GATEWAY,
@@ -83,6 +83,7 @@ impl From<&GatewayError> for Problem {
                 let provider = (provider != AUTO).then_some(provider);
                 json!({ "model": model, "provider": provider, "known": known })
             }
+            GatewayError::VideoNotOffered { available, .. } => json!({ "available": available }),
             GatewayError::InsufficientCredits { available, required } => json!({
                 "available": available.as_credits(),
                 "required": required.as_credits(),

@@ -2,22 +2,30 @@
 
 use std::sync::Arc;
 
-use axum::{Router, routing::get};
+use axum::{
+    Router,
+    routing::{delete, get, post},
+};
 
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{asyncapi, audit, credits, health, mcp, metrics, providers, reports, requests},
+    routes::{asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/mcp", get(mcp::upgrade))
+        .route("/media/{*key}", get(media::show))
         .route("/api/credits", get(credits::show))
         .route("/api/usage", get(reports::usage))
         .route("/api/reports/{name}", get(reports::show))
         .route("/api/requests/{id}", get(requests::show))
         .route("/api/providers", get(providers::list))
+        .route("/api/mcp/sora2/generate", post(videos::generate))
+        .route("/api/mcp/sora2/status/{id}", get(videos::status))
+        .route("/api/mcp/sora2/{id}/cancel", post(videos::cancel))
+        .route("/api/mcp/sora2/{id}", delete(videos::delete))
         .route("/asyncapi.json", get(asyncapi::document))
         .route("/api/audit/verify", get(audit::verify))
         .route("/api/audit/checkpoint", get(audit::latest_checkpoint))

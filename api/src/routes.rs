@@ -6,10 +6,12 @@ pub mod audit;
 pub mod credits;
 pub mod health;
 pub mod mcp;
+pub mod media;
 pub mod metrics;
 pub mod providers;
 pub mod reports;
 pub mod requests;
+pub mod videos;
 
 use aihub_application::principal::Principal;
 use axum::extract::FromRequestParts;

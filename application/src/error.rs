@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{ports::provider::FailureKind, principal::MissingCapability};
+use crate::{ports::provider::FailureKind, principal::MissingCapability, videos::catalog::Offering};
 
 #[derive(Debug, Clone, Error)]
 pub enum GatewayError {
@@ -22,6 +22,10 @@ pub enum GatewayError {
     Validation(Vec<FaultyField>),
     #[error("no provider that may be asked has the model {model}, or none has a price for it that is valid today")]
     ModelNotFound { model: String, provider: String, known: Vec<String> },
+    #[error(
+        "no video provider that may be asked makes {asked}; see `details.available` for what could be asked instead"
+    )]
+    VideoNotOffered { asked: String, available: Vec<Offering> },
     #[error("{available} credits are available and {required} are required")]
     InsufficientCredits { available: Microcredits, required: Microcredits },
     #[error("account {account} is not open: ask for a grant of credits, which opens it")]
@@ -80,6 +84,7 @@ impl GatewayError {
             Self::Forbidden(_) | Self::AccountNotOpen { .. } | Self::Erased { .. } => "FORBIDDEN",
             Self::Validation(_) | Self::NothingToResume => "VALIDATION_ERROR",
             Self::ModelNotFound { .. } => "MODEL_NOT_FOUND",
+            Self::VideoNotOffered { .. } => "VIDEO_NOT_OFFERED",
             Self::InsufficientCredits { .. } => "INSUFFICIENT_CREDITS",
             Self::UsageLimitExceeded { .. } => "USAGE_LIMIT_EXCEEDED",
             Self::RateLimitExceeded { .. } => "RATE_LIMIT_EXCEEDED",

@@ -76,7 +76,7 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     pub log: Arc<dyn EventLog>,
     pub vault: Arc<dyn ContentVault>,
-    pub accounts: Accounts,
+    pub accounts: Arc<Accounts>,
     pub catalog: Catalog,
     pub limits: Limits,
     pub answers: Answers,

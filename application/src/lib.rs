@@ -14,12 +14,14 @@
 //! | [`principal`] | who asks, for which account, and what their roles allow |
 //! | [`request`] | what a client asks for, checked field by field |
 //! | [`upstream`] | a provider with what guards it: breaker, cool-down, concurrency and rate |
+//! | [`videos`] | video jobs, from the request to the file, with the money on both ends |
 
 pub mod accounts;
 pub mod answer;
 pub mod catalog;
 pub mod erasure;
 pub mod error;
+mod fields;
 pub mod gateway;
 pub mod limits;
 pub mod policies;
@@ -27,3 +29,4 @@ pub mod ports;
 pub mod principal;
 pub mod request;
 pub mod upstream;
+pub mod videos;

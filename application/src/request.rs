@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use aihub_domain::request::event::RequestKind;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::{
     error::FaultyField,
+    fields::Fields,
     ports::provider::{Message, Prompt, Role},
 };
 
@@ -16,7 +16,6 @@ pub const MAX_MESSAGES: usize = 2_000;
 pub const MAX_INPUTS: usize = 2_048;
 pub const MAX_STOPS: usize = 8;
 pub const MAX_TOOLS: usize = 256;
-const MAX_NAME_BYTES: usize = 256;
 /// What an image counts for in the hold; what it really took comes with the provider's usage.
 const TOKENS_PER_IMAGE: u64 = 2_000;
 /// The longest token of the tokenizers that are published, a run of spaces (`o200k_base`, Llama 3).
@@ -45,7 +44,7 @@ pub struct AnswerRequest {
 impl AnswerRequest {
     /// Takes the fields of a request frame (without `id` and `type`) apart.
     pub fn from_fields(kind: RequestKind, fields: Map<String, Value>) -> Result<Self, Vec<FaultyField>> {
-        let mut fields = Fields { fields, faults: vec![] };
+        let mut fields = Fields::new(fields);
         let provider = fields.name("provider").unwrap_or_else(|| AUTO.to_owned());
         let model = fields.name("model");
         let stream = fields.take("stream").unwrap_or(false);
@@ -164,63 +163,13 @@ fn part_tokens(content: &Value) -> u64 {
         .sum()
 }
 
-/// The fields of a frame that were not looked at yet, and what is wrong with the others.
-struct Fields {
-    fields: Map<String, Value>,
-    faults: Vec<FaultyField>,
-}
-
 impl Fields {
-    fn fault(&mut self, field: &str, reason: impl Into<String>) {
-        self.faults.push(FaultyField::new(field, reason));
-    }
-
-    /// A missing field and `null` are the same.
-    fn take<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
-        let value = self.fields.remove(field).filter(|value| !value.is_null())?;
-        serde_json::from_value(value).map_err(|error| self.fault(field, error.to_string())).ok()
-    }
-
-    fn name(&mut self, field: &str) -> Option<String> {
-        let name: String = self.take(field)?;
-        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
-            self.fault(field, format!("must have 1 to {MAX_NAME_BYTES} bytes and no control characters"));
-            return None;
-        }
-        Some(name)
-    }
-
-    fn within(&mut self, field: &str, least: f64, most: f64) -> Option<f64> {
-        let number: f64 = self.take(field)?;
-        if !(least..=most).contains(&number) {
-            self.fault(field, format!("must be between {least} and {most}"));
-        }
-        Some(number)
-    }
-
     fn max_tokens(&mut self) -> Option<u32> {
         let max_tokens: u32 = self.take("maxTokens")?;
         if max_tokens == 0 {
             self.fault("maxTokens", "must be at least 1");
         }
         Some(max_tokens)
-    }
-
-    fn list<T: DeserializeOwned>(&mut self, field: &str, most: usize) -> Vec<T> {
-        let list: Vec<T> = self.take(field).unwrap_or_default();
-        if list.len() > most {
-            self.fault(field, format!("has {} entries and may have {most}", list.len()));
-        }
-        list
-    }
-
-    /// One string or a list of them.
-    fn texts(&mut self, field: &str, value: Value, most: usize) -> Vec<String> {
-        if let Value::String(text) = value {
-            return vec![text];
-        }
-        self.fields.insert(field.to_owned(), value);
-        self.list(field, most)
     }
 
     fn stop(&mut self) -> Vec<String> {
@@ -243,7 +192,7 @@ impl Fields {
             }
             (Some(_), true) => self.fault("prompt", "must be a text that is not empty"),
             (None, true) => {
-                if !self.faults.iter().any(|fault| fault.field == "messages") {
+                if !self.is_faulty("messages") {
                     self.fault("messages", "one of `messages` and `prompt` is required");
                 }
             }
@@ -271,14 +220,6 @@ impl Fields {
             self.fault(field, "must be a text or a list of texts, none of them empty");
         }
         inputs
-    }
-
-    /// What nobody asked for is a fault too: a misspelt `maxTokens` would cost money.
-    fn finish(mut self) -> Result<(), Vec<FaultyField>> {
-        for field in std::mem::take(&mut self.fields).keys() {
-            self.fault(field, "is not a field of this request");
-        }
-        if self.faults.is_empty() { Ok(()) } else { Err(self.faults) }
     }
 }
 

@@ -7,6 +7,8 @@ pub mod command;
 pub mod event;
 pub mod format;
 pub mod price;
+#[cfg(test)]
+mod tests;
 
 use chrono::{DateTime, Utc};
 use cqrs_es::{Aggregate, event_sink::EventSink};

@@ -9,6 +9,8 @@
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
 //! | [`json_rows`] | many rows as one parameter of a statement |
 //! | [`kafka`] | events on their way to Kafka, and back into views |
+//! | [`leadership`] | work that one node at a time does |
+//! | [`media`] | videos and thumbnails: taken in, kept, and served by URLs that end |
 //! | [`nodes`] | which processes are alive |
 //! | [`open_files`] | how many files and sockets there may be |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
@@ -17,6 +19,7 @@
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`standard_webhooks`] | signatures of webhooks, ours and others' |
 //! | [`vault`] | content sealed per subject, and the subjects' keys |
+//! | [`video_queue`] | the video jobs that have not ended, and the media that is kept |
 //! | [`video_providers`] | `/v1/videos` as OpenAI had it, Google's Veo, xAI |
 //! | [`webhooks`] | what clients are told over HTTP |
 
@@ -27,6 +30,8 @@ pub mod embedded_postgres;
 pub mod event_store;
 pub mod json_rows;
 pub mod kafka;
+pub mod leadership;
+pub mod media;
 pub mod nodes;
 pub mod open_files;
 pub mod orphaned_requests;
@@ -36,4 +41,5 @@ pub mod simulated_providers;
 pub mod standard_webhooks;
 pub mod vault;
 pub mod video_providers;
+pub mod video_queue;
 pub mod webhooks;

@@ -7,10 +7,13 @@
 //! | route | what |
 //! |---|---|
 //! | `POST /v1/chat/completions`, `POST /v1/embeddings` | OpenAI |
+//! | `POST`, `GET /v1/videos`, `GET`, `DELETE /v1/videos/{id}`, `GET /v1/videos/{id}/content` | OpenAI |
 //! | `POST /v1/messages`, `POST /v1/messages/count_tokens` | Anthropic, versions 2023-06-01 and 2026-10-21 |
 //! | `GET /v1/models` | Anthropic's form where `anthropic-version` is sent, else OpenAI's |
 //! | `PUT`, `GET`, `DELETE /admin/knobs` | see [`admin`] and [`knobs::rules::Rule`] |
 //! | `GET /admin/served`, `GET /admin/served/summary` | what was really served, for audits, see [`served`] |
+//! | `GET /admin/videos` | what was really created, see [`videos::CreatedVideo`] |
+//! | `PUT`, `DELETE /admin/webhook` | where events of videos go, see [`webhooks`] |
 //!
 //! # Tokens
 //!
@@ -24,6 +27,12 @@
 //! Unless a knob says otherwise: 150 ms until the status and the first token, then 60 tokens a second, about 60 tokens
 //! an answer. The same prompt always gets the same answer. An answer that is not streamed takes as long as the stream
 //! would have.
+//!
+//! # Videos
+//!
+//! A video is queued for 100 ms, in progress for 1 s, and then completed; its content is a real MP4 of the asked length
+//! and size (any even one up to 3840x2160, lying or standing; 1 to 60 s), at 8 frames a second. The header
+//! `Idempotency-Key` counts: its repeat gets the video that it created, another order under the same key a 400.
 //!
 //! # Knobs
 //!
@@ -41,13 +50,24 @@
 //!          | "tear=after:" count                     the connection is cut, without an end of the chunked body
 //!          | "hang=" ( "before" | "after:" count )   the status, or the next token, never comes
 //!          | "retry_after=" duration                 with fail=before: the `retry-after` header, 0s = none
+//!          | "fail=late"                             of videos: its status is failed once its time is over
+//!          | "hang=late"                             of videos: its status stays in progress
+//!          | "tear=created"                          of videos: it is created, and the connection cut before the status
+//!          | "vtime=" duration                       of videos: from the creation to the end
+//!          | "short=" count "s"                      of videos: the file is so much shorter than asked for, 1 s at least
+//!          | "idempotency=" ( "on" | "off" )         of videos: off creates one with every call
+//!          | "content=" ( "normal" | "garbage"       of videos: no MP4, half of one, or half of one and the connection
+//!                       | "truncated" | "torn" )     is cut
+//!          | "bandwidth=" count                      of videos: bytes a second of the content
+//!          | "webhook=" ( "once" | "twice" )         of videos: twice sends each event again, under the same id
 //! failure  = "400" | "401" | "404" | "429" | "500" | "503" | "529" | "bad_request" | "context_length"
 //!          | "unauthorized" | "not_found" | "rate_limit" | "insufficient_quota" | "server_error" | "overloaded"
 //! duration = count ( "ms" | "s" )
 //! ```
 //!
 //! Each knob at most once, and one of `fail`, `tear` and `hang`. What is cut "after n tokens" of an answer that has fewer
-//! does not happen; after as many as it has, it happens before the end is said.
+//! does not happen; after as many as it has, it happens before the end is said. The knobs of videos do nothing elsewhere,
+//! and of the others `ttft`, `fail=before` and `hang=before` apply to videos.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -57,20 +77,24 @@ use axum::{
     http::{HeaderName, HeaderValue},
     middleware,
     response::Response,
-    routing::{get, post},
+    routing::{get, post, put},
     serve::ListenerExt as _,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    films::Films,
     knobs::rules::{KnobError, Rule, Rules},
     served::ledger::Ledger,
+    videos::{CreatedVideo, store::Videos},
+    webhooks::{Webhook, WebhookError, Webhooks},
 };
 
 pub mod admin;
 mod answer;
 mod anthropic;
+mod films;
 pub mod knobs;
 mod models;
 mod openai;
@@ -80,6 +104,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod text;
+pub mod videos;
+pub mod webhooks;
 
 /// The largest request body, 32 MiB, which is Anthropic's own limit; above it the answer is a 413.
 pub const MAX_BODY_BYTES: usize = 32 << 20;
@@ -130,16 +156,20 @@ impl SimulatedProviders {
                 tracing::debug!(%error, "TCP_NODELAY was refused");
             }
         });
+        let webhooks = Arc::clone(&self.simulator.webhooks);
+        let _stop = webhooks.stop_on_drop();
         let serve = axum::serve(listener, router(self.simulator))
             .with_graceful_shutdown(shutdown.clone().cancelled_owned())
             .into_future();
-        tokio::select! {
+        let served = tokio::select! {
             served = serve => served,
             () = async { shutdown.cancelled().await; tokio::time::sleep(limit).await } => {
                 tracing::info!(limit_s = limit.as_secs(), "simulated calls were still open at the end of the drain");
                 Ok(())
             }
-        }
+        };
+        webhooks.stop().await;
+        served
     }
 }
 
@@ -148,6 +178,9 @@ impl SimulatedProviders {
 pub struct Simulator {
     rules: Arc<Rules>,
     ledger: Arc<Ledger>,
+    videos: Arc<Videos>,
+    films: Arc<Films>,
+    webhooks: Arc<Webhooks>,
 }
 
 impl Simulator {
@@ -165,16 +198,36 @@ impl Simulator {
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
+
+    /// The videos that were created, oldest first, the deleted ones as well, as `GET /admin/videos` tells of them.
+    pub fn videos(&self) -> Vec<CreatedVideo> {
+        self.videos.created_since(0).collect()
+    }
+
+    /// Sends the events of the videos that are created from now on there, as `PUT /admin/webhook` does.
+    pub fn put_webhook(&self, webhook: &Webhook) -> Result<(), WebhookError> {
+        self.webhooks.put(webhook)
+    }
+
+    /// Sends no events of the videos that are created from now on, as `DELETE /admin/webhook` does.
+    pub fn remove_webhook(&self) {
+        self.webhooks.remove();
+    }
 }
 
 fn router(simulator: Simulator) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(openai::chat::complete))
         .route("/v1/embeddings", post(openai::embeddings::embed))
+        .route("/v1/videos", get(openai::videos::list).post(openai::videos::create))
+        .route("/v1/videos/{id}", get(openai::videos::retrieve).delete(openai::videos::delete))
+        .route("/v1/videos/{id}/content", get(openai::videos::content::content))
         .route("/v1/messages", post(anthropic::messages::create))
         .route("/v1/messages/count_tokens", post(anthropic::messages::count_tokens))
         .route("/v1/models", get(models::list))
         .route("/admin/knobs", get(admin::list_rules).put(admin::put_rule).delete(admin::clear_rules))
+        .route("/admin/videos", get(admin::list_videos))
+        .route("/admin/webhook", put(admin::put_webhook).delete(admin::remove_webhook))
         .route("/admin/served", get(admin::list_served))
         .route("/admin/served/summary", get(admin::summarize_served))
         .fallback(models::unknown_route)

@@ -10,6 +10,7 @@ use aihub_domain::{
     account::Account,
     period::{Month, Period, event::PeriodEvent},
     request::Request,
+    video::VideoJob,
 };
 use aihub_infrastructure::event_store::decode::LogEntry;
 use chrono::{DateTime, NaiveDate, Utc};
@@ -106,6 +107,7 @@ fn closed_by(entry: &LogEntry) -> anyhow::Result<Option<Month>> {
 pub fn happened_at(entry: &LogEntry) -> anyhow::Result<Option<DateTime<Utc>>> {
     Ok(match entry.aggregate_type.as_str() {
         Request::TYPE => entry.event::<Request>()?.ended().map(|(_, ended_at)| ended_at),
+        VideoJob::TYPE => entry.event::<VideoJob>()?.ended().map(|(_, ended_at)| ended_at),
         Account::TYPE => Movement::of(entry.event::<Account>()?).map(|movement| movement.happened_at),
         _ => None,
     })

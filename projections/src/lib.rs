@@ -14,9 +14,10 @@
 //! | [`repricing`] | what a month would have cost at other prices |
 //! | [`request_status`] | how each request stands, without its content |
 //! | [`usage`] | what daily and monthly usage have in common |
-//! | [`usage_daily`] | requests, tokens and money a day |
-//! | [`usage_ledger`] | one row per request that ended, and the months that are closed |
-//! | [`usage_monthly`] | requests, tokens and money an accounting month |
+//! | [`usage_daily`] | requests, tokens, seconds of video and money a day |
+//! | [`usage_ledger`] | one row per request or video that ended, and the months that are closed |
+//! | [`usage_monthly`] | requests, tokens, seconds of video and money an accounting month |
+//! | [`video_status`] | how each video stands, without its content |
 //! | [`watermark`] | up to which position a view is true |
 
 pub mod access_log;
@@ -34,4 +35,5 @@ pub mod usage;
 pub mod usage_daily;
 pub mod usage_ledger;
 pub mod usage_monthly;
+pub mod video_status;
 pub mod watermark;

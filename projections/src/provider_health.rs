@@ -1,12 +1,15 @@
 //! How the providers do, hour by hour: how many calls were answered, how the others failed, and how long they took. The
-//! durations are a histogram of integers, which can be added up over hours, and is the same whenever it is made.
+//! durations are a histogram of integers, which can be added up over hours, and is the same whenever it is made. Kinds of
+//! work stand apart: an answer takes a second and a video minutes.
+
+mod videos;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::Arc,
 };
 
-use aihub_domain::request::Request;
+use aihub_domain::{request::Request, video::VideoJob};
 use aihub_infrastructure::{
     event_store::{decode::LogEntry, subscription::EventHandler},
     json_rows::json_rows,
@@ -17,25 +20,41 @@ use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
 
+use self::videos::OpenSubmissions;
 use crate::{
     booking::State,
-    key_text::key_text,
+    key_text::{key_text, name},
     rebuild,
-    usage::EVENT_TYPES,
     watermark::{AsOf, Snapshot},
 };
 
 pub const NAME: &str = "provider_health_v1";
 const STATE: &str = "provider_health_state_v1";
 const ANSWERED: &str = "answered";
+/// A request tells of its calls when it ends; a video goes through several events.
+const EVENT_TYPES: &[&str] = &[
+    "RequestCompleted",
+    "RequestFailed",
+    "RequestCancelled",
+    "SubmissionStarted",
+    "SubmissionRefused",
+    "SubmissionDenied",
+    "VideoCompleted",
+    "VideoFailed",
+    "VideoCancelled",
+    "VideoExpired",
+];
 
-/// A provider's hour.
+/// A provider's hour of one kind of work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProviderHealth {
     /// Its beginning.
     pub hour: DateTime<Utc>,
     pub provider: String,
+    /// `chat | completion | embedding | video`
+    pub kind: String,
     pub called: i64,
+    /// A video is, once it is completed.
     pub answered: i64,
     /// Calls that failed, by the kind of the failure.
     pub failed: BTreeMap<String, i64>,
@@ -51,6 +70,7 @@ pub struct ProviderHealth {
 struct Key {
     hour: DateTime<Utc>,
     provider: String,
+    kind: String,
     called: bool,
     outcome: String,
     up_to_ms: i64,
@@ -79,7 +99,7 @@ fn quantile_ms(durations: &Durations, percent: i64) -> Option<i64> {
     })
 }
 
-/// The hours that begin in `[from, to)`, by hour and provider.
+/// The hours that begin in `[from, to)`, by hour, provider and kind.
 pub async fn report(
     pool: &PgPool,
     from: DateTime<Utc>,
@@ -87,20 +107,20 @@ pub async fn report(
 ) -> Result<AsOf<Vec<ProviderHealth>>, sqlx::Error> {
     let mut snapshot = Snapshot::of(pool, NAME).await?;
     let rows = sqlx::query!(
-        "SELECT hour, provider, called, outcome, up_to_ms, attempts FROM provider_health_v1
+        "SELECT hour, provider, kind, called, outcome, up_to_ms, attempts FROM provider_health_v1
          WHERE hour >= $1 AND hour < $2",
         from,
         to,
     )
     .fetch_all(snapshot.connection())
     .await?;
-    let mut hours: BTreeMap<(DateTime<Utc>, String), (ProviderHealth, Durations)> = BTreeMap::new();
+    let mut hours: BTreeMap<(DateTime<Utc>, String, String), (ProviderHealth, Durations)> = BTreeMap::new();
     for row in rows {
-        let (health, durations) = match hours.entry((row.hour, row.provider)) {
+        let (health, durations) = match hours.entry((row.hour, row.provider, row.kind)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let (hour, provider) = new.key().clone();
-                new.insert((ProviderHealth::new(hour, provider), Durations::new()))
+                let (hour, provider, kind) = new.key().clone();
+                new.insert((ProviderHealth::new(hour, provider, kind), Durations::new()))
             }
         };
         if !row.called {
@@ -126,10 +146,11 @@ pub async fn report(
 }
 
 impl ProviderHealth {
-    fn new(hour: DateTime<Utc>, provider: String) -> Self {
+    fn new(hour: DateTime<Utc>, provider: String, kind: String) -> Self {
         Self {
             hour,
             provider,
+            kind,
             called: 0,
             answered: 0,
             failed: BTreeMap::new(),
@@ -146,7 +167,7 @@ pub struct View;
 
 impl rebuild::View for View {
     fn tables(&self) -> &'static [&'static str] {
-        &[STATE, NAME]
+        &[STATE, videos::NAME, NAME]
     }
 
     fn event_types(&self) -> &'static [&'static str] {
@@ -173,27 +194,34 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     struct Row {
         hour: DateTime<Utc>,
         provider: String,
+        kind: String,
         called: bool,
         outcome: String,
         up_to_ms: i64,
         attempts: i64,
     }
     let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
+    let mut open = OpenSubmissions::of(transaction, events).await?;
     let mut additions: BTreeMap<Key, i64> = BTreeMap::new();
     for entry in events {
-        if state.takes(entry)? && entry.aggregate_type == Request::TYPE {
-            add(&mut additions, entry)?;
+        if state.takes(entry)? {
+            match entry.aggregate_type.as_str() {
+                Request::TYPE => add_request(&mut additions, entry)?,
+                VideoJob::TYPE => add_video(&mut additions, &mut open, entry)?,
+                _ => {}
+            }
         }
     }
+    open.write(transaction).await?;
     if !additions.is_empty() {
         let rows = additions.into_iter().map(|(key, attempts)| {
-            let Key { hour, provider, called, outcome, up_to_ms } = key;
-            Row { hour, provider, called, outcome, up_to_ms, attempts }
+            let Key { hour, provider, kind, called, outcome, up_to_ms } = key;
+            Row { hour, provider, kind, called, outcome, up_to_ms, attempts }
         });
         sqlx::query!(
             "INSERT INTO provider_health_v1 AS h
                  SELECT * FROM json_populate_recordset(NULL::provider_health_v1, $1::text::json)
-             ON CONFLICT (hour, provider, called, outcome, up_to_ms) DO UPDATE SET
+             ON CONFLICT (hour, provider, kind, called, outcome, up_to_ms) DO UPDATE SET
                  attempts = h.attempts + excluded.attempts",
             json_rows(&rows.collect::<Vec<_>>())?,
         )
@@ -204,19 +232,36 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
 }
 
 /// Counts every call to a provider that the end of a request tells of.
-fn add(additions: &mut BTreeMap<Key, i64>, entry: &LogEntry) -> anyhow::Result<()> {
-    let Some(outcome) = entry.event::<Request>()?.outcome() else { return Ok(()) };
-    let hour = outcome.ended_at.duration_trunc(TimeDelta::hours(1))?;
+fn add_request(additions: &mut BTreeMap<Key, i64>, entry: &LogEntry) -> anyhow::Result<()> {
+    let end = entry.event::<Request>()?;
+    let (Some(outcome), Some((asked, _))) = (end.outcome(), end.ended()) else { return Ok(()) };
+    let (hour, kind) = (outcome.ended_at.duration_trunc(TimeDelta::hours(1))?, name(asked.kind)?);
     for attempt in &outcome.attempts {
         let key = Key {
             hour,
             provider: key_text(&attempt.provider),
+            kind: kind.clone(),
             called: !attempt.skipped,
             outcome: attempt.failure.as_deref().map_or_else(|| ANSWERED.to_owned(), key_text),
             up_to_ms: bound_ms(attempt.duration_ms),
         };
         *additions.entry(key).or_default() += 1;
     }
+    Ok(())
+}
+
+/// Counts the submission that is over by this event.
+fn add_video(additions: &mut BTreeMap<Key, i64>, open: &mut OpenSubmissions, entry: &LogEntry) -> anyhow::Result<()> {
+    let Some(call) = open.advance(&entry.aggregate_id, entry.event::<VideoJob>()?) else { return Ok(()) };
+    let key = Key {
+        hour: call.ended_at.duration_trunc(TimeDelta::hours(1))?,
+        provider: key_text(&call.provider),
+        kind: VideoJob::TYPE.to_owned(),
+        called: true,
+        outcome: call.failure.as_deref().map_or_else(|| ANSWERED.to_owned(), key_text),
+        up_to_ms: bound_ms(call.duration_ms),
+    };
+    *additions.entry(key).or_default() += 1;
     Ok(())
 }
 

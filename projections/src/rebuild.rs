@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     access_log, account_balance, credit_ledger, provider_health, request_status, usage_daily, usage_ledger,
-    usage_monthly,
+    usage_monthly, video_status,
 };
 
 /// The class of the rebuilds' session locks: the ASCII text "aihr".
@@ -61,6 +61,7 @@ pub fn views() -> Vec<Arc<dyn View>> {
         Arc::new(usage_daily::View),
         Arc::new(usage_ledger::View),
         Arc::new(usage_monthly::View),
+        Arc::new(video_status::View),
     ]
 }
 

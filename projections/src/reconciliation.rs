@@ -1,4 +1,5 @@
-//! A provider's own usage export beside what our ledger says, per UTC day and model.
+//! A provider's own usage export beside what our ledger says, per UTC day and model. Exports are of tokens: videos, which
+//! use none, are compared by nobody.
 
 mod export;
 #[cfg(test)]
@@ -74,6 +75,7 @@ pub async fn ours(
                     sum(cached_input_tokens)::bigint, sum(cache_write_tokens)::bigint, sum(output_tokens)::bigint
              FROM usage_ledger_v1
              WHERE accounting_month >= date_trunc('month', $1)::date AND provider = ANY ($3) AND price_id IS NOT NULL
+                 AND kind <> 'video'
                  AND ended_at >= $1::timestamp AT TIME ZONE 'UTC' AND ended_at < ($2 + 1)::timestamp AT TIME ZONE 'UTC'
              GROUP BY 1, 2",
         )

@@ -1,5 +1,6 @@
 //! What a month would have cost at other prices, request by request. Nothing changes by it; who wants it to appends the
-//! corrections that come out as credit and debit notes.
+//! corrections that come out as credit and debit notes. Prices are those of tokens, so it is about requests: a video was
+//! charged for at the price that its client was told.
 
 use std::collections::BTreeMap;
 
@@ -83,7 +84,8 @@ impl BookedMonth {
     ) -> impl Stream<Item = Result<Repriced, sqlx::Error>> + 'a {
         let entries = sqlx::query_as(
             "SELECT * FROM usage_ledger_v1
-             WHERE accounting_month = $1 AND position <= $2 AND price_id IS NOT NULL ORDER BY account, position",
+             WHERE accounting_month = $1 AND position <= $2 AND price_id IS NOT NULL AND kind <> 'video'
+             ORDER BY account, position",
         )
         .bind(self.month.first_day())
         .bind(self.basis.position.cast_signed())

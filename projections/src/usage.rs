@@ -9,15 +9,24 @@ use sqlx::PgConnection;
 
 use crate::usage_ledger::UsageEntry;
 
-/// What usage is made from: the ends of requests, and the closes.
-pub const EVENT_TYPES: &[&str] =
-    &["RequestCompleted", "RequestFailed", "RequestCancelled", "RequestAbandoned", "MonthClosed"];
+/// What usage is made from: the ends of requests and of videos, and the closes.
+pub const EVENT_TYPES: &[&str] = &[
+    "RequestCompleted",
+    "RequestFailed",
+    "RequestCancelled",
+    "RequestAbandoned",
+    "VideoCompleted",
+    "VideoFailed",
+    "VideoCancelled",
+    "VideoExpired",
+    "MonthClosed",
+];
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     /// Ended, in whatever way.
     pub requests: i64,
-    /// Of these, failed or abandoned.
+    /// Of these, failed, abandoned or expired.
     pub failed: i64,
     /// Of these, those whose tokens are our own count.
     pub estimated: i64,
@@ -27,6 +36,8 @@ pub struct Usage {
     /// Thinking included.
     pub output_tokens: i64,
     pub reasoning_tokens: i64,
+    /// That were billed.
+    pub video_seconds: i64,
     /// By the price list.
     pub list_microcredits: i64,
     pub charged_microcredits: i64,
@@ -59,6 +70,7 @@ impl Usage {
             cache_write_tokens: entry.cache_write_tokens,
             output_tokens: entry.output_tokens,
             reasoning_tokens: entry.reasoning_tokens,
+            video_seconds: entry.video_seconds,
             list_microcredits: entry.list_microcredits,
             charged_microcredits: entry.charged_microcredits,
             cost_picousd: entry.cost_picousd.into(),
@@ -74,6 +86,7 @@ impl Usage {
         self.cache_write_tokens += other.cache_write_tokens;
         self.output_tokens += other.output_tokens;
         self.reasoning_tokens += other.reasoning_tokens;
+        self.video_seconds += other.video_seconds;
         self.list_microcredits += other.list_microcredits;
         self.charged_microcredits += other.charged_microcredits;
         self.cost_picousd += other.cost_picousd;
@@ -122,6 +135,7 @@ impl Additions {
                  cache_write_tokens = u.cache_write_tokens + excluded.cache_write_tokens,
                  output_tokens = u.output_tokens + excluded.output_tokens,
                  reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens,
+                 video_seconds = u.video_seconds + excluded.video_seconds,
                  list_microcredits = u.list_microcredits + excluded.list_microcredits,
                  charged_microcredits = u.charged_microcredits + excluded.charged_microcredits,
                  cost_picousd = u.cost_picousd + excluded.cost_picousd"

@@ -1,4 +1,4 @@
-//! Requests, tokens and money a day, by account, user, provider and model. A request counts on the UTC day of its end,
+//! Requests, tokens, seconds of video and money a day, by account, user, provider and model. A request counts on the UTC day of its end,
 //! or, where the end's month was closed before it was recorded, on the first day of the month that was open then.
 
 use std::sync::Arc;
@@ -82,6 +82,7 @@ pub async fn report(
                   sum(cached_input_tokens)::bigint AS "cached_input_tokens!",
                   sum(cache_write_tokens)::bigint AS "cache_write_tokens!",
                   sum(output_tokens)::bigint AS "output_tokens!", sum(reasoning_tokens)::bigint AS "reasoning_tokens!",
+                  sum(video_seconds)::bigint AS "video_seconds!",
                   sum(list_microcredits)::bigint AS "list_microcredits!",
                   sum(charged_microcredits)::bigint AS "charged_microcredits!",
                   sum(cost_picousd)::text AS "cost_picousd!"
@@ -115,6 +116,7 @@ pub async fn report(
             cache_write_tokens: row.cache_write_tokens,
             output_tokens: row.output_tokens,
             reasoning_tokens: row.reasoning_tokens,
+            video_seconds: row.video_seconds,
             list_microcredits: row.list_microcredits,
             charged_microcredits: row.charged_microcredits,
             cost_picousd: row.cost_picousd.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,

@@ -1,5 +1,7 @@
-//! One row per request that ended, with its tokens and its money, in the order of the log. Rows never change, so what
-//! was known at a position is what stands up to it. Beside it the months that are closed.
+//! One row per request or video that ended, with what it used and its money, in the order of the log. Rows never change,
+//! so what was known at a position is what stands up to it. Beside it the months that are closed.
+
+mod end;
 
 use std::sync::Arc;
 
@@ -9,7 +11,6 @@ use aihub_domain::{
         Month, Period,
         event::{MonthTotals, PeriodEvent},
     },
-    request::{Request, event::RequestEvent},
 };
 use aihub_infrastructure::{
     event_store::{decode::LogEntry, subscription::EventHandler},
@@ -21,17 +22,12 @@ use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::{PgConnection, PgTransaction};
 
-use crate::{
-    booking::{Booking, State},
-    key_text::{key_text, name},
-    rebuild,
-    usage::EVENT_TYPES,
-};
+use crate::{booking::State, rebuild, usage::EVENT_TYPES};
 
 pub const NAME: &str = "usage_ledger_v1";
 const STATE: &str = "usage_ledger_state_v1";
 
-/// What a request came to in the end. Where nothing was used, its figures are zero.
+/// What a request or a video came to in the end. Where nothing was used, its figures are zero.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct UsageEntry {
     pub position: i64,
@@ -43,15 +39,16 @@ pub struct UsageEntry {
     pub accounting_month: NaiveDate,
     /// The closed month in which it ended.
     pub corrects_month: Option<NaiveDate>,
+    /// Or the video's.
     pub request_id: String,
     pub account: String,
     pub user_id: String,
-    /// `chat | completion | embedding`
+    /// `chat | completion | embedding | video`
     pub kind: String,
     /// Who answered; what was asked for where nobody did, so possibly `auto`.
     pub provider: String,
     pub model: String,
-    /// `completed | failed | cancelled | abandoned`
+    /// `completed | failed | cancelled | abandoned | expired`
     pub status: String,
     pub client_left: bool,
     /// The tokens are our own count.
@@ -62,6 +59,8 @@ pub struct UsageEntry {
     /// Thinking included.
     pub output_tokens: i64,
     pub reasoning_tokens: i64,
+    /// That were charged for.
+    pub video_seconds: i64,
     pub price_id: Option<String>,
     /// By the price list; more than was charged where the account had no more.
     pub list_microcredits: i64,
@@ -81,59 +80,7 @@ pub struct MonthClose {
     pub closed_at: DateTime<Utc>,
 }
 
-impl UsageEntry {
-    /// `None` for what is not the end of a request.
-    pub fn of(entry: &LogEntry, closed: Option<Month>) -> anyhow::Result<Option<Self>> {
-        if entry.aggregate_type != Request::TYPE {
-            return Ok(None);
-        }
-        let end = entry.event::<Request>()?;
-        let Some((asked, ended_at)) = end.ended() else { return Ok(None) };
-        let (status, client_left) = match end {
-            RequestEvent::RequestAccepted(_) => return Ok(None),
-            RequestEvent::RequestCompleted { client_left, .. } => ("completed", *client_left),
-            RequestEvent::RequestFailed { .. } => ("failed", false),
-            RequestEvent::RequestCancelled { .. } => ("cancelled", false),
-            RequestEvent::RequestAbandoned { .. } => ("abandoned", false),
-        };
-        let outcome = end.outcome();
-        let usage = outcome.map(|outcome| outcome.usage).unwrap_or_default();
-        let charge = outcome.map(|outcome| outcome.charge.clone()).unwrap_or_default();
-        let booking = Booking::of(ended_at, closed);
-        Ok(Some(Self {
-            position: entry.position.cast_signed(),
-            recorded_at: entry.recorded_at,
-            ended_at,
-            usage_day: booking.day,
-            accounting_month: booking.month.first_day(),
-            corrects_month: booking.corrects.map(Month::first_day),
-            request_id: entry.aggregate_id.clone(),
-            account: key_text(&asked.account),
-            user_id: key_text(&asked.user),
-            kind: name(asked.kind)?,
-            provider: key_text(outcome.and_then(|outcome| outcome.provider.as_ref()).unwrap_or(&asked.provider)),
-            model: key_text(outcome.and_then(|outcome| outcome.model.as_ref()).unwrap_or(&asked.model)),
-            status: status.to_owned(),
-            client_left,
-            estimated: outcome.is_some_and(|outcome| outcome.estimated),
-            input_tokens: usage.input.try_into()?,
-            cached_input_tokens: usage.cached_input.try_into()?,
-            cache_write_tokens: usage.cache_write.try_into()?,
-            output_tokens: usage.output.try_into()?,
-            reasoning_tokens: usage.reasoning.try_into()?,
-            price_id: charge.price_id,
-            list_microcredits: charge.list.0,
-            charged_microcredits: charge.amount.0,
-            cost_picousd: charge.cost.0,
-        }))
-    }
-
-    pub fn has_failed(&self) -> bool {
-        matches!(self.status.as_str(), "failed" | "abandoned")
-    }
-}
-
-/// What is booked in a month, of requests, up to a position; the credits that moved otherwise are not in it.
+/// What is booked in a month, of requests and videos, up to a position; the credits that moved otherwise are not in it.
 pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> Result<MonthTotals, sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT count(*) AS "requests!", coalesce(sum(input_tokens), 0)::bigint AS "input_tokens!",
@@ -141,6 +88,7 @@ pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> 
                   coalesce(sum(cache_write_tokens), 0)::bigint AS "cache_write_tokens!",
                   coalesce(sum(output_tokens), 0)::bigint AS "output_tokens!",
                   coalesce(sum(reasoning_tokens), 0)::bigint AS "reasoning_tokens!",
+                  coalesce(sum(video_seconds), 0)::bigint AS "video_seconds!",
                   coalesce(sum(charged_microcredits), 0)::bigint AS "charged_microcredits!",
                   coalesce(sum(cost_picousd), 0)::text AS "cost_picousd!"
            FROM usage_ledger_v1 WHERE accounting_month = $1 AND position <= $2"#,
@@ -156,6 +104,7 @@ pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> 
         cache_write_tokens: row.cache_write_tokens.cast_unsigned(),
         output_tokens: row.output_tokens.cast_unsigned(),
         reasoning_tokens: row.reasoning_tokens.cast_unsigned(),
+        video_seconds: row.video_seconds.cast_unsigned(),
         charged_microcredits: Microcredits(row.charged_microcredits),
         cost_picousd: sum(row.cost_picousd)?,
         ..MonthTotals::default()
@@ -166,7 +115,7 @@ pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> 
 pub async fn closes(connection: &mut PgConnection) -> Result<Vec<MonthClose>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT month, position, watermark, chain_hash, requests, input_tokens, cached_input_tokens,
-                  cache_write_tokens, output_tokens, reasoning_tokens, charged_microcredits,
+                  cache_write_tokens, output_tokens, reasoning_tokens, video_seconds, charged_microcredits,
                   cost_picousd::text AS "cost_picousd!", granted_microcredits, expired_microcredits,
                   credit_notes_microcredits, debit_notes_microcredits, actor, closed_at
            FROM month_close_v1 ORDER BY month"#
@@ -186,6 +135,7 @@ pub async fn closes(connection: &mut PgConnection) -> Result<Vec<MonthClose>, sq
                 cache_write_tokens: row.cache_write_tokens.cast_unsigned(),
                 output_tokens: row.output_tokens.cast_unsigned(),
                 reasoning_tokens: row.reasoning_tokens.cast_unsigned(),
+                video_seconds: row.video_seconds.cast_unsigned(),
                 charged_microcredits: Microcredits(row.charged_microcredits),
                 cost_picousd: sum(row.cost_picousd)?,
                 granted_microcredits: Microcredits(row.granted_microcredits),
@@ -264,7 +214,7 @@ async fn insert_close(
 ) -> anyhow::Result<()> {
     sqlx::query!(
         "INSERT INTO month_close_v1
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::text::numeric, $13, $14, $15, $16, $17, $18)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::numeric, $14, $15, $16, $17, $18, $19)",
         month.first_day(),
         at.cast_signed(),
         position.cast_signed(),
@@ -275,6 +225,7 @@ async fn insert_close(
         i64::try_from(totals.cache_write_tokens)?,
         i64::try_from(totals.output_tokens)?,
         i64::try_from(totals.reasoning_tokens)?,
+        i64::try_from(totals.video_seconds)?,
         totals.charged_microcredits.0,
         totals.cost_picousd.0.to_string(),
         totals.granted_microcredits.0,

@@ -1,4 +1,4 @@
-//! Requests, tokens and money an accounting month, by account, user, provider and model.
+//! Requests, tokens, seconds of video and money an accounting month, by account, user, provider and model.
 
 use std::sync::Arc;
 
@@ -36,8 +36,8 @@ pub async fn between(
 ) -> Result<Vec<MonthlyUsage>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT month, account, user_id, provider, model, requests, failed, estimated, input_tokens,
-                  cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, list_microcredits,
-                  charged_microcredits, cost_picousd::text AS "cost_picousd!"
+                  cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, video_seconds,
+                  list_microcredits, charged_microcredits, cost_picousd::text AS "cost_picousd!"
            FROM usage_monthly_v1 WHERE month BETWEEN $1 AND $2 ORDER BY month, account, user_id, provider, model"#,
         first.first_day(),
         last.first_day(),
@@ -54,6 +54,7 @@ pub async fn between(
             cache_write_tokens: row.cache_write_tokens,
             output_tokens: row.output_tokens,
             reasoning_tokens: row.reasoning_tokens,
+            video_seconds: row.video_seconds,
             list_microcredits: row.list_microcredits,
             charged_microcredits: row.charged_microcredits,
             cost_picousd: row.cost_picousd.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,

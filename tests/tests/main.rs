@@ -19,5 +19,6 @@ mod routing;
 mod store;
 mod streams;
 mod vault;
+mod videos;
 mod views;
 mod webhooks;

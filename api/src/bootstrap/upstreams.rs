@@ -16,7 +16,7 @@ use crate::config::{
 };
 
 /// What the simulator takes for a key.
-const SIMULATED_KEY: &str = "sk-simulated";
+pub(super) const SIMULATED_KEY: &str = "sk-simulated";
 
 /// `simulator` is where the simulated providers of this process listen.
 pub fn upstreams(config: &Config, simulator: Option<SocketAddr>) -> anyhow::Result<Vec<Arc<Upstream>>> {

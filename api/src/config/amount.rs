@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use aihub_domain::{
-    money::{Microcredits, MicrocreditsPerUsd},
+    money::{Microcredits, MicrocreditsPerUsd, PicoUsd},
     price::PicoUsdPerToken,
 };
 use rust_decimal::{Decimal, prelude::ToPrimitive};
@@ -38,6 +38,28 @@ pub struct CreditsPerUsd(pub MicrocreditsPerUsd);
 /// US dollars per million tokens, the figure that price lists print: `"0.10"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UsdPerMillionTokens(pub PicoUsdPerToken);
+
+/// US dollars, with at most nine decimals: `"0.10"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usd(pub PicoUsd);
+
+impl<'de> Deserialize<'de> for Usd {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let invalid = || de::Error::custom("must be US dollars, 0 to 1,000,000, such as \"0.10\"");
+        let usd = Decimal::from_str_exact(&number_text(deserializer)?).map_err(|_| invalid())?;
+        if usd.is_sign_negative() || usd > Decimal::from(1_000_000) || usd.scale() > 9 {
+            return Err(invalid());
+        }
+        let pico = usd.checked_mul(Decimal::from(1_000_000_000_000_i64)).and_then(|pico| pico.to_i64());
+        pico.map(|pico| Self(PicoUsd(pico))).ok_or_else(invalid)
+    }
+}
+
+impl Serialize for Usd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Decimal::new(self.0.0, 12).normalize())
+    }
+}
 
 impl<'de> Deserialize<'de> for Credits {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

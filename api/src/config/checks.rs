@@ -15,6 +15,7 @@ use super::{
     prices::PriceSettings,
     providers::ProviderSettings,
     sections::KafkaSettings,
+    videos::VideoProviderSettings,
 };
 use crate::auth::secret::Secret;
 
@@ -43,8 +44,12 @@ pub fn faults(config: &Config) -> Vec<Fault> {
         faults.push(Fault::new(key, error.to_string()));
     }
     check_kafka(&config.kafka, &mut faults);
+    config.media.faults(&mut faults);
     for (name, provider) in &config.providers {
         check_provider(name, provider, &mut faults);
+    }
+    for (name, provider) in &config.video_providers {
+        check_video_provider(name, provider, config.videos.recover_after_ms, &mut faults);
     }
     for (index, group) in config.routing.equivalents.iter().enumerate() {
         for model in group {
@@ -78,6 +83,11 @@ fn zeros(config: &Config) -> Vec<Fault> {
         ("gateway.request_timeout_ms", config.gateway.request_timeout_ms),
         ("audit.checkpoint_interval_ms", config.audit.checkpoint_interval_ms),
         ("gateway.node_timeout_ms", config.gateway.node_timeout_ms),
+        ("videos.max_queued", config.videos.max_queued),
+        ("videos.max_queued_per_account", config.videos.max_queued_per_account),
+        ("videos.max_wait_ms", config.videos.max_wait_ms),
+        ("videos.deadline_ms", config.videos.deadline_ms),
+        ("videos.poll_ms", config.videos.poll_ms),
     ];
     let zero = sizes.iter().filter(|(_, size)| *size == 0).map(|(key, _)| *key);
     let zero = zero.chain(times.iter().filter(|(_, time)| *time == 0).map(|(key, _)| *key));
@@ -153,6 +163,39 @@ fn check_provider(name: &str, provider: &ProviderSettings, faults: &mut Vec<Faul
     }
 }
 
+fn check_video_provider(name: &str, provider: &VideoProviderSettings, recover_after_ms: u64, faults: &mut Vec<Fault>) {
+    let at = |key: &str| format!("video_providers.{name}.{key}");
+    let mut fault = |key: &str, reason: &str| faults.push(Fault::new(at(key), reason));
+    if name == AUTO {
+        fault("", "has a name that stands for the choice among all of them");
+    }
+    if let Some(reason) = provider.base_url.as_deref().and_then(url_fault) {
+        fault("base_url", reason);
+    }
+    if provider.limits.max_concurrency == 0 {
+        fault("limits.max_concurrency", "must be at least 1");
+    }
+    if !(1..=100).contains(&provider.breaker.failure_percent) {
+        fault("breaker.failure_percent", "must be 1 to 100");
+    }
+    if provider.timeouts.answer_ms == 0 || provider.timeouts.answer_ms >= recover_after_ms {
+        fault("timeouts.answer_ms", "must be at least 1, and below `videos.recover_after_ms`");
+    }
+    for (model, settings) in &provider.models {
+        let mut fault = |key: &str, reason: &str| fault(&format!("models.{model}.{key}"), reason);
+        if settings.durations.is_empty() || settings.durations.contains(&0) {
+            fault("durations", "must be the lengths that it makes, in seconds");
+        }
+        if settings.resolutions.is_empty() || settings.aspect_ratios.is_empty() {
+            fault("resolutions", "and `aspect_ratios` must say what it makes");
+        }
+        let priced = |resolution| settings.prices.iter().any(|price| price.usd_per_second.contains_key(resolution));
+        if !settings.resolutions.iter().all(priced) {
+            fault("prices", "has none for some of the `resolutions`; what is free has the price 0");
+        }
+    }
+}
+
 /// What a listed model and the unlisted ones have in common.
 struct Terms {
     serves: ModelKind,
@@ -207,7 +250,7 @@ impl Terms {
 }
 
 /// A URL shows in logs and in `aihub config`, so nothing secret may stand in it.
-fn url_fault(text: &str) -> Option<&'static str> {
+pub(super) fn url_fault(text: &str) -> Option<&'static str> {
     let Ok(url) = Url::parse(text) else { return Some("is not a URL") };
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Some("must be an http or https URL");

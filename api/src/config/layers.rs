@@ -23,7 +23,7 @@ const PREFIX: &str = "AIHUB__";
 
 /// Names that people and platforms know. `AIHUB_*` with one underscore cannot be checked: Kubernetes sets such
 /// variables for a service that is called `aihub`.
-const CUSTOMARY: [(&str, &str); 9] = [
+const CUSTOMARY: [(&str, &str); 11] = [
     ("AIHUB_ENV", "environment"),
     ("DATABASE_URL", "database.url"),
     ("KAFKA_BROKERS", "kafka.brokers"),
@@ -31,6 +31,8 @@ const CUSTOMARY: [(&str, &str); 9] = [
     ("OPENAI_BASE_URL", "providers.openai.base_url"),
     ("ANTHROPIC_API_KEY", "providers.claude.api_key"),
     ("ANTHROPIC_BASE_URL", "providers.claude.base_url"),
+    ("GEMINI_API_KEY", "video_providers.veo.api_key"),
+    ("XAI_API_KEY", "video_providers.xai.api_key"),
     ("JWT_SECRET", "auth.hs256_secret"),
     ("JWT_JWKS_URL", "auth.jwks_url"),
 ];

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Config, error::ConfigError, providers::Reach};
+use super::{Config, error::ConfigError, media::DeliveryKind, providers::Reach};
 
 /// Something that development makes up and production refuses to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,15 @@ pub fn missing(config: &Config) -> Vec<Missing> {
                       the database";
         lacks("no key for the log's checkpoints but a development one".to_owned(), remedy.to_owned());
     }
+    if config.media.url_secret.is_none() && config.media.signs() {
+        let remedy =
+            "set AIHUB__MEDIA__URL_SECRET (32 bytes or more, `openssl rand -base64 32`), the same for all nodes";
+        lacks("no secret to sign the URLs of media with but a development one".to_owned(), remedy.to_owned());
+    }
+    if config.media.public_url.is_none() && config.media.delivery == DeliveryKind::Signed {
+        let remedy = "set AIHUB__MEDIA__PUBLIC_URL, for example to https://aihub.example";
+        lacks("no URL under which clients reach this service for their videos".to_owned(), remedy.to_owned());
+    }
     for provider in config.providers_to_start() {
         let (name, kind) = (provider.name, provider.settings.kind);
         let off = format!("`providers.{name}.enabled = false` (AIHUB__PROVIDERS__{}__ENABLED)", name.to_uppercase());
@@ -50,6 +59,11 @@ pub fn missing(config: &Config) -> Vec<Missing> {
             let remedy = format!("set `providers.{name}.api_key`; an empty one says that its server needs none");
             lacks(format!("providers.{name} has no key"), remedy);
         }
+    }
+    let simulated = config.video_providers.iter().filter(|(_, provider)| provider.enabled && provider.simulated);
+    for (name, _) in simulated {
+        let off = format!("`video_providers.{name}.enabled = false`");
+        lacks(format!("video_providers.{name} is simulated"), format!("remove `simulated`, or set {off}"));
     }
     if config.providers_to_start().next().is_none() {
         lacks("no provider is enabled".to_owned(), "configure one under `providers`".to_owned());

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
-use aihub_application::upstream::{BreakerPolicy, UpstreamLimits, UpstreamSettings};
+use aihub_application::upstream::{BreakerPolicy, UpstreamSettings, guard::UpstreamLimits};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -131,6 +131,17 @@ impl Default for ProviderTimeouts {
     }
 }
 
+impl BreakerSettings {
+    pub fn policy(&self) -> BreakerPolicy {
+        BreakerPolicy {
+            window: duration_ms(self.window_ms),
+            min_calls: self.min_calls,
+            failure_percent: self.failure_percent,
+            open_for: duration_ms(self.open_for_ms),
+        }
+    }
+}
+
 impl Default for BreakerSettings {
     fn default() -> Self {
         Self { window_ms: 60_000, min_calls: 10, failure_percent: 50, open_for_ms: 30_000 }
@@ -226,12 +237,7 @@ impl ProviderSettings {
                 requests_per_minute: self.limits.requests_per_minute,
                 tokens_per_minute: self.limits.tokens_per_minute,
             },
-            breaker: BreakerPolicy {
-                window: duration_ms(self.breaker.window_ms),
-                min_calls: self.breaker.min_calls,
-                failure_percent: self.breaker.failure_percent,
-                open_for: duration_ms(self.breaker.open_for_ms),
-            },
+            breaker: self.breaker.policy(),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         event_log::{AppendError, LoadError},
         provider::{Delta, DeltaStream, EmbedCall, Embeddings, FailureKind, FinishReason, GenerateCall, ProviderError},
     },
-    upstream::{Turn, UnavailableReason},
+    upstream::guard::{Turn, UnavailableReason},
 };
 
 /// How often the whole list of candidates is gone through.

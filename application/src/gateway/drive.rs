@@ -95,7 +95,12 @@ fn first_chunk(job: &Job, progress: &mut Progress) {
     progress.first_chunk_ms.get_or_insert_with(|| millis(job.started.elapsed()));
 }
 
-fn interrupted(job: &Job, turn: &mut crate::upstream::Turn, error: &ProviderError, progress: &mut Progress) -> Ending {
+fn interrupted(
+    job: &Job,
+    turn: &mut crate::upstream::guard::Turn,
+    error: &ProviderError,
+    progress: &mut Progress,
+) -> Ending {
     turn.failed(error);
     progress.end_attempt(Some(error));
     let provider = progress.answering.as_ref().map(|answering| answering.provider.clone()).unwrap_or_default();

@@ -25,7 +25,7 @@ pub enum PeriodEvent {
 /// What is booked in a month.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonthTotals {
-    /// That ended, in whatever way.
+    /// That ended, in whatever way; videos as well.
     pub requests: u64,
     pub input_tokens: u64,
     pub cached_input_tokens: u64,
@@ -33,6 +33,8 @@ pub struct MonthTotals {
     /// Thinking included.
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
+    /// That were billed.
+    pub video_seconds: u64,
     pub charged_microcredits: Microcredits,
     pub cost_picousd: PicoUsdSum,
     pub granted_microcredits: Microcredits,

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::video::VideoKnobs;
+
 pub mod rules;
 pub(super) mod suffix;
+pub mod video;
 
 /// The longest answer that a knob can order, in tokens: the models' own limit.
 pub const MAX_OUTPUT_TOKENS: u32 = 128_000;
@@ -29,6 +32,7 @@ pub struct Knobs {
     pub output_tokens: Option<u32>,
     pub trouble: Option<Trouble>,
     pub usage: Option<UsageReport>,
+    pub video: VideoKnobs,
 }
 
 /// What goes wrong. Counts are in output tokens.
@@ -44,6 +48,12 @@ pub enum Trouble {
     TearAfter(u32),
     /// The stream stays open and silent; without streaming, the status never comes.
     HangAfter(u32),
+    /// Of videos: its status is `failed` once its time is over.
+    FailLate,
+    /// Of videos: its status stays `in_progress`.
+    HangLate,
+    /// Of videos: the connection is closed once the video is created, before the status. A repeat is answered.
+    TearCreated,
 }
 
 /// An error of the provider's, answered instead of serving the call.
@@ -95,6 +105,7 @@ pub(super) struct Settings {
     pub output_tokens: Option<u32>,
     pub trouble: Option<Trouble>,
     pub usage: UsageReport,
+    pub video: VideoKnobs,
 }
 
 impl Knobs {
@@ -107,6 +118,7 @@ impl Knobs {
             output_tokens: self.output_tokens.or(below.output_tokens),
             trouble: self.trouble.or(below.trouble),
             usage: self.usage.or(below.usage),
+            video: self.video.over(below.video),
         }
     }
 
@@ -118,15 +130,19 @@ impl Knobs {
             output_tokens: self.output_tokens,
             trouble: self.trouble,
             usage: self.usage.unwrap_or_default(),
+            video: self.video,
         }
     }
 
     /// Whether all values are within their limits; the message names the knob.
     pub(super) fn check(&self) -> Result<(), String> {
         let too_long = |wait: Option<Duration>| wait.is_some_and(|wait| wait > MAX_WAIT);
-        if too_long(self.ttft) {
-            return Err(format!("ttft is over {} s", MAX_WAIT.as_secs()));
+        for (name, wait) in [("ttft", self.ttft), ("vtime", self.video.time)] {
+            if too_long(wait) {
+                return Err(format!("{name} is over {} s", MAX_WAIT.as_secs()));
+            }
         }
+        self.video.check()?;
         if let Some(Trouble::FailBefore(failure)) = &self.trouble {
             if too_long(failure.retry_after_ms.map(Duration::from_millis)) {
                 return Err(format!("retry_after is over {} s", MAX_WAIT.as_secs()));

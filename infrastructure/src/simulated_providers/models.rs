@@ -15,6 +15,7 @@ use super::{
     openai::{self, error::OpenAiError},
 };
 
+#[derive(PartialEq, Eq)]
 pub(super) struct Model {
     pub name: &'static str,
     pub display_name: &'static str,
@@ -27,16 +28,19 @@ pub(super) struct Model {
 pub(super) enum Use {
     Chat { max_output_tokens: u32 },
     Embedding { dimensions: u32 },
+    Video,
 }
 
 /// Limits as in the price list of 2026-11.
-pub(super) static MODELS: [Model; 9] = [
+pub(super) static MODELS: [Model; 11] = [
     openai_chat("gpt-6-astra"),
     openai_chat("gpt-6.1-sol"),
     openai_chat("gpt-6.1-terra"),
     openai_chat("gpt-6-luna"),
     openai_embedding("text-embedding-3-small", 1536),
     openai_embedding("text-embedding-3-large", 3072),
+    openai_video("sora-2"),
+    openai_video("sora-2-pro"),
     claude("claude-opus-5-5", "Claude Opus 5.5 (simulated)"),
     claude("claude-sonnet-5-5", "Claude Sonnet 5.5 (simulated)"),
     claude("claude-haiku-5-5", "Claude Haiku 5.5 (simulated)"),
@@ -50,6 +54,11 @@ const fn openai_chat(name: &'static str) -> Model {
 const fn openai_embedding(name: &'static str, dimensions: u32) -> Model {
     let use_ = Use::Embedding { dimensions };
     Model { name, display_name: name, provider: SimulatedProvider::OpenAi, max_input_tokens: 8_191, use_ }
+}
+
+/// What a video is asked for with is limited in characters and not in tokens.
+const fn openai_video(name: &'static str) -> Model {
+    Model { name, display_name: name, provider: SimulatedProvider::OpenAi, max_input_tokens: 0, use_: Use::Video }
 }
 
 const fn claude(name: &'static str, display_name: &'static str) -> Model {

@@ -1,4 +1,4 @@
-//! OpenAI's side: chat completions and embeddings, their headers and errors.
+//! OpenAI's side: chat completions, embeddings and videos, their headers and errors.
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ pub(super) mod chat;
 pub(super) mod embeddings;
 pub(super) mod error;
 mod request;
+pub(super) mod videos;
 mod wire;
 
 /// The key that is refused. Any other is taken.

@@ -93,13 +93,19 @@ pub(super) async fn respond<D: Dialect>(
 
 /// What happens before the first token: a failure, silence, or a wait.
 pub(super) async fn before<D: Dialect>(settings: &Settings, serving: &Serving) -> Option<Response> {
+    let failed = trouble_before::<D>(settings, serving).await;
+    if failed.is_none() {
+        wait(settings.ttft).await;
+    }
+    failed
+}
+
+/// What keeps a call from being served at all: a failure, or silence.
+pub(super) async fn trouble_before<D: Dialect>(settings: &Settings, serving: &Serving) -> Option<Response> {
     match &settings.trouble {
         Some(Trouble::FailBefore(failure)) => Some(fail::<D>(failure, serving)),
         Some(Trouble::HangBefore) => hang(serving).await,
-        _ => {
-            wait(settings.ttft).await;
-            None
-        }
+        _ => None,
     }
 }
 
@@ -145,7 +151,7 @@ pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn json<D: Dialect>(call: u64, processing: Duration, body: Body) -> Response {
+pub(super) fn json<D: Dialect>(call: u64, processing: Duration, body: Body) -> Response {
     let mut headers = D::headers(call, processing);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     (StatusCode::OK, headers, body).into_response()
@@ -163,7 +169,7 @@ async fn hang<T>(serving: &Serving) -> T {
     pending().await
 }
 
-async fn wait(duration: Duration) {
+pub(super) async fn wait(duration: Duration) {
     if !duration.is_zero() {
         tokio::time::sleep(duration).await;
     }

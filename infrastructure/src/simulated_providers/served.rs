@@ -46,6 +46,8 @@ pub enum Operation {
     Messages,
     CountTokens,
     Embeddings,
+    /// Creates of videos, which have no tokens. Their status and content are not in the ledger.
+    Videos,
 }
 
 /// One call, as it stands now. The JSON of `GET /admin/served`.

@@ -18,6 +18,7 @@ mod knobs;
 mod openai;
 mod served;
 mod server;
+mod videos;
 
 /// No wait of these tests is meant to take so long.
 const PATIENCE: Duration = Duration::from_secs(10);

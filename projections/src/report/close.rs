@@ -10,13 +10,14 @@ use super::{
     watermark::Basis,
 };
 
-const FIGURES: [(&str, Kind); 12] = [
+const FIGURES: [(&str, Kind); 13] = [
     ("requests", Kind::Count),
     ("input_tokens", Kind::Count),
     ("cached_input_tokens", Kind::Count),
     ("cache_write_tokens", Kind::Count),
     ("output_tokens", Kind::Count),
     ("reasoning_tokens", Kind::Count),
+    ("video_seconds", Kind::Count),
     ("charged_microcredits", Kind::Credits),
     ("cost_picousd", Kind::Usd),
     ("granted_microcredits", Kind::Credits),
@@ -48,9 +49,8 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
     let differences = FIGURES.map(|(name, _)| format!("s.{name} - l.{name}")).join(", ");
     let no_credits = "0, 0, 0, 0";
     let end = "1, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-               charged_microcredits, cost_picousd";
-    let note =
-        "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, greatest(-spent_change_microcredits, 0), greatest(spent_change_microcredits, 0)";
+               video_seconds, charged_microcredits, cost_picousd";
+    let note = "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, greatest(-spent_change_microcredits, 0), greatest(spent_change_microcredits, 0)";
     let end_line = "position, ended_at, accounting_month, corrects_month, account, request_id, NULL, status";
     let note_line = "position, happened_at, accounting_month, corrects_month, account, reference, actor, reason";
     let nothing = "NULL::date, NULL, NULL, NULL, NULL";
@@ -64,6 +64,7 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
                                  coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens,
                                  coalesce(sum(output_tokens), 0) AS output_tokens,
                                  coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens,
+                                 coalesce(sum(video_seconds), 0) AS video_seconds,
                                  coalesce(sum(charged_microcredits), 0) AS charged_microcredits,
                                  coalesce(sum(cost_picousd), 0) AS cost_picousd
                           FROM usage_ledger_v1

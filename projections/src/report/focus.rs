@@ -15,11 +15,11 @@
 //! | `ChargePeriod…` | the UTC day |
 //! | `ChargeCategory`, `ChargeFrequency` | `Usage`, `Usage-Based` |
 //! | `ChargeClass` | `Correction` where the usage belongs to a month that was closed before it came in |
-//! | `ConsumedQuantity`, `PricingQuantity` | tokens in and out, those from and into caches included; unit `Tokens` |
+//! | `ConsumedQuantity`, `PricingQuantity` | tokens in and out, those from and into caches included, unit `Tokens`; of videos, unit `Seconds` |
 //! | `ProviderName`, `PublisherName`, `InvoiceIssuerName` | the AI provider |
 //! | `ServiceName`, `ServiceCategory` | the model; `AI and Machine Learning` |
 //! | `SkuId`, `SkuPriceId` | provider and model; the price that the charge names |
-//! | `x_…` | what FOCUS has no column for: requests, and tokens by kind |
+//! | `x_…` | what FOCUS has no column for: requests, tokens by kind, and seconds of video |
 
 use super::{
     column::{Column, Kind},
@@ -28,8 +28,11 @@ use super::{
     watermark::Basis,
 };
 
-const KEYS: &str = "usage_day, accounting_month, corrects_month, account, user_id, provider, model, price_id";
-const TOKENS: &str = "sum(input_tokens + cached_input_tokens + cache_write_tokens + output_tokens)";
+const KEYS: &str =
+    "usage_day, accounting_month, corrects_month, account, user_id, provider, model, price_id, kind = 'video'";
+/// Of a unit each, so that there is no sum of them.
+const QUANTITY: &str = "sum(input_tokens + cached_input_tokens + cache_write_tokens + output_tokens + video_seconds)";
+const UNIT: &str = "CASE WHEN kind = 'video' THEN 'Seconds' ELSE 'Tokens' END";
 
 pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
     let mut query = ReportQuery::default();
@@ -53,8 +56,8 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
         text("ChargeFrequency", "'Usage-Based'"),
         midnight("ChargePeriodEnd", "usage_day + 1"),
         midnight("ChargePeriodStart", "usage_day"),
-        Column::new("ConsumedQuantity", Kind::Count, TOKENS).totalled(),
-        text("ConsumedUnit", "'Tokens'"),
+        Column::new("ConsumedQuantity", Kind::Count, QUANTITY),
+        text("ConsumedUnit", UNIT),
         cost("ContractedCost"),
         cost("EffectiveCost"),
         text("InvoiceIssuerName", "provider"),
@@ -62,8 +65,8 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
         text("PricingCategory", "'Standard'"),
         text("PricingCurrency", "'CREDITS'"),
         Column::new("PricingCurrencyEffectiveCost", Kind::Credits, "sum(charged_microcredits)").totalled(),
-        Column::new("PricingQuantity", Kind::Count, TOKENS).totalled(),
-        text("PricingUnit", "'Tokens'"),
+        Column::new("PricingQuantity", Kind::Count, QUANTITY),
+        text("PricingUnit", UNIT),
         text("ProviderName", "provider"),
         text("PublisherName", "provider"),
         text("ServiceCategory", "'AI and Machine Learning'"),
@@ -79,6 +82,7 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
         count("x_InputTokens", "sum(input_tokens)"),
         count("x_OutputTokens", "sum(output_tokens)"),
         count("x_Requests", "count(*)"),
+        count("x_VideoSeconds", "sum(video_seconds)"),
     ];
     let (from, to) = selection.days.unwrap_or_default();
     let (from, to) = (query.bind(Bind::Day(from)), query.bind(Bind::Day(to)));
@@ -98,6 +102,7 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
         "ServiceName",
         "SkuPriceId",
         "ChargeDescription",
+        "ConsumedUnit",
     ];
     query
 }

@@ -1,4 +1,4 @@
-//! Usage and margin: requests, tokens and money by whatever one likes to keep apart.
+//! Usage and margin: requests, tokens, seconds of video and money by whatever one likes to keep apart.
 
 use super::{
     column::{Column, Kind},
@@ -68,7 +68,7 @@ pub fn query(selection: &Selection, source: Source, basis: &Basis) -> ReportQuer
 
     let usage = [
         ("requests", source.sum("1", "requests")),
-        ("failed", source.sum("(status IN ('failed', 'abandoned'))::int", "failed")),
+        ("failed", source.sum("(status IN ('failed', 'abandoned', 'expired'))::int", "failed")),
         ("estimated", source.sum("estimated::int", "estimated")),
     ];
     let tokens = ["input", "cached_input", "cache_write", "output", "reasoning"];
@@ -76,6 +76,7 @@ pub fn query(selection: &Selection, source: Source, basis: &Basis) -> ReportQuer
     query
         .columns
         .extend(usage.into_iter().chain(tokens).map(|(name, sql)| Column::new(name, Kind::Count, sql).totalled()));
+    query.columns.push(Column::new("video_seconds", Kind::Count, "sum(video_seconds)").totalled());
     query.columns.push(Column::new("list_credits", Kind::Credits, "sum(list_microcredits)").totalled());
     query.columns.push(Column::new("charged_credits", Kind::Credits, "sum(charged_microcredits)").totalled());
     if selection.name == Name::Margin {

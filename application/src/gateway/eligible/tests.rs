@@ -10,7 +10,7 @@ use crate::{
     catalog::{Model, Models, Serves},
     ports::provider::{DeltaStream, EmbedCall, Embeddings, GenerateCall, Provider, ProviderError},
     principal::{Capabilities, Pattern, Role},
-    upstream::{BreakerPolicy, Upstream, UpstreamLimits, UpstreamSettings},
+    upstream::{BreakerPolicy, Upstream, UpstreamSettings, guard::UpstreamLimits},
 };
 
 /// Whom to ask is decided without asking anybody.

@@ -1,11 +1,8 @@
 //! The rules of `/admin/knobs`: which knobs apply to which calls, and how many times.
 
-use std::{
-    sync::{
-        PoisonError, RwLock,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    PoisonError, RwLock,
+    atomic::{AtomicU32, Ordering},
 };
 
 use serde::{Deserialize, Serialize};
@@ -13,14 +10,17 @@ use thiserror::Error;
 
 use super::{
     super::{SimulatedProvider, models},
-    Failure, FailureKind, Knobs, Trouble, UsageReport,
+    Knobs,
 };
+
+mod json;
 
 /// The most rules that stand at a time: one for each model, each provider and any of them.
 pub const MAX_RULES: usize = 32;
 
-/// Knobs and the calls that they apply to, on any of the provider's endpoints. A call that is refused for its own faults
-/// (its key, its model's name, its fields) is not counted. The JSON of `PUT /admin/knobs`, all fields optional:
+/// Knobs and the calls that they apply to, on any of the provider's endpoints; of videos, to the call that creates one and
+/// then to that video. A call that is refused for its own faults (its key, its model's name, its fields) is not counted,
+/// the repeat of an idempotency key is. The JSON of `PUT /admin/knobs`, all fields optional:
 ///
 /// ```json
 /// {"provider": "openai", "model": "gpt-6-luna", "times": 2,
@@ -29,10 +29,18 @@ pub const MAX_RULES: usize = 32;
 /// ```
 ///
 /// `provider` is `openai` or `claude`. Instead of `fail_before` one of `"hang": true`, `"fail_after_tokens": n`,
-/// `"tear_after_tokens": n` and `"hang_after_tokens": n`. A failure needs its `kind` or its `status`. The kinds are
-/// those of [`FailureKind`], the usages those of [`UsageReport`], both in snake case.
+/// `"tear_after_tokens": n` and `"hang_after_tokens": n`, or of videos `"fail_late": true`, `"hang_late": true` and
+/// `"tear_created": true`. A failure needs its `kind` or its `status`. The kinds are those of
+/// [`FailureKind`](super::FailureKind), the usages those of [`UsageReport`](super::UsageReport), both in snake case.
+///
+/// Of videos also, with the values of [`VideoKnobs`](super::video::VideoKnobs) in snake case:
+///
+/// ```json
+/// {"video_time_ms": 5000, "short_s": 2, "idempotency": "off", "content": "garbage",
+///  "content_bytes_per_second": 65536, "webhook": "twice"}
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "RuleJson", into = "RuleJson")]
+#[serde(try_from = "json::RuleJson", into = "json::RuleJson")]
 pub struct Rule {
     /// `None`: any.
     pub provider: Option<SimulatedProvider>,
@@ -47,7 +55,10 @@ pub struct Rule {
 pub enum KnobError {
     #[error("the simulator has no model '{0}'")]
     UnknownModel(String),
-    #[error("one of fail_before, hang, fail_after_tokens, tear_after_tokens and hang_after_tokens at a time")]
+    #[error(
+        "one of fail_before, hang, fail_after_tokens, tear_after_tokens, hang_after_tokens, fail_late, hang_late and \
+         tear_created at a time"
+    )]
     SeveralTroubles,
     #[error("fail_before needs a kind, or a status out of 400, 401, 404, 429, 500, 503 and 529")]
     UnknownFailure,
@@ -121,103 +132,5 @@ impl Standing {
 
     fn is_used_up(&self) -> bool {
         self.left.as_ref().is_some_and(|left| left.load(Ordering::Relaxed) == 0)
-    }
-}
-
-/// [`Rule`] as it is written: flat, and the troubles side by side.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RuleJson {
-    provider: Option<SimulatedProvider>,
-    model: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    times: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttft_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tokens_per_second: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<UsageReport>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fail_before: Option<FailureJson>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hang: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fail_after_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tear_after_tokens: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hang_after_tokens: Option<u32>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FailureJson {
-    kind: Option<FailureKind>,
-    status: Option<u16>,
-    retry_after_ms: Option<u64>,
-}
-
-impl TryFrom<RuleJson> for Rule {
-    type Error = KnobError;
-
-    fn try_from(json: RuleJson) -> Result<Self, KnobError> {
-        let mut troubles = vec![
-            json.fail_before.map(Failure::try_from).transpose()?.map(Trouble::FailBefore),
-            json.hang.and_then(|hang| hang.then_some(Trouble::HangBefore)),
-            json.fail_after_tokens.map(Trouble::FailAfter),
-            json.tear_after_tokens.map(Trouble::TearAfter),
-            json.hang_after_tokens.map(Trouble::HangAfter),
-        ];
-        troubles.retain(Option::is_some);
-        if troubles.len() > 1 {
-            return Err(KnobError::SeveralTroubles);
-        }
-        let knobs = Knobs {
-            ttft: json.ttft_ms.map(Duration::from_millis),
-            tokens_per_second: json.tokens_per_second,
-            output_tokens: json.output_tokens,
-            trouble: troubles.pop().flatten(),
-            usage: json.usage,
-        };
-        Ok(Self { provider: json.provider, model: json.model, times: json.times, knobs })
-    }
-}
-
-impl TryFrom<FailureJson> for Failure {
-    type Error = KnobError;
-
-    fn try_from(FailureJson { kind, status, retry_after_ms }: FailureJson) -> Result<Self, KnobError> {
-        let by_status = || status.and_then(Failure::with_status).map(|failure| failure.kind);
-        let kind = kind.or_else(by_status).ok_or(KnobError::UnknownFailure)?;
-        Ok(Self { kind, status, retry_after_ms })
-    }
-}
-
-impl From<Rule> for RuleJson {
-    fn from(Rule { provider, model, times, knobs }: Rule) -> Self {
-        let mut json = Self {
-            provider,
-            model,
-            times,
-            ttft_ms: knobs.ttft.map(|ttft| u64::try_from(ttft.as_millis()).unwrap_or(u64::MAX)),
-            tokens_per_second: knobs.tokens_per_second,
-            output_tokens: knobs.output_tokens,
-            usage: knobs.usage,
-            ..Self::default()
-        };
-        match knobs.trouble {
-            Some(Trouble::FailBefore(Failure { kind, status, retry_after_ms })) => {
-                json.fail_before = Some(FailureJson { kind: Some(kind), status, retry_after_ms });
-            }
-            Some(Trouble::HangBefore) => json.hang = Some(true),
-            Some(Trouble::FailAfter(tokens)) => json.fail_after_tokens = Some(tokens),
-            Some(Trouble::TearAfter(tokens)) => json.tear_after_tokens = Some(tokens),
-            Some(Trouble::HangAfter(tokens)) => json.hang_after_tokens = Some(tokens),
-            None => {}
-        }
-        json
     }
 }

@@ -4,10 +4,15 @@ use std::{str::FromStr, time::Duration};
 
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 
-use super::{Failure, FailureKind, Knobs, Trouble, UsageReport};
+use super::{
+    Failure, FailureKind, Knobs, Trouble, UsageReport,
+    video::{Content, Idempotency, WebhookSending},
+};
 
 const GRAMMAR: &str = "known are ttft=500ms, rate=20, tokens=60, usage=missing, fail=before[:429], fail=after:5, \
-                       tear=after:5, hang=before, hang=after:5 and, with fail=before, retry_after=2s";
+                       tear=after:5, hang=before, hang=after:5 and, with fail=before, retry_after=2s; of videos fail=late, \
+                       hang=late, tear=created, vtime=5s, short=2s, idempotency=off, content=garbage, bandwidth=65536 and \
+                       webhook=twice";
 
 /// Splits a name into the model's own and the knobs. The error is a sentence for the caller.
 pub(in super::super) fn parse(name: &str) -> Result<(&str, Knobs), String> {
@@ -23,11 +28,20 @@ pub(in super::super) fn parse(name: &str) -> Result<(&str, Knobs), String> {
             "rate" => once(&mut knobs.tokens_per_second, number(value)),
             "tokens" => once(&mut knobs.output_tokens, number(value)),
             "usage" => once(&mut knobs.usage, named::<UsageReport>(value)),
+            "fail" if value == "late" => once(&mut knobs.trouble, Some(Trouble::FailLate)),
             "fail" => once(&mut knobs.trouble, fail(value)),
+            "tear" if value == "created" => once(&mut knobs.trouble, Some(Trouble::TearCreated)),
             "tear" => once(&mut knobs.trouble, after(value).map(Trouble::TearAfter)),
             "hang" if value == "before" => once(&mut knobs.trouble, Some(Trouble::HangBefore)),
+            "hang" if value == "late" => once(&mut knobs.trouble, Some(Trouble::HangLate)),
             "hang" => once(&mut knobs.trouble, after(value).map(Trouble::HangAfter)),
             "retry_after" => once(&mut retry_after, duration(value)),
+            "vtime" => once(&mut knobs.video.time, duration(value)),
+            "short" => once(&mut knobs.video.short_s, value.strip_suffix('s').and_then(number)),
+            "idempotency" => once(&mut knobs.video.idempotency, named::<Idempotency>(value)),
+            "content" => once(&mut knobs.video.content, named::<Content>(value)),
+            "bandwidth" => once(&mut knobs.video.content_bytes_per_second, number(value)),
+            "webhook" => once(&mut knobs.video.webhook, named::<WebhookSending>(value)),
             _ => None,
         }
         .ok_or_else(wrong)?;

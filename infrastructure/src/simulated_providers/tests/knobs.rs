@@ -28,6 +28,7 @@ fn every_knob_has_its_place_in_the_name() {
         output_tokens: Some(7),
         trouble: Some(Trouble::FailBefore(failure)),
         usage: Some(UsageReport::Zero),
+        ..Knobs::default()
     };
     assert_eq!((model, knobs), ("gpt-6-luna", expected));
     let trouble = |knob: &str| suffix::parse(&format!("m+{knob}")).unwrap().1.trouble.unwrap();

@@ -51,7 +51,7 @@ async fn models_are_listed_in_the_form_of_whoever_asks() {
         super::keys(&openai["data"][0]),
         super::sorted(["id", "object", "created", "owned_by", "shutdown_date"])
     );
-    assert_eq!(openai["data"].as_array().unwrap().len(), 6);
+    assert_eq!(openai["data"].as_array().unwrap().len(), 8);
     let anthropic = list().header("anthropic-version", "2026-10-21").send().await.unwrap();
     let anthropic = parse(&anthropic.text().await.unwrap());
     assert_eq!(super::keys(&anthropic), super::sorted(["data", "has_more", "first_id", "last_id"]));

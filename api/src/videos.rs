@@ -1,0 +1,139 @@
+//! A video job as its owner sees it.
+
+use std::collections::BTreeMap;
+
+use aihub_application::{
+    ports::media_store::MediaError,
+    videos::{Videos, jobs::Known},
+};
+use aihub_domain::video::{VideoJob, VideoStatus, event::ErasureReason};
+use serde_json::{Value, json};
+
+use crate::problem::Problem;
+
+/// What a job is told with beside itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// In the queue, from 1; where it waits.
+    pub place: Option<u64>,
+    pub url: Option<String>,
+    pub thumbnail_url: Option<String>,
+}
+
+impl Surroundings {
+    /// URLs are made anew every time: those in an older answer may have expired.
+    pub async fn of(videos: &Videos, known: &Known) -> Result<Self, Problem> {
+        let place = match known.status() {
+            VideoStatus::Queued => {
+                let place = videos.queue.place(&known.video_id).await;
+                place.map_err(|error| Problem::internal(&format!("{error:#}")))?
+            }
+            _ => None,
+        };
+        let media = known
+            .job
+            .media()
+            .filter(|_| known.status() == VideoStatus::Completed && known.job.media_erased().is_none());
+        let internal = |error: MediaError| Problem::internal(&error);
+        Ok(match media {
+            None => Self { place, ..Self::default() },
+            Some(media) => Self {
+                place,
+                url: Some(videos.media.url(&media.video.key).await.map_err(internal)?),
+                thumbnail_url: match &media.thumbnail {
+                    Some(thumbnail) => Some(videos.media.url(&thumbnail.key).await.map_err(internal)?),
+                    None => None,
+                },
+            },
+        })
+    }
+}
+
+/// The video response. Fields that do not apply are left out.
+pub fn answer(video_id: &str, job: &VideoJob, around: &Surroundings) -> Value {
+    let Some(request) = job.request() else { return Value::Null };
+    let outcome = job.outcome();
+    let asked = request.asked(job.tried());
+    let media = job.media().filter(|_| around.url.is_some());
+    let fields = [
+        ("videoId", json!(video_id)),
+        ("status", json!(status(job.status()))),
+        ("state", json!(job.status().as_str())),
+        ("url", json!(around.url)),
+        ("thumbnailUrl", json!(around.thumbnail_url)),
+        ("duration", json!(outcome.map_or(request.seconds, |outcome| outcome.seconds))),
+        ("resolution", json!(request.resolution)),
+        ("aspectRatio", json!(request.aspect_ratio)),
+        ("creditsReserved", json!((!job.status().is_end()).then(|| request.reserved_microcredits.as_credits()))),
+        ("creditsUsed", json!(outcome.map_or(0.0, |outcome| outcome.charge.amount.as_credits()))),
+        ("createdAt", json!(request.requested_at)),
+        ("completedAt", json!(job.ended_at())),
+        ("progress", json!(job.percent())),
+        ("queuePosition", json!(around.place)),
+        ("priority", json!(request.priority)),
+        ("provider", json!(outcome.map_or(asked.provider, |outcome| outcome.provider.clone()))),
+        ("model", json!(outcome.map_or(asked.model, |outcome| outcome.model.clone()))),
+        ("sessionId", json!(request.session_id)),
+        ("workflowId", json!(request.workflow_id)),
+        (
+            "media",
+            media.map_or(Value::Null, |media| {
+                let video = &media.video;
+                json!({
+                    "bytes": video.bytes, "sha256": video.sha256, "width": video.width, "height": video.height,
+                    "durationMs": video.duration_ms, "codec": video.codec, "contentType": video.content_type,
+                })
+            }),
+        ),
+        ("mediaErased", json!(job.media_erased())),
+        ("error", error(job)),
+    ];
+    let fields: BTreeMap<&str, Value> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    json!(fields)
+}
+
+/// One of the three that clients branch on.
+fn status(status: VideoStatus) -> &'static str {
+    match status {
+        VideoStatus::Completed => "completed",
+        VideoStatus::Failed | VideoStatus::Cancelled | VideoStatus::Expired => "failed",
+        _ => "processing",
+    }
+}
+
+fn error(job: &VideoJob) -> Value {
+    let reason = job.end_reason().unwrap_or_default();
+    let (code, message) = match job.status() {
+        VideoStatus::Failed => (reason, failure(reason)),
+        VideoStatus::Cancelled => ("cancelled", "it was cancelled; nothing was charged".to_owned()),
+        VideoStatus::Expired => ("expired", format!("{reason}; nothing was charged")),
+        VideoStatus::Completed if job.media_erased() == Some(ErasureReason::Deleted) => {
+            ("media_deleted", "its files were deleted, as was asked for".to_owned())
+        }
+        VideoStatus::Completed if job.media_erased().is_some() => (
+            "media_deleted",
+            "its files were deleted: their time was over, or the account's content was erased".to_owned(),
+        ),
+        VideoStatus::InDoubt => {
+            ("in_doubt", "whether a provider has it cannot be known; an operator decides".to_owned())
+        }
+        _ => return Value::Null,
+    };
+    json!({ "code": code, "message": message })
+}
+
+/// Our own words for our own codes; a provider's are told as they are.
+fn failure(code: &str) -> String {
+    let ours = match code {
+        "rejected_by_provider" => "the provider refused the request: try another prompt, style or format",
+        "all_providers_failed" => "no provider took it, however often it was asked",
+        "content_erased" => "the account's content was erased",
+        "lost_by_provider" => "the provider does not know it any more",
+        "no_video" => "the provider says that it is done and has no file",
+        "unusable_video" => "the provider's file is no video that can be played",
+        "video_too_large" => "the provider's file is larger than is kept here",
+        "given_up" => "an operator gave it up",
+        code => return format!("the provider failed: {code}; nothing was charged"),
+    };
+    format!("{ours}; nothing was charged")
+}

@@ -1,0 +1,76 @@
+//! The fields of a JSON object that a client sent, taken one by one: every fault is told, and what is left over is one.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::error::FaultyField;
+
+const MAX_NAME_BYTES: usize = 256;
+
+/// The fields of a frame that were not looked at yet, and what is wrong with the others.
+pub(crate) struct Fields {
+    fields: Map<String, Value>,
+    faults: Vec<FaultyField>,
+}
+
+impl Fields {
+    pub(crate) fn new(fields: Map<String, Value>) -> Self {
+        Self { fields, faults: vec![] }
+    }
+
+    pub(crate) fn is_faulty(&self, field: &str) -> bool {
+        self.faults.iter().any(|fault| fault.field == field)
+    }
+
+    pub(crate) fn fault(&mut self, field: &str, reason: impl Into<String>) {
+        self.faults.push(FaultyField::new(field, reason));
+    }
+
+    /// A missing field and `null` are the same.
+    pub(crate) fn take<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
+        let value = self.fields.remove(field).filter(|value| !value.is_null())?;
+        serde_json::from_value(value).map_err(|error| self.fault(field, error.to_string())).ok()
+    }
+
+    pub(crate) fn name(&mut self, field: &str) -> Option<String> {
+        let name: String = self.take(field)?;
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+            self.fault(field, format!("must have 1 to {MAX_NAME_BYTES} bytes and no control characters"));
+            return None;
+        }
+        Some(name)
+    }
+
+    pub(crate) fn within(&mut self, field: &str, least: f64, most: f64) -> Option<f64> {
+        let number: f64 = self.take(field)?;
+        if !(least..=most).contains(&number) {
+            self.fault(field, format!("must be between {least} and {most}"));
+        }
+        Some(number)
+    }
+
+    pub(crate) fn list<T: DeserializeOwned>(&mut self, field: &str, most: usize) -> Vec<T> {
+        let list: Vec<T> = self.take(field).unwrap_or_default();
+        if list.len() > most {
+            self.fault(field, format!("has {} entries and may have {most}", list.len()));
+        }
+        list
+    }
+
+    /// One string or a list of them.
+    pub(crate) fn texts(&mut self, field: &str, value: Value, most: usize) -> Vec<String> {
+        if let Value::String(text) = value {
+            return vec![text];
+        }
+        self.fields.insert(field.to_owned(), value);
+        self.list(field, most)
+    }
+
+    /// What nobody asked for is a fault too: a misspelt `maxTokens` would cost money.
+    pub(crate) fn finish(mut self) -> Result<(), Vec<FaultyField>> {
+        for field in std::mem::take(&mut self.fields).keys() {
+            self.fault(field, "is not a field of this request");
+        }
+        if self.faults.is_empty() { Ok(()) } else { Err(self.faults) }
+    }
+}

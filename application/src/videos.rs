@@ -1,0 +1,77 @@
+//! Video jobs, from the request to the file, with the money on both ends.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`new_video`] | what a client asks for |
+//! | [`catalog`] | who can make it, at which price |
+//! | [`opening`] | the hold and the job, in one commit, before any provider hears of it |
+//! | [`queue`] | the jobs that have not ended, as they are read from the log |
+//! | [`driver`] | the one loop, on one node at a time, that gives waiting jobs to providers |
+//! | [`jobs`] | a job's steps and its end, each decided on what the log says |
+//! | [`submission`] | a job goes to a provider, once |
+//! | [`recovery`] | what is done about a submission whose answer was lost |
+//! | [`rendering`] | a job at its provider: watched, fetched, stored |
+//! | [`housekeeping`] | media that is too old, or whose content was erased |
+//!
+//! Every step is an event, decided on the job as the log has it: whoever comes second, be it another node, a late answer
+//! or a repeated webhook, is refused by the log, looks again, and finds nothing left to do.
+
+pub mod catalog;
+mod driver;
+pub mod housekeeping;
+pub mod jobs;
+pub mod new_video;
+mod opening;
+pub mod operator;
+pub mod queue;
+mod recovery;
+mod rendering;
+mod submission;
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    gateway::Gateway,
+    ports::{media_store::MediaStore, vault::VaultError},
+};
+use catalog::VideoCatalog;
+use jobs::{Jobs, Known};
+use new_video::VideoContent;
+use queue::VideoQueue;
+
+#[derive(Debug, Clone)]
+pub struct VideoSettings {
+    /// Over it: `QUEUE_FULL`, as for the next.
+    pub max_queued: u64,
+    pub max_queued_per_account: u64,
+    /// A job that nobody has taken for so long is ended.
+    pub max_wait: Duration,
+    /// From a job's submission to its provider's being done.
+    pub deadline: Duration,
+    /// After the deadline, for a file that is there and does not come.
+    pub storing: Duration,
+    /// How often a provider is asked that does not say itself.
+    pub poll_every: Duration,
+    /// How long after a submission whose answer was lost the provider is asked about it: whoever made it must have given
+    /// up, and the provider have written it down.
+    pub recover_after: Duration,
+}
+
+/// Video jobs. The gateway lends its vault, its limits and its welcome.
+pub struct Videos {
+    pub settings: VideoSettings,
+    pub jobs: Jobs,
+    pub gateway: Arc<Gateway>,
+    pub catalog: VideoCatalog,
+    pub media: Arc<dyn MediaStore>,
+    pub queue: Arc<dyn VideoQueue>,
+}
+
+impl Videos {
+    /// What the client wrote.
+    async fn content(&self, known: &Known) -> Result<VideoContent, VaultError> {
+        let Some(request) = known.job.request() else { return Err(VaultError::Unreadable) };
+        let opened = self.gateway.vault.open(&known.video_id, &request.content).await?;
+        serde_json::from_slice(&opened).map_err(|_| VaultError::Unreadable)
+    }
+}

@@ -1,0 +1,152 @@
+//! Which provider can make which video, at which price.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use aihub_domain::video::{
+    event::Offer,
+    format::{AspectRatio, Resolution},
+    price::VideoPrice,
+};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::new_video::NewVideo;
+use crate::{
+    error::GatewayError,
+    ports::video_provider::VideoProvider,
+    principal::{Operation, Principal},
+    request::AUTO,
+    upstream::guard::Guard,
+};
+
+/// One configured provider of video with what guards it.
+pub struct VideoBackend {
+    pub name: String,
+    /// Its videos are made up.
+    pub simulated: bool,
+    /// Lower is asked first.
+    pub priority: u32,
+    /// Videos that it may have at once.
+    pub max_concurrency: usize,
+    /// By the names that clients use, the default one first.
+    pub models: Vec<(String, VideoModel)>,
+    pub provider: Arc<dyn VideoProvider>,
+    pub guard: Arc<Guard>,
+    /// What its webhooks are signed with, where it sends any.
+    pub webhook_secrets: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VideoModel {
+    /// The provider's own name for it.
+    pub upstream_name: String,
+    /// The lengths that it makes, in seconds.
+    pub seconds: Vec<u32>,
+    pub resolutions: Vec<Resolution>,
+    pub aspect_ratios: Vec<AspectRatio>,
+    /// Dated; at most one is valid at a time.
+    pub prices: Vec<VideoPrice>,
+}
+
+/// What can be asked for, as it is told to whoever asked for something else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offering {
+    pub provider: String,
+    pub model: String,
+    /// In seconds.
+    pub durations: Vec<u32>,
+    pub resolutions: Vec<Resolution>,
+    pub aspect_ratios: Vec<AspectRatio>,
+}
+
+#[derive(Default)]
+pub struct VideoCatalog {
+    pub backends: BTreeMap<String, Arc<VideoBackend>>,
+}
+
+impl VideoModel {
+    fn price(&self, video: &NewVideo, now: DateTime<Utc>) -> Option<&VideoPrice> {
+        let makes = self.seconds.contains(&video.seconds)
+            && self.resolutions.contains(&video.resolution)
+            && self.aspect_ratios.contains(&video.aspect_ratio);
+        let price =
+            self.prices.iter().find(|price| price.is_valid_at(now) && price.per_second.contains_key(&video.resolution));
+        price.filter(|_| makes)
+    }
+}
+
+impl VideoCatalog {
+    /// Who can make `video` for `principal`, best first: those with what was named, by priority; then, with `fallback`, the
+    /// others, each with the first of its models that can. Without `fallback` the first is the only one.
+    pub fn offers(
+        &self,
+        video: &NewVideo,
+        principal: &Principal,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Offer>, GatewayError> {
+        let mut order: Vec<_> = self.backends.values().collect();
+        order.sort_by_key(|backend| (backend.priority, &backend.name));
+        let may = |backend: &VideoBackend, model: &str| {
+            principal.capabilities.require(Operation::Video, &backend.name, model)
+        };
+        let offer = |backend: &VideoBackend, is_meant: &dyn Fn(&str) -> bool| {
+            let mut able = backend.models.iter().filter(|(name, _)| is_meant(name));
+            able.find_map(|(name, model)| {
+                let price = model.price(video, now).filter(|_| may(backend, name).is_ok())?.clone();
+                let (provider, upstream_model) = (backend.name.clone(), model.upstream_name.clone());
+                Some(Offer { provider, model: name.clone(), upstream_model, price })
+            })
+        };
+        let is_named = |backend: &&&Arc<VideoBackend>| video.provider == AUTO || backend.name == video.provider;
+        let is_meant = |name: &str| video.model.as_deref().is_none_or(|model| model == name);
+        let mut offers: Vec<Offer> =
+            order.iter().filter(is_named).filter_map(|backend| offer(backend, &is_meant)).collect();
+        if offers.is_empty() {
+            return Err(self.refusal(video, principal));
+        }
+        if video.fallback {
+            for backend in order {
+                if offers.iter().all(|offer| offer.provider != backend.name) {
+                    offers.extend(offer(backend, &|_| true));
+                }
+            }
+        } else {
+            offers.truncate(1);
+        }
+        Ok(offers)
+    }
+
+    /// What `principal` could ask for.
+    pub fn offerings(&self, principal: &Principal) -> Vec<Offering> {
+        let all = self.backends.values().flat_map(|backend| backend.models.iter().map(move |model| (backend, model)));
+        all.filter(|(backend, (name, _))| principal.capabilities.require(Operation::Video, &backend.name, name).is_ok())
+            .map(|(backend, (name, model))| Offering {
+                provider: backend.name.clone(),
+                model: name.clone(),
+                durations: model.seconds.clone(),
+                resolutions: model.resolutions.clone(),
+                aspect_ratios: model.aspect_ratios.clone(),
+            })
+            .collect()
+    }
+
+    /// Whoever may not have what was named is told what is missing, and everybody else what could be asked instead.
+    fn refusal(&self, video: &NewVideo, principal: &Principal) -> GatewayError {
+        let NewVideo { seconds, resolution, aspect_ratio, provider, model, .. } = video;
+        let available = self.offerings(principal);
+        let named = self.backends.values().filter(|backend| *provider == AUTO || backend.name == *provider);
+        let models = named.flat_map(|backend| backend.models.iter().map(move |(name, _)| (&backend.name, name)));
+        let missing = models
+            .filter(|(_, name)| model.as_ref().is_none_or(|model| model == *name))
+            .map(|(provider, model)| principal.capabilities.require(Operation::Video, provider, model));
+        match missing.collect::<Result<Vec<()>, _>>() {
+            Err(missing) if available.is_empty() || model.is_some() => missing.into(),
+            _ => {
+                let model = model.as_deref().map(|model| format!(" with model {model}")).unwrap_or_default();
+                let asked = format!("{seconds} s of {resolution} in {aspect_ratio} from provider {provider}{model}");
+                GatewayError::VideoNotOffered { asked, available }
+            }
+        }
+    }
+}

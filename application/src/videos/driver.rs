@@ -1,0 +1,290 @@
+//! The one loop, on one node at a time, that looks after all jobs that have not ended: it takes on those that were left
+//! behind, and gives those that wait to providers with room for them. Each job in hand has a task, which lasts until
+//! there is nothing more to do for it.
+//!
+//! Being the only one makes order and limits exact. It is not what keeps a job from being submitted twice: the log does.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aihub_domain::video::VideoStatus;
+use tokio::{
+    sync::{Notify, RwLock, broadcast::error::TryRecvError},
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Videos,
+    catalog::VideoBackend,
+    queue::{News, OpenVideo},
+};
+use crate::{
+    ports::video_provider::Recovery,
+    upstream::guard::{Turn, UnavailableReason},
+};
+
+/// How often it is looked for something to do without news.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks: news come in crowds.
+const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(20);
+/// Jobs that are looked at beyond the free places, in case those before them cannot go where there is room.
+const LOOK_AHEAD: usize = 200;
+/// How long a job that was refused, or could not be looked after, is left alone; twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+pub(super) struct Driver {
+    pub(super) videos: Arc<Videos>,
+    /// The jobs that have a task.
+    hands: Mutex<HashMap<String, Hand>>,
+    /// Jobs that are to be left alone for a while.
+    pauses: Mutex<HashMap<String, Pause>>,
+    /// By provider: calls that submit share it, and who looks for lost ones has it alone.
+    submitting: HashMap<String, Arc<RwLock<()>>>,
+    tasks: TaskTracker,
+    /// A task has ended.
+    freed: Notify,
+    pub(super) stop: CancellationToken,
+}
+
+struct Hand {
+    provider: String,
+    wake: Arc<Notify>,
+}
+
+struct Pause {
+    until: Instant,
+    length: Duration,
+}
+
+/// A job in a task's hand, until this is dropped.
+pub(super) struct InHand {
+    driver: Arc<Driver>,
+    pub(super) video_id: String,
+    /// Somebody wants it looked at now.
+    pub(super) wake: Arc<Notify>,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.driver.hands.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.video_id);
+        self.driver.freed.notify_one();
+    }
+}
+
+impl Videos {
+    /// Looks after all jobs until `stop`; then tasks end where they can be taken up again. To be run on one node at a time.
+    pub async fn drive(self: Arc<Self>, stop: CancellationToken) {
+        let submitting = self.catalog.backends.keys().map(|name| (name.clone(), Arc::default())).collect();
+        let driver = Arc::new(Driver {
+            videos: self,
+            hands: Mutex::default(),
+            pauses: Mutex::default(),
+            submitting,
+            tasks: TaskTracker::new(),
+            freed: Notify::new(),
+            stop,
+        });
+        driver.run().await;
+    }
+}
+
+impl Driver {
+    async fn run(self: Arc<Self>) {
+        let mut news = self.videos.queue.news();
+        tracing::info!("this node looks after the videos");
+        while !self.stop.is_cancelled() {
+            if let Err(error) = self.look().await {
+                tracing::warn!(error.message = format!("{error:#}"), "the videos could not be looked after");
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = sleep(LOOK_EVERY) => {}
+                () = self.freed.notified() => {}
+                told = news.recv() => self.hear(told.ok()),
+            }
+            loop {
+                match news.try_recv() {
+                    Ok(told) => self.hear(Some(told)),
+                    Err(TryRecvError::Lagged(_)) => {}
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                }
+            }
+            let _ = self.stop.run_until_cancelled(sleep(LOOK_AT_MOST_EVERY)).await;
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn hear(&self, news: Option<News>) {
+        if let Some(News::Nudged { video_id }) = news
+            && let Some(hand) = self.hands.lock().unwrap_or_else(PoisonError::into_inner).get(&video_id)
+        {
+            hand.wake.notify_one();
+        }
+    }
+
+    async fn look(self: &Arc<Self>) -> anyhow::Result<()> {
+        for open in self.videos.queue.overdue().await? {
+            self.clone().take(&open, "", |driver, hand| async move { driver.give_up_waiting(&hand).await });
+        }
+        let busy = self.videos.queue.busy().await?;
+        for status in [VideoStatus::Submitting, VideoStatus::InDoubt, VideoStatus::Rendering, VideoStatus::Stored] {
+            let count = busy.iter().filter(|open| open.status == status).count();
+            #[expect(clippy::cast_precision_loss, reason = "a number of jobs")]
+            metrics::gauge!("aihub_videos", "status" => status.as_str()).set(count as f64);
+        }
+        self.take_on(busy);
+        self.hand_out().await
+    }
+
+    /// Jobs that somebody drove who is gone, or that were left for later.
+    fn take_on(self: &Arc<Self>, busy: Vec<OpenVideo>) {
+        let mut lost: BTreeMap<String, Vec<OpenVideo>> = BTreeMap::new();
+        for open in busy {
+            let Some(provider) = open.provider.clone() else { continue };
+            let recovery = self.videos.catalog.backends.get(&provider).map(|backend| backend.provider.recovery());
+            match (open.status, recovery) {
+                (VideoStatus::Submitting, Some(Recovery::Idempotent)) => {
+                    self.clone().take(&open, &provider, |driver, hand| async move { driver.submit_again(&hand).await });
+                }
+                (VideoStatus::Submitting, _) => lost.entry(provider).or_default().push(open),
+                (VideoStatus::Rendering | VideoStatus::Stored, _) => {
+                    self.clone().take(&open, &provider, |driver, hand| async move { driver.finish(&hand).await });
+                }
+                _ => {}
+            }
+        }
+        for (provider, open) in lost {
+            let hands: Vec<InHand> = open.iter().filter_map(|open| self.grasp(open, &provider)).collect();
+            if !hands.is_empty() {
+                let driver = self.clone();
+                self.tasks.spawn(async move { driver.recover(&provider, hands).await });
+            }
+        }
+    }
+
+    /// Gives jobs that wait to the providers that have room, in the queue's order.
+    async fn hand_out(self: &Arc<Self>) -> anyhow::Result<()> {
+        let mut room = self.room();
+        let free: usize = room.values().sum();
+        if free == 0 {
+            return Ok(());
+        }
+        for open in self.videos.queue.waiting(free + LOOK_AHEAD).await? {
+            if room.values().all(|free| *free == 0) {
+                break;
+            }
+            if self.is_busy(&open.video_id) {
+                continue;
+            }
+            if let Some((backend, turn)) = self.choose(&open, &room) {
+                room.entry(backend.name.clone()).and_modify(|free| *free -= 1);
+                let name = backend.name.clone();
+                self.clone().take(
+                    &open,
+                    &name,
+                    |driver, hand| async move { driver.submit(&hand, &backend, turn).await },
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The first of the job's providers that can be called. One that is full is waited for: only an outage makes the job
+    /// another provider's.
+    fn choose(&self, open: &OpenVideo, room: &BTreeMap<String, usize>) -> Option<(Arc<VideoBackend>, Turn)> {
+        for provider in &open.offers {
+            let Some(backend) = self.videos.catalog.backends.get(provider) else { continue };
+            if room.get(provider).is_none_or(|free| *free == 0) {
+                return None;
+            }
+            match backend.guard.turn(1) {
+                Ok(turn) => return Some((backend.clone(), turn)),
+                Err(unavailable) => match unavailable.reason {
+                    UnavailableReason::BreakerOpen | UnavailableReason::CoolingDown => {}
+                    UnavailableReason::ConcurrencyLimit | UnavailableReason::RateLimit => return None,
+                },
+            }
+        }
+        None
+    }
+
+    /// How many more jobs each provider may have.
+    fn room(&self) -> BTreeMap<String, usize> {
+        let hands = self.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = |name: &str| hands.values().filter(|hand| hand.provider == name).count();
+        let backends = self.videos.catalog.backends.values();
+        backends
+            .map(|backend| (backend.name.clone(), backend.max_concurrency.saturating_sub(used(&backend.name))))
+            .collect()
+    }
+
+    fn is_busy(&self, video_id: &str) -> bool {
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that were looked after since are forgotten after a while.
+        pauses.retain(|_, pause| pause.until + LONGEST_PAUSE * 2 > Instant::now());
+        pauses.get(video_id).is_some_and(|pause| pause.until > Instant::now())
+            || self.hands.lock().unwrap_or_else(PoisonError::into_inner).contains_key(video_id)
+    }
+
+    /// Leaves the job alone for a while, and for longer each time.
+    pub(super) fn pause(&self, video_id: &str) {
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = pauses.get(video_id).map_or(FIRST_PAUSE, |last| (last.length * 2).min(LONGEST_PAUSE));
+        pauses.insert(video_id.to_owned(), Pause { until: Instant::now() + length, length });
+    }
+
+    /// Leaves the job alone for so long.
+    pub(super) fn pause_for(&self, video_id: &str, wait: Duration) {
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        pauses.insert(video_id.to_owned(), Pause { until: Instant::now() + wait, length: FIRST_PAUSE });
+    }
+
+    pub(super) fn submitting(&self, provider: &str) -> Arc<RwLock<()>> {
+        self.submitting.get(provider).cloned().unwrap_or_default()
+    }
+
+    /// `None` where a task has it, or it is to be left alone.
+    fn grasp(self: &Arc<Self>, open: &OpenVideo, provider: &str) -> Option<InHand> {
+        if self.is_busy(&open.video_id) {
+            return None;
+        }
+        let wake = Arc::<Notify>::default();
+        let hand = Hand { provider: provider.to_owned(), wake: wake.clone() };
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner).insert(open.video_id.clone(), hand);
+        Some(InHand { driver: self.clone(), video_id: open.video_id.clone(), wake })
+    }
+
+    /// Has `work` done on the job in a task of its own, unless it is being looked after. An error leaves the job for later.
+    fn take<F, W>(self: Arc<Self>, open: &OpenVideo, provider: &str, work: F)
+    where
+        F: FnOnce(Arc<Self>, Arc<InHand>) -> W + Send + 'static,
+        W: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let Some(hand) = self.grasp(open, provider) else { return };
+        let tasks = self.tasks.clone();
+        tasks.spawn(async move {
+            let hand = Arc::new(hand);
+            if let Err(error) = work(self.clone(), hand.clone()).await {
+                let video_id = &hand.video_id;
+                tracing::error!(video.id = %video_id, error.message = format!("{error:#}"), "a video is left for later");
+                self.pause(video_id);
+            }
+        });
+    }
+
+    async fn give_up_waiting(&self, hand: &InHand) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let Some(mut known) = jobs.load(&hand.video_id).await? else { return Ok(()) };
+        let overdue = known.request()?.queued_until <= jobs.clock.now();
+        if known.status() == VideoStatus::Queued && overdue {
+            jobs.expire(&mut known, "no provider had room for it in time").await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! Media that is deleted: the files go first, then the log says so, so that what it says is true. Records stay.
+
+use aihub_domain::video::{VideoError, command::VideoCommand, event::ErasureReason};
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use thiserror::Error;
+
+use super::{
+    Videos,
+    jobs::{ChangeError, DRIVER, Known},
+};
+use crate::ports::media_store::MediaError;
+
+/// Media whose time is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueMedia {
+    pub video_id: String,
+    pub reason: ErasureReason,
+}
+
+/// Where such media is found. What it says may be behind the log.
+pub trait MediaHolders: Send + Sync {
+    /// Some of it: that of jobs which ended before `kept_from`, and that of subjects whose content was erased.
+    fn due(&self, kept_from: Option<DateTime<Utc>>) -> BoxFuture<'_, anyhow::Result<Vec<DueMedia>>>;
+}
+
+#[derive(Debug, Error)]
+pub enum EraseError {
+    #[error(transparent)]
+    Job(#[from] ChangeError),
+    #[error(transparent)]
+    Media(#[from] MediaError),
+}
+
+impl From<VideoError> for EraseError {
+    fn from(error: VideoError) -> Self {
+        Self::Job(error.into())
+    }
+}
+
+impl Videos {
+    /// Deletes the files of a job that has ended. One without files, or without them any more, stays as it is.
+    pub async fn erase_media(&self, video_id: &str, reason: ErasureReason, actor: &str) -> Result<Known, EraseError> {
+        let mut known = self.jobs.load(video_id).await.map_err(ChangeError::from)?.ok_or(ChangeError::Unknown)?;
+        let erase = VideoCommand::EraseMedia { reason, actor: actor.to_owned(), erased_at: self.jobs.clock.now() };
+        if known.job.decide(erase.clone())?.is_empty() {
+            return Ok(known);
+        }
+        if let Some(media) = known.job.media() {
+            for file in [Some(&media.video), media.thumbnail.as_ref()].into_iter().flatten() {
+                self.media.delete(&file.key).await?;
+            }
+        }
+        self.jobs.change(&mut known, erase, actor).await?;
+        Ok(known)
+    }
+
+    /// Deletes what is due. Returns of how many jobs.
+    pub async fn erase_due_media(
+        &self,
+        holders: &dyn MediaHolders,
+        kept_from: Option<DateTime<Utc>>,
+    ) -> anyhow::Result<usize> {
+        let mut erased = 0;
+        for DueMedia { video_id, reason } in holders.due(kept_from).await? {
+            match self.erase_media(&video_id, reason, DRIVER).await {
+                Ok(_) => erased += 1,
+                // One that cannot be deleted does not keep the others from it.
+                Err(error) => {
+                    tracing::error!(video.id = %video_id, error.message = %error, "media cannot be deleted");
+                }
+            }
+        }
+        Ok(erased)
+    }
+}

@@ -1,0 +1,61 @@
+//! The queue of video jobs, as it is read from the log. What it says may be behind: a job itself has the last word.
+
+use aihub_domain::video::VideoStatus;
+use futures::future::BoxFuture;
+use tokio::sync::broadcast;
+
+/// A job that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenVideo {
+    pub video_id: String,
+    pub account: String,
+    pub status: VideoStatus,
+    /// Who has it, or may have it; `None` while it waits.
+    pub provider: Option<String>,
+    /// Who could have it, best first.
+    pub offers: Vec<String>,
+}
+
+/// How many jobs wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    pub all: u64,
+    pub of_account: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// The queue has read what happened to the job.
+    Changed { video_id: String, account: String },
+    /// Somebody wants the job looked at.
+    Nudged { video_id: String },
+}
+
+pub trait VideoQueue: Send + Sync {
+    /// Those that somebody has, or may have.
+    fn busy(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
+
+    /// The next `limit` of those that wait, in the order in which they are due: by priority; then, so that no account
+    /// waits for all the jobs of another one, by how many of its account's come before it or are busy; then oldest first.
+    fn waiting(&self, limit: usize) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
+
+    /// Some of those that wait whose time to do so is over.
+    fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
+
+    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>>;
+
+    /// Where a job stands in the queue, from 1; `None` where it does not wait.
+    fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>>;
+
+    /// Those of the provider's jobs that are known to be one of ours, once everything that is in the log now is known.
+    fn known<'a>(&'a self, provider: &'a str, job_ids: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
+
+    /// Which of our jobs a provider's job is.
+    fn find<'a>(&'a self, provider: &'a str, job_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<String>>>;
+
+    /// Has whoever drives the job look at it now, on whichever node.
+    fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// What happens, as it happens, on whichever node. Whoever falls behind, or hears nothing for a while, has to look.
+    fn news(&self) -> broadcast::Receiver<News>;
+}

@@ -1,0 +1,195 @@
+//! A job at its provider: watched until that is done, fetched, stored, charged for.
+
+use std::{sync::Arc, time::Duration};
+
+use aihub_domain::video::{
+    VideoStatus,
+    command::VideoCommand,
+    event::{Media, StoredMedia},
+};
+use chrono::{DateTime, Utc};
+use tokio::time::sleep;
+
+use super::{
+    catalog::VideoBackend,
+    driver::{Driver, InHand},
+    jobs::{ChangeError, DRIVER, FIRST_RETRY, Known, SLOWEST_RETRY},
+};
+use crate::ports::{
+    media_store::{MediaError, MediaKind},
+    video_provider::{JobState, JobStatus, Variant},
+};
+
+/// Progress is written down in steps of so many percent.
+const PROGRESS_STEP: u8 = 10;
+/// However often a provider wants to be asked.
+const MOST_OFTEN: Duration = Duration::from_millis(100);
+const MOST_SELDOM: Duration = Duration::from_mins(1);
+/// A thumbnail is not worth more.
+const THUMBNAIL_TRIES: usize = 2;
+
+impl Driver {
+    /// Takes up a job that a provider has, or whose file is here.
+    pub(super) async fn finish(self: &Arc<Self>, hand: &InHand) -> anyhow::Result<()> {
+        match self.videos.jobs.load(&hand.video_id).await? {
+            Some(known) => self.see_through(hand, known).await,
+            None => Ok(()),
+        }
+    }
+
+    /// From wherever the job is to its end, unless it has to wait for somebody.
+    pub(super) async fn see_through(self: &Arc<Self>, hand: &InHand, mut known: Known) -> anyhow::Result<()> {
+        if known.status() == VideoStatus::Rendering {
+            self.render(hand, &mut known).await?;
+        }
+        if known.status() == VideoStatus::Stored {
+            self.videos.jobs.complete(&mut known).await?;
+        }
+        Ok(())
+    }
+
+    async fn render(&self, hand: &InHand, known: &mut Known) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let Some(submission) = known.job.submission().cloned() else { return Ok(()) };
+        let Some(provider_job_id) = submission.provider_job_id else { return Ok(()) };
+        let backend = self.videos.catalog.backends.get(&submission.provider).cloned();
+        loop {
+            // Somebody may have ended it.
+            jobs.catch_up(known).await?;
+            let left = (submission.deadline_at - jobs.clock.now()).to_std().ok().filter(|left| !left.is_zero());
+            let (Some(backend), Some(left), VideoStatus::Rendering) = (&backend, left, known.status()) else { break };
+            let mut poll_after = None;
+            match backend.provider.status(&provider_job_id).await {
+                Ok(JobStatus { state: JobState::Completed, .. }) => {
+                    return self.store(known, backend, &provider_job_id, submission.deadline_at).await;
+                }
+                Ok(JobStatus { state: JobState::Failed { code }, .. }) => {
+                    return Ok(jobs.fail(known, &code).await?);
+                }
+                Ok(JobStatus { state: JobState::Gone, .. }) => {
+                    return Ok(jobs.fail(known, "lost_by_provider").await?);
+                }
+                Ok(JobStatus { state: JobState::Running { progress }, poll_after: asked }) => {
+                    poll_after = asked;
+                    self.progress(known, progress).await?;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        video.id = %known.video_id, provider.name = %backend.name, error.kind = ?error.kind,
+                        "a provider does not say how a video stands; asking again",
+                    );
+                }
+            }
+            let wait = poll_after.unwrap_or(self.videos.settings.poll_every).clamp(MOST_OFTEN, MOST_SELDOM).min(left);
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = hand.wake.notified() => {}
+                () = self.stop.cancelled() => return Ok(()),
+            }
+        }
+        if known.status() == VideoStatus::Rendering {
+            let reason = if backend.is_some() {
+                "its provider was not done in time"
+            } else {
+                "its provider is not configured any more"
+            };
+            jobs.expire(known, reason).await?;
+        }
+        if let (Some(backend), VideoStatus::Cancelled | VideoStatus::Expired) = (&backend, known.status()) {
+            self.call_off(known, backend, &provider_job_id).await;
+        }
+        Ok(())
+    }
+
+    async fn progress(&self, known: &mut Known, percent: Option<u8>) -> anyhow::Result<()> {
+        let Some(percent) = percent.filter(|percent| *percent >= known.job.percent().saturating_add(PROGRESS_STEP))
+        else {
+            return Ok(());
+        };
+        let record = VideoCommand::RecordProgress { percent, progressed_at: self.videos.jobs.clock.now() };
+        match self.videos.jobs.change(known, record, DRIVER).await {
+            Ok(_) | Err(ChangeError::Refused(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn store(
+        &self,
+        known: &mut Known,
+        backend: &VideoBackend,
+        provider_job_id: &str,
+        deadline_at: DateTime<Utc>,
+    ) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let give_up_at = deadline_at + self.videos.settings.storing;
+        let mut retry = FIRST_RETRY;
+        let video = loop {
+            match self.fetch(known, backend, provider_job_id, Variant::Video).await {
+                Ok(Some(video)) => break video,
+                Ok(None) => return Ok(jobs.fail(known, "no_video").await?),
+                Err(MediaError::Unusable(reason)) => {
+                    tracing::warn!(video.id = %known.video_id, provider.name = %backend.name, reason, "an unusable file");
+                    return Ok(jobs.fail(known, "unusable_video").await?);
+                }
+                Err(MediaError::TooLarge { .. }) => return Ok(jobs.fail(known, "video_too_large").await?),
+                Err(error) => {
+                    tracing::warn!(
+                        video.id = %known.video_id, provider.name = %backend.name, error.message = %error,
+                        "a video is not here yet; fetching again",
+                    );
+                }
+            }
+            if jobs.clock.now() > give_up_at {
+                return Ok(jobs.expire(known, "its file could not be fetched in time").await?);
+            }
+            if self.stop.run_until_cancelled(sleep(retry)).await.is_none() {
+                return Ok(());
+            }
+            retry = (retry * 2).min(SLOWEST_RETRY);
+        };
+        let thumbnail = self.thumbnail(known, backend, provider_job_id).await;
+        let files = [Some(video.key.clone()), thumbnail.as_ref().map(|file| file.key.clone())];
+        let media = Box::new(Media { video, thumbnail });
+        let store = VideoCommand::StoreVideo { media, stored_at: jobs.clock.now() };
+        match jobs.change(known, store, DRIVER).await {
+            Ok(_) => Ok(()),
+            // It was cancelled meanwhile, or somebody else has stored the same under the same name.
+            Err(ChangeError::Refused(_)) => {
+                if known.job.media().is_none() {
+                    for key in files.into_iter().flatten() {
+                        self.videos.media.delete(&key).await?;
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn thumbnail(&self, known: &Known, backend: &VideoBackend, provider_job_id: &str) -> Option<StoredMedia> {
+        for _ in 0..THUMBNAIL_TRIES {
+            match self.fetch(known, backend, provider_job_id, Variant::Thumbnail).await {
+                Ok(thumbnail) => return thumbnail,
+                Err(error) => {
+                    tracing::info!(video.id = %known.video_id, error.message = %error, "a thumbnail did not come");
+                }
+            }
+        }
+        None
+    }
+
+    async fn fetch(
+        &self,
+        known: &Known,
+        backend: &VideoBackend,
+        provider_job_id: &str,
+        variant: Variant,
+    ) -> Result<Option<StoredMedia>, MediaError> {
+        let Some(file) = backend.provider.download(provider_job_id, variant).await? else { return Ok(None) };
+        let (name, kind) = match variant {
+            Variant::Video => ("video.mp4", MediaKind::Video),
+            Variant::Thumbnail => ("thumbnail.jpg", MediaKind::Image),
+        };
+        self.videos.media.store(&format!("{}/{name}", known.video_id), kind, file).await.map(Some)
+    }
+}

@@ -1,0 +1,208 @@
+//! A job goes to a provider, once. That it is about to is in the log before the call, and what came of it after.
+
+use std::sync::Arc;
+
+use aihub_domain::video::{VideoError, VideoStatus, command::VideoCommand};
+use tokio::time::sleep;
+
+use super::{
+    catalog::VideoBackend,
+    driver::{Driver, InHand},
+    jobs::{ChangeError, DRIVER, FIRST_RETRY, Known, SLOWEST_RETRY},
+    new_video::VideoContent,
+};
+use crate::{
+    ports::{
+        vault::VaultError,
+        video_provider::{Recovery, SubmitError, VideoCall},
+    },
+    upstream::guard::Turn,
+};
+
+/// A job that so many calls were refused for is given up.
+const MAX_REFUSALS: usize = 12;
+
+impl Driver {
+    /// Submits a job that waits, and sees it through.
+    pub(super) async fn submit(
+        self: &Arc<Self>,
+        hand: &InHand,
+        backend: &Arc<VideoBackend>,
+        turn: Turn,
+    ) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let Some(mut known) = jobs.load(&hand.video_id).await? else { return Ok(()) };
+        if known.status() != VideoStatus::Queued {
+            return Ok(());
+        }
+        let Some(content) = self.content(&mut known).await? else { return Ok(()) };
+        let Some(offer) = known.request()?.offers.iter().position(|offer| offer.provider == backend.name) else {
+            return Ok(());
+        };
+        let now = jobs.clock.now();
+        let start = VideoCommand::StartSubmission {
+            offer,
+            node: jobs.node.clone(),
+            deadline_at: now + self.videos.settings.deadline,
+            started_at: now,
+        };
+        match jobs.change(&mut known, start, DRIVER).await {
+            Ok(_) => {}
+            // Somebody else was first: it is cancelled, or with a provider.
+            Err(ChangeError::Refused(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        let call = call(&known, content)?;
+        let lock = self.submitting(&backend.name);
+        let submitting = lock.read().await;
+        self.call(&mut known, backend, &call, Some(turn)).await?;
+        drop(submitting);
+        self.see_through(hand, known).await
+    }
+
+    /// Calls once more for a submission whose answer was lost: the provider knows it again by its token.
+    pub(super) async fn submit_again(self: &Arc<Self>, hand: &InHand) -> anyhow::Result<()> {
+        let Some(mut known) = self.videos.jobs.load(&hand.video_id).await? else { return Ok(()) };
+        let Some(submission) = known.job.submission().filter(|_| known.status() == VideoStatus::Submitting) else {
+            return Ok(());
+        };
+        let Some(backend) = self.videos.catalog.backends.get(&submission.provider).cloned() else { return Ok(()) };
+        let Some(content) = self.content(&mut known).await? else { return Ok(()) };
+        let call = call(&known, content)?;
+        self.call(&mut known, &backend, &call, None).await?;
+        self.see_through(hand, known).await
+    }
+
+    /// Calls the provider and writes down what came of it. What the provider may have taken stays as it is, unless it knows
+    /// the call again: then it is made until there is an answer, or the deadline has passed.
+    pub(super) async fn call(
+        &self,
+        known: &mut Known,
+        backend: &VideoBackend,
+        call: &VideoCall,
+        mut turn: Option<Turn>,
+    ) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let mut retry = FIRST_RETRY;
+        let Some(submission) = known.job.submission().cloned() else { return Ok(()) };
+        loop {
+            match backend.provider.submit(call).await {
+                Ok(provider_job_id) => {
+                    if let Some(turn) = &mut turn {
+                        turn.succeeded();
+                    }
+                    return self.taken(known, backend, submission.number, provider_job_id).await;
+                }
+                Err(SubmitError { error, in_doubt }) => {
+                    if let Some(mut turn) = turn.take() {
+                        turn.failed(&error);
+                    }
+                    tracing::warn!(
+                        video.id = %known.video_id, provider.name = %backend.name, error.kind = ?error.kind,
+                        submission.in_doubt = in_doubt, "a video was not taken",
+                    );
+                    if !in_doubt {
+                        return self.refused(known, submission.number, &error).await;
+                    }
+                }
+            }
+            if backend.provider.recovery() != Recovery::Idempotent || jobs.clock.now() > submission.deadline_at {
+                self.pause(&known.video_id);
+                return Ok(());
+            }
+            if self.stop.run_until_cancelled(sleep(retry)).await.is_none() {
+                return Ok(());
+            }
+            retry = (retry * 2).min(SLOWEST_RETRY);
+        }
+    }
+
+    pub(super) async fn taken(
+        &self,
+        known: &mut Known,
+        backend: &VideoBackend,
+        submission: u32,
+        provider_job_id: String,
+    ) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let submitted_at = jobs.clock.now();
+        let record = VideoCommand::RecordSubmission {
+            submission,
+            provider_job_id: provider_job_id.clone(),
+            actor: None,
+            submitted_at,
+        };
+        match jobs.change(known, record, DRIVER).await {
+            // It ended meanwhile: nobody wants what the provider makes of it.
+            Err(ChangeError::Refused(VideoError::AlreadyEnded(_))) => {
+                self.call_off(known, backend, &provider_job_id).await;
+                Ok(())
+            }
+            // Refused: somebody else has recorded the same.
+            Ok(_) | Err(ChangeError::Refused(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn refused(
+        &self,
+        known: &mut Known,
+        submission: u32,
+        error: &crate::ports::provider::ProviderError,
+    ) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let failure = serde_json::to_value(error.kind)?.as_str().unwrap_or_default().to_owned();
+        let refuse =
+            VideoCommand::RefuseSubmission { submission, failure, status: error.status, refused_at: jobs.clock.now() };
+        match jobs.change(known, refuse, DRIVER).await {
+            Ok(_) => {}
+            Err(ChangeError::Refused(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        if !error.kind.allows_fallback() {
+            jobs.fail(known, "rejected_by_provider").await?;
+        } else if known.job.refusals().len() >= MAX_REFUSALS {
+            jobs.fail(known, "all_providers_failed").await?;
+        } else {
+            self.pause(&known.video_id);
+        }
+        Ok(())
+    }
+
+    /// What the client wrote. Where that was erased the job fails, and there is none.
+    pub(super) async fn content(&self, known: &mut Known) -> anyhow::Result<Option<VideoContent>> {
+        match self.videos.content(known).await {
+            Ok(content) => Ok(Some(content)),
+            Err(VaultError::Erased) => {
+                self.videos.jobs.fail(known, "content_erased").await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the provider makes is not wanted any more. If it cannot be told so, that costs us and nobody else.
+    pub(super) async fn call_off(&self, known: &Known, backend: &VideoBackend, provider_job_id: &str) {
+        if let Err(error) = backend.provider.cancel(provider_job_id).await {
+            tracing::warn!(
+                video.id = %known.video_id, provider.name = %backend.name, error.kind = ?error.kind,
+                "a video that nobody wants any more could not be called off",
+            );
+        }
+    }
+}
+
+/// The same for every try of one submission.
+pub(super) fn call(known: &Known, content: VideoContent) -> anyhow::Result<VideoCall> {
+    let request = known.request()?;
+    let submission = known.job.submission().ok_or(VideoError::WrongStatus(known.status()))?;
+    Ok(VideoCall {
+        token: format!("{}-{}", known.video_id, submission.number),
+        model: submission.model.clone(),
+        prompt: content.prompt.into(),
+        style: content.style.map(Into::into),
+        seconds: request.seconds,
+        resolution: request.resolution,
+        aspect_ratio: request.aspect_ratio,
+    })
+}

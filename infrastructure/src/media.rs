@@ -1,0 +1,251 @@
+//! Media: taken in from providers, kept in a folder or a bucket, and given out by URLs that end.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`location`] | folders and buckets |
+//! | `spool` | a provider's file on its way here, on disk |
+//! | `inspect` | what a file is, as it says itself |
+//! | [`signature`] | URLs that end |
+//! | [`serve`] | what is kept, for the route that serves it |
+
+mod inspect;
+pub mod location;
+pub mod serve;
+pub mod signature;
+mod spool;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use aihub_application::ports::{
+    clock::Clock,
+    media_store::{MediaError, MediaKind, MediaStore},
+    video_provider::Download,
+};
+use aihub_domain::video::event::StoredMedia;
+use anyhow::Context;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use object_store::{
+    Attribute, AttributeValue, Attributes, ObjectStore, ObjectStoreExt, buffered::BufWriter, path::Path, signer::Signer,
+};
+use tokio::{io::AsyncWriteExt, task::spawn_blocking};
+use tokio_util::io::ReaderStream;
+
+use self::{inspect::Facts, location::Location, signature::UrlSecrets, spool::Spooled};
+
+/// Of a part of an upload. Buckets want 5 MiB or more, and no more than 10,000 of them.
+const PART_BYTES: usize = 8 << 20;
+/// At once, beside the one that is being filled.
+const PARTS_IN_FLIGHT: usize = 2;
+const READ_BYTES: usize = 256 << 10;
+const MAX_KEY_BYTES: usize = 200;
+
+pub struct MediaOptions {
+    pub location: Location,
+    /// What the location is reached with, as `object_store` names it.
+    pub location_options: Vec<(String, String)>,
+    /// Where incoming files are for as long as they come. It is made when the first one does.
+    pub spool_folder: PathBuf,
+    /// Of one file.
+    pub max_bytes: u64,
+    pub delivery: Delivery,
+    /// For how long a URL is good; one that is signed here up to a quarter longer, so that whoever asks again soon gets the
+    /// same one and finds it in a cache.
+    pub url_ttl: Duration,
+    pub url_secrets: UrlSecrets,
+}
+
+/// Where clients fetch media.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// From us, at `<public URL>/media/<key>`. Without one, [`KeptMedia::served_at`] says it.
+    Signed { public_url: Option<String> },
+    /// From the bucket.
+    Presigned,
+    /// From the edge, at `<base URL>/<key>`.
+    Cdn { base_url: String },
+}
+
+/// The media that are kept, in one place.
+pub struct KeptMedia {
+    store: Arc<dyn ObjectStore>,
+    signer: Option<Arc<dyn Signer>>,
+    prefix: Path,
+    /// Where they are files.
+    folder: Option<PathBuf>,
+    options: MediaOptions,
+    served_at: OnceLock<String>,
+    clock: Arc<dyn Clock>,
+}
+
+impl KeptMedia {
+    /// Makes the folder; does not look at a bucket.
+    pub fn open(options: MediaOptions, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let opened = options.location.open(&options.location_options).context("the media store")?;
+        let location::Opened { store, signer, prefix, folder } = opened;
+        if options.delivery == Delivery::Presigned && signer.is_none() {
+            anyhow::bail!("a folder signs no URLs");
+        }
+        Ok(Self { store, signer, prefix, folder, options, served_at: OnceLock::new(), clock })
+    }
+
+    /// Says under which URL, without a path, this service answers. Where a public URL is configured, it stands.
+    pub fn served_at(&self, url: String) {
+        // The first one stands.
+        let _ = self.served_at.set(url);
+    }
+
+    async fn take_in(&self, key: &str, kind: MediaKind, file: Download) -> Result<StoredMedia, MediaError> {
+        let path = self.path(key).ok_or_else(|| MediaError::Unusable("its key is no key".to_owned()))?;
+        let Spooled { file, bytes, sha256 } =
+            spool::spool(&self.options.spool_folder, self.options.max_bytes, file).await?;
+        let read = spawn_blocking(move || {
+            let mut file = io::BufReader::new(file);
+            io::Seek::rewind(&mut file).context("the spool of incoming media").map_err(MediaError::Unavailable)?;
+            let facts = inspect::inspect(kind, &mut file, bytes)?;
+            Ok((facts, file.into_inner()))
+        });
+        // A parser that panics does so over what it is given.
+        let read = read.await.unwrap_or_else(|_| Err(MediaError::Unusable("it cannot be read".to_owned())));
+        let (facts, file) = read?;
+        self.sweep(key).await.map_err(unavailable)?;
+        self.upload(key, path, &facts, file).await.context("uploading").map_err(MediaError::Unavailable)?;
+        let Facts { content_type, width, height, duration_ms, codec } = facts;
+        let (key, content_type) = (key.to_owned(), content_type.to_owned());
+        Ok(StoredMedia { key, content_type, bytes, sha256, width, height, duration_ms, codec })
+    }
+
+    async fn upload(&self, key: &str, path: Path, facts: &Facts, mut file: std::fs::File) -> anyhow::Result<()> {
+        io::Seek::rewind(&mut file)?;
+        let mut writer = BufWriter::with_capacity(self.store.clone(), path, PART_BYTES)
+            .with_max_concurrency(PARTS_IN_FLIGHT)
+            .with_attributes(self.attributes(key, facts));
+        let mut chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES);
+        let written = async {
+            while let Some(chunk) = chunks.next().await {
+                writer.put(chunk?).await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = written.await {
+            // The parts that are there already. What this leaves behind, the bucket's rules remove.
+            let _ = writer.abort().await;
+            return Err(error);
+        }
+        writer.shutdown().await?;
+        Ok(())
+    }
+
+    /// What a bucket says along when it serves a file itself. A folder keeps none.
+    fn attributes(&self, key: &str, facts: &Facts) -> Attributes {
+        if self.folder.is_some() {
+            return Attributes::new();
+        }
+        let disposition = AttributeValue::from(serve::disposition(key));
+        let content_type = AttributeValue::from(facts.content_type);
+        [(Attribute::ContentType, content_type), (Attribute::ContentDisposition, disposition)].into_iter().collect()
+    }
+
+    /// Removes what a crash left of earlier uploads under this key: [`object_store::local`] writes to `<file>#<number>`.
+    async fn sweep(&self, key: &str) -> io::Result<()> {
+        let Some(file) = self.folder.as_ref().map(|folder| folder.join(key)) else { return Ok(()) };
+        let swept = spawn_blocking(move || {
+            let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return Ok(()) };
+            let staged = [name.as_encoded_bytes(), b"#"].concat();
+            let entries = match std::fs::read_dir(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                entries => entries?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                if entry.file_name().as_encoded_bytes().starts_with(&staged) {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        });
+        swept.await.map_err(io::Error::other)?
+    }
+
+    async fn url_of(&self, key: &str) -> Result<String, MediaError> {
+        let path = self.path(key).ok_or_else(|| MediaError::Unusable("its key is no key".to_owned()))?;
+        match (&self.options.delivery, &self.signer) {
+            (Delivery::Presigned, Some(signer)) => {
+                let url = signer.signed_url(http::Method::GET, &path, self.options.url_ttl).await;
+                Ok(url.map_err(unavailable)?.into())
+            }
+            (Delivery::Presigned, None) => Err(MediaError::Unavailable(anyhow::anyhow!("a folder signs no URLs"))),
+            (Delivery::Cdn { base_url }, _) => Ok(self.signed(base_url, key)),
+            (Delivery::Signed { public_url }, _) => {
+                let url = public_url.as_ref().or_else(|| self.served_at.get());
+                let url = url.ok_or_else(|| MediaError::Unavailable(anyhow::anyhow!("nothing is served yet")))?;
+                Ok(self.signed(&format!("{}/media", url.trim_end_matches('/')), key))
+            }
+        }
+    }
+
+    fn signed(&self, base_url: &str, key: &str) -> String {
+        let ttl = self.options.url_ttl.as_secs().max(1);
+        let step = (ttl / 4).max(1);
+        let expires = (self.now() + ttl).div_ceil(step) * step;
+        format!("{}/{key}?{}", base_url.trim_end_matches('/'), self.options.url_secrets.query(key, expires))
+    }
+
+    /// In seconds of Unix time.
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.now().timestamp()).unwrap_or_default()
+    }
+
+    /// Where a key's file is, if it is a key: names of ASCII letters, digits, `.`, `_` and `-` between slashes, none of which
+    /// begins with a dot. Nothing in it needs to be escaped, in a URL or anywhere else.
+    fn path(&self, key: &str) -> Option<Path> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let is_name = |name: &str| !name.is_empty() && !name.starts_with('.') && name.bytes().all(good);
+        (key.len() <= MAX_KEY_BYTES && key.split('/').all(is_name))
+            .then(|| self.prefix.parts().chain(Path::from(key).parts()).collect())
+    }
+}
+
+impl MediaStore for KeptMedia {
+    fn store<'a>(
+        &'a self,
+        key: &'a str,
+        kind: MediaKind,
+        file: Download,
+    ) -> BoxFuture<'a, Result<StoredMedia, MediaError>> {
+        self.take_in(key, kind, file).boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), MediaError>> {
+        async move {
+            // Nothing was ever kept under what is no key.
+            let Some(path) = self.path(key) else { return Ok(()) };
+            self.sweep(key).await.map_err(unavailable)?;
+            match self.store.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(unavailable(error)),
+            }
+        }
+        .boxed()
+    }
+
+    fn url<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<String, MediaError>> {
+        self.url_of(key).boxed()
+    }
+}
+
+impl fmt::Debug for KeptMedia {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("KeptMedia").field("location", &self.options.location).finish_non_exhaustive()
+    }
+}
+
+fn unavailable(error: impl Into<anyhow::Error>) -> MediaError {
+    MediaError::Unavailable(error.into())
+}

@@ -1,0 +1,155 @@
+//! Where media are kept: a folder, or a bucket at Amazon's, Google's, Microsoft's, or whoever speaks S3.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use object_store::{
+    ObjectStore,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
+    local::LocalFileSystem,
+    path::Path,
+    signer::Signer,
+};
+use thiserror::Error;
+use url::Url;
+
+/// Ends a request of which nothing is heard any more.
+const IDLE_TIMEOUT: &str = "60s";
+/// In place of `object_store`'s 30 s for a whole request: a client may take that long to watch.
+const REQUEST_TIMEOUT: &str = "24h";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    Folder(PathBuf),
+    /// `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`.
+    Bucket(Service, Url),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    S3,
+    Google,
+    Azure,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LocationError {
+    #[error("is not a URL: file:///folder, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")]
+    NotAUrl,
+    #[error("names no folder on this machine: file:///an/absolute/path")]
+    Folder,
+    #[error("names no bucket")]
+    Bucket,
+    #[error("must end with its path: credentials belong into `media.options`")]
+    Credentials,
+}
+
+/// A store that is open.
+pub(super) struct Opened {
+    pub store: Arc<dyn ObjectStore>,
+    pub signer: Option<Arc<dyn Signer>>,
+    pub prefix: Path,
+    pub folder: Option<PathBuf>,
+}
+
+impl Location {
+    pub fn parse(text: &str) -> Result<Self, LocationError> {
+        let url = Url::parse(text).map_err(|_| LocationError::NotAUrl)?;
+        // `az://container@account` is no user's name.
+        let user = !url.username().is_empty() && url.scheme() != "az";
+        if user || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+            return Err(LocationError::Credentials);
+        }
+        let service = match url.scheme() {
+            "file" => return url.to_file_path().map(Self::Folder).map_err(|()| LocationError::Folder),
+            "s3" => Service::S3,
+            "gs" => Service::Google,
+            "az" => Service::Azure,
+            _ => return Err(LocationError::NotAUrl),
+        };
+        if url.host_str().is_none_or(str::is_empty) || Path::from_url_path(url.path()).is_err() {
+            return Err(LocationError::Bucket);
+        }
+        Ok(Self::Bucket(service, url))
+    }
+
+    /// Whether `object_store` has an option of this name for the place.
+    pub fn has_option(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(_) => false,
+            Self::Bucket(Service::S3, _) => name.parse::<AmazonS3ConfigKey>().is_ok(),
+            Self::Bucket(Service::Google, _) => name.parse::<GoogleConfigKey>().is_ok(),
+            Self::Bucket(Service::Azure, _) => name.parse::<AzureConfigKey>().is_ok(),
+        }
+    }
+
+    /// With the customary variables of the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`), and `options` above them. A folder is
+    /// made; a bucket is not looked at before it is needed.
+    pub(super) fn open(&self, options: &[(String, String)]) -> anyhow::Result<Opened> {
+        // reqwest takes the process's TLS provider, see `providers::http`.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        /// The builders have the same methods, and no trait that says so.
+        macro_rules! bucket {
+            ($builder:ty, $key:ty, $url:expr) => {{
+                let defaults = [("read_timeout", IDLE_TIMEOUT), ("timeout", REQUEST_TIMEOUT)];
+                let options = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+                let mut builder = <$builder>::from_env().with_url($url.as_str());
+                for (name, value) in defaults.into_iter().chain(options) {
+                    builder = builder.with_config(name.parse::<$key>()?, value);
+                }
+                let store = Arc::new(builder.build()?);
+                let (store, signer): (Arc<dyn ObjectStore>, Arc<dyn Signer>) = (store.clone(), store);
+                Opened { store, signer: Some(signer), prefix: Path::from_url_path($url.path())?, folder: None }
+            }};
+        }
+        Ok(match self {
+            Self::Folder(folder) => {
+                fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+                // What the log says is kept is there after a power failure too.
+                let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true).with_automatic_cleanup(true);
+                Opened { store: Arc::new(store), signer: None, prefix: Path::default(), folder: Some(folder.clone()) }
+            }
+            Self::Bucket(Service::S3, url) => bucket!(AmazonS3Builder, AmazonS3ConfigKey, url),
+            Self::Bucket(Service::Google, url) => bucket!(GoogleCloudStorageBuilder, GoogleConfigKey, url),
+            Self::Bucket(Service::Azure, url) => bucket!(MicrosoftAzureBuilder, AzureConfigKey, url),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_folder_or_a_bucket_and_nothing_else() {
+        assert_eq!(Location::parse("file:///var/lib/my%20media"), Ok(Location::Folder("/var/lib/my media".into())));
+        for (url, service) in [
+            ("s3://bucket", Service::S3),
+            ("gs://bucket/videos", Service::Google),
+            ("az://container@account/videos/of/ours", Service::Azure),
+        ] {
+            assert!(matches!(Location::parse(url), Ok(Location::Bucket(found, _)) if found == service), "{url}");
+        }
+        for (url, error) in [
+            ("/var/lib/media", LocationError::NotAUrl),
+            ("ftp://host/media", LocationError::NotAUrl),
+            ("file://other-machine/media", LocationError::Folder),
+            ("s3:///prefix", LocationError::Bucket),
+            ("s3://key:secret@bucket", LocationError::Credentials),
+            ("s3://bucket?region=x", LocationError::Credentials),
+        ] {
+            assert_eq!(Location::parse(url), Err(error), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_option_that_the_service_has_not_is_known_as_such() {
+        let s3 = Location::parse("s3://bucket").unwrap();
+        assert!(s3.has_option("aws_endpoint") && s3.has_option("allow_http") && !s3.has_option("endpiont"));
+        assert!(Location::parse("gs://bucket").unwrap().has_option("google_service_account"));
+        assert!(Location::parse("az://container").unwrap().has_option("azure_storage_account_name"));
+        assert!(!Location::parse("file:///media").unwrap().has_option("aws_endpoint"));
+    }
+}

@@ -1,0 +1,385 @@
+//! The jobs that have not ended, kept from the log, and what is asked about them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use aihub_application::videos::{
+    housekeeping::{DueMedia, MediaHolders},
+    queue::{Depth, News, OpenVideo, VideoQueue},
+};
+use aihub_domain::video::{
+    VideoJob, VideoStatus,
+    event::{ErasureReason, VideoEvent, VideoRequest},
+};
+use anyhow::{Context, bail};
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, future::BoxFuture};
+use serde::Serialize;
+use sqlx::{PgPool, PgTransaction};
+use tokio::{
+    sync::broadcast,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    database::Database,
+    event_store::{
+        decode::{LogEntry, events_of},
+        subscription::EventHandler,
+    },
+    json_rows::json_rows,
+};
+
+/// The name of [`OpenVideos`], under which its checkpoint is kept.
+const NAME: &str = "open-videos";
+/// The channel on which nodes hear of jobs: `<video id> <account>` where one changed, `<video id>` where one is to be looked
+/// at.
+const CHANNEL: &str = "videos";
+/// News that are kept for a node's listeners; one that is further behind looks at everything anyway.
+const KEPT_NEWS: usize = 1_024;
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// How long it is waited for the queue to have read the log.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The most that one search finds.
+const MAX_FOUND: i64 = 100;
+
+/// Keeps `open_videos`, `video_submissions` and `kept_media`.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenVideos;
+
+#[derive(Debug, Serialize)]
+struct Row {
+    video_id: String,
+    account: String,
+    status: String,
+    provider: Option<String>,
+    offers: Vec<String>,
+    priority: i16,
+    queued_until: DateTime<Utc>,
+    requested_at_position: i64,
+    position: i64,
+}
+
+impl Row {
+    fn requested(video_id: &str, request: &VideoRequest, position: i64) -> Self {
+        Self {
+            video_id: video_id.to_owned(),
+            account: request.account.clone(),
+            status: VideoStatus::Queued.as_str().to_owned(),
+            provider: None,
+            offers: request.offers.iter().map(|offer| offer.provider.clone()).collect(),
+            priority: request.priority as i16,
+            queued_until: request.queued_until,
+            requested_at_position: position,
+            position,
+        }
+    }
+
+    fn evolve(&mut self, event: &VideoEvent) {
+        let (status, provider) = match event {
+            VideoEvent::SubmissionStarted { provider, .. } => (VideoStatus::Submitting, Some(provider)),
+            VideoEvent::SubmissionDoubted { provider, .. } => (VideoStatus::InDoubt, Some(provider)),
+            VideoEvent::VideoSubmitted { provider, .. } => (VideoStatus::Rendering, Some(provider)),
+            VideoEvent::SubmissionRefused { .. } | VideoEvent::SubmissionDenied { .. } => (VideoStatus::Queued, None),
+            VideoEvent::VideoStored { .. } => (VideoStatus::Stored, self.provider.as_ref()),
+            _ => return,
+        };
+        self.provider = provider.cloned();
+        status.as_str().clone_into(&mut self.status);
+    }
+}
+
+impl EventHandler for OpenVideos {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn apply<'a>(
+        &'a self,
+        transaction: &'a mut PgTransaction<'_>,
+        events: &'a [Arc<LogEntry>],
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        apply(transaction, events).boxed()
+    }
+}
+
+async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
+    let changes = events_of::<VideoJob>(events).collect::<anyhow::Result<Vec<_>>>()?;
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let touched: BTreeSet<&str> = changes.iter().map(|(event, _)| event.aggregate_id.as_str()).collect();
+    let touched: Vec<&str> = touched.into_iter().collect();
+    let known = sqlx::query_as!(Row, "SELECT * FROM open_videos WHERE video_id = ANY($1)", &touched as &[&str])
+        .fetch_all(&mut **transaction)
+        .await?;
+    let mut rows: BTreeMap<String, Row> = known.into_iter().map(|row| (row.video_id.clone(), row)).collect();
+    let (mut ended, mut news) = (Vec::new(), BTreeSet::new());
+    for (event, change) in changes {
+        let (video_id, position) = (&event.aggregate_id, event.position.cast_signed());
+        if let VideoEvent::VideoRequested(request) = change {
+            rows.entry(video_id.clone()).or_insert_with(|| Row::requested(video_id, request, position));
+        } else if let Some((asked, _)) = change.ended() {
+            rows.remove(video_id);
+            ended.push(video_id.as_str());
+            news.insert(format!("{video_id} {}", asked.account));
+        } else if let Some(row) = rows.get_mut(video_id)
+            && row.position < position
+        {
+            row.evolve(change);
+            row.position = position;
+        }
+        remember(transaction, video_id, change).await?;
+    }
+    news.extend(rows.values().map(|row| format!("{} {}", row.video_id, row.account)));
+    sqlx::query!("DELETE FROM open_videos WHERE video_id = ANY($1)", &ended as &[&str])
+        .execute(&mut **transaction)
+        .await?;
+    sqlx::query!(
+        "INSERT INTO open_videos SELECT * FROM json_populate_recordset(NULL::open_videos, $1::text::json)
+         ON CONFLICT ON CONSTRAINT open_videos_video_id DO UPDATE
+             SET status = excluded.status, provider = excluded.provider, position = excluded.position",
+        json_rows(&rows.into_values().collect::<Vec<_>>())?,
+    )
+    .execute(&mut **transaction)
+    .await
+    .context("the rows of the open videos")?;
+    notify(&mut **transaction, &news.into_iter().collect::<Vec<_>>()).await?;
+    Ok(())
+}
+
+/// What is known of jobs beyond their end.
+async fn remember(transaction: &mut PgTransaction<'_>, video_id: &str, event: &VideoEvent) -> Result<(), sqlx::Error> {
+    match event {
+        VideoEvent::VideoSubmitted { provider, provider_job_id, .. } => {
+            sqlx::query!(
+                "INSERT INTO video_submissions VALUES ($1, $2, $3)
+                 ON CONFLICT ON CONSTRAINT video_submissions_job DO NOTHING",
+                provider,
+                provider_job_id,
+                video_id
+            )
+            .execute(&mut **transaction)
+            .await?;
+        }
+        VideoEvent::VideoCompleted { asked, completed_at, .. } => {
+            sqlx::query!(
+                "INSERT INTO kept_media VALUES ($1, $2, $3) ON CONFLICT ON CONSTRAINT kept_media_video_id DO NOTHING",
+                video_id,
+                asked.account,
+                completed_at
+            )
+            .execute(&mut **transaction)
+            .await?;
+        }
+        VideoEvent::MediaErased { .. } => {
+            sqlx::query!("DELETE FROM kept_media WHERE video_id = $1", video_id).execute(&mut **transaction).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn notify(executor: impl sqlx::PgExecutor<'_>, what: &[String]) -> Result<(), sqlx::Error> {
+    let notify = sqlx::query!("SELECT pg_notify($1, what) FROM unnest($2::text[]) AS news (what)", CHANNEL, what);
+    notify.execute(executor).await.map(drop)
+}
+
+/// The questions. The answers are as good as [`OpenVideos`] is up to date.
+#[derive(Debug, Clone)]
+pub struct PostgresVideoQueue {
+    database: Database,
+    news: broadcast::Sender<News>,
+}
+
+impl PostgresVideoQueue {
+    pub fn new(database: Database) -> Self {
+        Self { database, news: broadcast::Sender::new(KEPT_NEWS) }
+    }
+
+    /// Hears of the queue, for whoever waits for [`news`](VideoQueue::news), until `stop`.
+    pub async fn follow(self, stop: CancellationToken) {
+        let listening = async {
+            loop {
+                if let Err(error) = self.listen().await {
+                    tracing::warn!(error = %error, "news of the videos are not heard; listening again");
+                }
+                sleep(RECONNECT_AFTER).await;
+            }
+        };
+        stop.run_until_cancelled(listening).await;
+    }
+
+    async fn listen(&self) -> Result<(), sqlx::Error> {
+        let mut listener = self.database.listener().await?;
+        listener.listen(CHANNEL).await?;
+        loop {
+            // None: the connection was lost and made again, and may have missed some.
+            let Some(told) = listener.try_recv().await? else { continue };
+            let (video_id, account) = told.payload().split_once(' ').unwrap_or((told.payload(), ""));
+            let (video_id, account) = (video_id.to_owned(), account.to_owned());
+            let news = if account.is_empty() { News::Nudged { video_id } } else { News::Changed { video_id, account } };
+            // Nobody may be waiting.
+            let _ = self.news.send(news);
+        }
+    }
+
+    fn pool(&self) -> &PgPool {
+        self.database.pool()
+    }
+
+    async fn busy_now(&self) -> anyhow::Result<Vec<OpenVideo>> {
+        let rows =
+            sqlx::query_as!(Row, "SELECT * FROM open_videos WHERE status <> 'queued' ORDER BY requested_at_position");
+        rows.fetch_all(self.pool()).await?.into_iter().map(open).collect()
+    }
+
+    async fn overdue_now(&self) -> anyhow::Result<Vec<OpenVideo>> {
+        let rows = sqlx::query_as!(
+            Row,
+            "SELECT * FROM open_videos WHERE status = 'queued' AND queued_until < now()
+             ORDER BY queued_until LIMIT $1",
+            MAX_FOUND
+        );
+        rows.fetch_all(self.pool()).await?.into_iter().map(open).collect()
+    }
+
+    async fn next(&self, limit: usize) -> anyhow::Result<Vec<OpenVideo>> {
+        let rows = sqlx::query!(
+            r#"SELECT video_id AS "video_id!", account AS "account!", offers AS "offers!"
+               FROM waiting_videos ORDER BY place LIMIT $1"#,
+            i64::try_from(limit)?
+        );
+        let rows = rows.fetch_all(self.pool()).await?.into_iter();
+        Ok(rows
+            .map(|row| OpenVideo {
+                video_id: row.video_id,
+                account: row.account,
+                status: VideoStatus::Queued,
+                provider: None,
+                offers: row.offers,
+            })
+            .collect())
+    }
+
+    async fn count(&self, account: &str) -> anyhow::Result<Depth> {
+        let row = sqlx::query!(
+            r#"SELECT count(*) AS "all!", count(*) FILTER (WHERE account = $1) AS "of_account!"
+               FROM open_videos WHERE status = 'queued'"#,
+            account
+        );
+        let row = row.fetch_one(self.pool()).await?;
+        Ok(Depth { all: row.all.cast_unsigned(), of_account: row.of_account.cast_unsigned() })
+    }
+
+    async fn place_of(&self, video_id: &str) -> anyhow::Result<Option<u64>> {
+        let place =
+            sqlx::query_scalar!(r#"SELECT place AS "place!" FROM waiting_videos WHERE video_id = $1"#, video_id);
+        Ok(place.fetch_optional(self.pool()).await?.map(i64::cast_unsigned))
+    }
+
+    async fn known_of(&self, provider: &str, job_ids: &[String]) -> anyhow::Result<Vec<String>> {
+        self.catch_up().await?;
+        let known = sqlx::query_scalar!(
+            "SELECT provider_job_id FROM video_submissions WHERE provider = $1 AND provider_job_id = ANY($2)",
+            provider,
+            job_ids
+        );
+        Ok(known.fetch_all(self.pool()).await?)
+    }
+
+    /// Waits until everything is read that is in the log now.
+    async fn catch_up(&self) -> anyhow::Result<()> {
+        let head = sqlx::query_scalar!(r#"SELECT coalesce(max(position), 0) AS "head!" FROM events"#);
+        let head = head.fetch_one(self.pool()).await?;
+        let give_up_at = Instant::now() + PATIENCE;
+        while Instant::now() < give_up_at {
+            let at = sqlx::query_scalar!("SELECT position FROM subscriptions WHERE name = $1", NAME);
+            if at.fetch_optional(self.pool()).await?.unwrap_or(0) >= head {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(25)).await;
+        }
+        bail!("{NAME} has not reached position {head} in {} s", PATIENCE.as_secs())
+    }
+
+    async fn due_now(&self, kept_from: Option<DateTime<Utc>>) -> anyhow::Result<Vec<DueMedia>> {
+        let rows = sqlx::query!(
+            r#"SELECT m.video_id, s.erased_at IS NOT NULL AS "erased!"
+               FROM kept_media m LEFT JOIN subjects s ON s.subject = m.account
+               WHERE m.ended_at < $1 OR s.erased_at IS NOT NULL
+               ORDER BY m.ended_at LIMIT $2"#,
+            kept_from,
+            MAX_FOUND
+        );
+        let rows = rows.fetch_all(self.pool()).await?.into_iter();
+        Ok(rows
+            .map(|row| DueMedia {
+                video_id: row.video_id,
+                reason: if row.erased { ErasureReason::SubjectErased } else { ErasureReason::Retention },
+            })
+            .collect())
+    }
+}
+
+fn open(row: Row) -> anyhow::Result<OpenVideo> {
+    let Row { video_id, account, status, provider, offers, .. } = row;
+    let status = serde_json::from_value(status.into()).context("a status in `open_videos`")?;
+    Ok(OpenVideo { video_id, account, status, provider, offers })
+}
+
+impl VideoQueue for PostgresVideoQueue {
+    fn busy(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>> {
+        self.busy_now().boxed()
+    }
+
+    fn waiting(&self, limit: usize) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>> {
+        self.next(limit).boxed()
+    }
+
+    fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>> {
+        self.overdue_now().boxed()
+    }
+
+    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>> {
+        self.count(account).boxed()
+    }
+
+    fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>> {
+        self.place_of(video_id).boxed()
+    }
+
+    fn known<'a>(&'a self, provider: &'a str, job_ids: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {
+        self.known_of(provider, job_ids).boxed()
+    }
+
+    fn find<'a>(&'a self, provider: &'a str, job_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<String>>> {
+        async move {
+            let found = sqlx::query_scalar!(
+                "SELECT video_id FROM video_submissions WHERE provider = $1 AND provider_job_id = $2",
+                provider,
+                job_id
+            );
+            Ok(found.fetch_optional(self.pool()).await?)
+        }
+        .boxed()
+    }
+
+    fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        async move { Ok(notify(self.pool(), &[video_id.to_owned()]).await?) }.boxed()
+    }
+
+    fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
+    }
+}
+
+impl MediaHolders for PostgresVideoQueue {
+    fn due(&self, kept_from: Option<DateTime<Utc>>) -> BoxFuture<'_, anyhow::Result<Vec<DueMedia>>> {
+        self.due_now(kept_from).boxed()
+    }
+}

@@ -1,0 +1,52 @@
+-- Video jobs as those who work on them see them, kept by `infrastructure/src/video_queue.rs`.
+
+-- Jobs that have not ended.
+CREATE TABLE open_videos (
+    video_id     text COLLATE "C" NOT NULL,
+    account      text COLLATE "C" NOT NULL,
+    status       text             NOT NULL,
+    -- Who has it, or may have it.
+    provider     text,
+    -- Who could have it, best first.
+    offers       text[]           NOT NULL,
+    -- 0 high, 1 standard, 2 low.
+    priority     smallint         NOT NULL,
+    queued_until timestamptz      NOT NULL,
+    -- Of the request, in the log: who came first.
+    requested_at_position bigint  NOT NULL,
+    -- Of the last event that is in this row.
+    position     bigint           NOT NULL,
+    CONSTRAINT open_videos_video_id PRIMARY KEY (video_id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX open_videos_waiting ON open_videos (account) WHERE status = 'queued';
+CREATE INDEX open_videos_busy ON open_videos (account) WHERE status <> 'queued';
+
+-- The queue: by priority; among equals by how many of the same account come before or are with a provider, so that no
+-- account waits for all the jobs of another one; then oldest first.
+CREATE VIEW waiting_videos AS
+    SELECT video_id, account, offers, row_number() OVER (ORDER BY priority, turn, requested_at_position) AS place
+    FROM (SELECT w.video_id, w.account, w.offers, w.priority, w.requested_at_position,
+                 coalesce(busy.count, 0)
+                 + row_number() OVER (PARTITION BY w.account, w.priority ORDER BY w.requested_at_position) AS turn
+          FROM open_videos w
+          LEFT JOIN (SELECT account, count(*) AS count FROM open_videos
+                     WHERE status IN ('submitting', 'rendering', 'stored') GROUP BY account) busy USING (account)
+          WHERE w.status = 'queued') turns;
+
+-- Which of our jobs a provider's job is, for ever.
+CREATE TABLE video_submissions (
+    provider        text COLLATE "C" NOT NULL,
+    provider_job_id text COLLATE "C" NOT NULL,
+    video_id        text             NOT NULL,
+    CONSTRAINT video_submissions_job PRIMARY KEY (provider, provider_job_id)
+);
+
+-- Jobs that have ended and whose media is kept.
+CREATE TABLE kept_media (
+    video_id text COLLATE "C" NOT NULL,
+    account  text COLLATE "C" NOT NULL,
+    ended_at timestamptz      NOT NULL,
+    CONSTRAINT kept_media_video_id PRIMARY KEY (video_id)
+);
+CREATE INDEX kept_media_ended_at ON kept_media (ended_at);
+CREATE INDEX kept_media_account ON kept_media (account);
