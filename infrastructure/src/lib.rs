@@ -19,8 +19,8 @@
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`standard_webhooks`] | signatures of webhooks, ours and others' |
 //! | [`vault`] | content sealed per subject, and the subjects' keys |
-//! | [`video_queue`] | the video jobs that have not ended, and the media that is kept |
 //! | [`video_providers`] | `/v1/videos` as OpenAI had it, Google's Veo, xAI |
+//! | [`video_queue`] | the video jobs that have not ended, and the media that is kept |
 //! | [`webhooks`] | what clients are told over HTTP |
 
 pub mod audit;

@@ -1,6 +1,6 @@
 //! Signatures of webhooks as <https://www.standardwebhooks.com> has them, which OpenAI uses unchanged: those that we send,
-//! and those that providers send us. The crate of that name hashes by itself, takes no time from outside, and signs with
-//! one secret only.
+//! and those that providers send us. The crate of that name takes no time from outside, and
+//! knows one secret only.
 //!
 //! Signed is `ID.TIMESTAMP.BODY` with HMAC-SHA256. While a secret is changed for another, there is a signature of each.
 
@@ -11,8 +11,9 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
 use chrono::{DateTime, Utc};
+use hmac::{Hmac, KeyInit, Mac};
 use http::HeaderMap;
-use ring::hmac;
+use sha2::Sha256;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -34,9 +35,24 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// Of a master key.
+pub const MIN_MASTER_BYTES: usize = 32;
+
 /// What both sides know. Never printed.
 #[derive(Clone)]
-pub struct WebhookSecret(Zeroizing<Vec<u8>>);
+pub struct WebhookSecret {
+    bytes: Zeroizing<Vec<u8>>,
+    mac: Hmac<Sha256>,
+}
+
+/// What the accounts' secrets are made from, so that these need not be kept: the present master key, and former ones.
+/// Never printed.
+#[derive(Clone)]
+pub struct WebhookMasters(Vec<Hmac<Sha256>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("must have {MIN_MASTER_BYTES} bytes or more")]
+pub struct WeakMaster;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a webhook secret is `whsec_` and base64, or a text of its own, and not empty")]
@@ -56,27 +72,54 @@ pub enum Unverified {
 impl WebhookSecret {
     /// `whsec_` and base64; a text without that prefix is the secret itself, as OpenAI's SDK has it.
     pub fn parse(text: &str) -> Result<Self, InvalidWebhookSecret> {
-        let bytes = match text.trim().strip_prefix(SECRET_PREFIX) {
+        Self::from_bytes(match text.trim().strip_prefix(SECRET_PREFIX) {
             Some(base64) => LENIENT.decode(base64).map_err(|_| InvalidWebhookSecret)?,
             None => text.trim().as_bytes().to_vec(),
-        };
-        if bytes.is_empty() { Err(InvalidWebhookSecret) } else { Ok(Self(Zeroizing::new(bytes))) }
+        })
     }
 
-    /// The secret of an account, made from a master key, so that it need not be kept.
-    pub fn of_account(master: &[u8], account: &str) -> Self {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, master);
-        let secret = hmac::sign(&key, format!("aihub webhook secret v1:{account}").as_bytes());
-        Self(Zeroizing::new(secret.as_ref().to_vec()))
+    fn from_bytes(bytes: Vec<u8>) -> Result<Self, InvalidWebhookSecret> {
+        let bytes = Zeroizing::new(bytes);
+        if bytes.is_empty() {
+            return Err(InvalidWebhookSecret);
+        }
+        let mac = Hmac::new_from_slice(&bytes).map_err(|_| InvalidWebhookSecret)?;
+        Ok(Self { bytes, mac })
     }
 
     /// `whsec_…`, for who has to verify.
     pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!("{SECRET_PREFIX}{}", STANDARD.encode(&*self.0)))
+        Zeroizing::new(format!("{SECRET_PREFIX}{}", STANDARD.encode(&*self.bytes)))
     }
 
-    fn key(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, &self.0)
+    /// Over `ID.TIMESTAMP.BODY`.
+    fn mac(&self, id: &str, timestamp: i64, body: &[u8]) -> Hmac<Sha256> {
+        self.mac.clone().chain_update(format!("{id}.{timestamp}.")).chain_update(body)
+    }
+}
+
+impl WebhookMasters {
+    pub fn new<'a>(current: &'a [u8], former: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, WeakMaster> {
+        let key = |master: &[u8]| {
+            let strong = master.len() >= MIN_MASTER_BYTES;
+            strong.then(|| Hmac::new_from_slice(master).ok()).flatten().ok_or(WeakMaster)
+        };
+        std::iter::once(current).chain(former).map(key).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Those of an account, one of each master key: the first is the one to be told.
+    pub fn secrets(&self, account: &str) -> Vec<WebhookSecret> {
+        let secret = |master: &Hmac<Sha256>| {
+            let mac = master.clone().chain_update(format!("aihub webhook secret v1:{account}"));
+            WebhookSecret::from_bytes(mac.finalize().into_bytes().to_vec()).ok()
+        };
+        self.0.iter().filter_map(secret).collect()
+    }
+}
+
+impl fmt::Debug for WebhookMasters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WebhookMasters({})", self.0.len())
     }
 }
 
@@ -88,9 +131,8 @@ impl fmt::Debug for WebhookSecret {
 
 /// The text of `webhook-signature`: one of each secret. `timestamp` is in Unix seconds, as its header has it.
 pub fn sign(secrets: &[WebhookSecret], id: &str, timestamp: i64, body: &[u8]) -> String {
-    let content = content(id, timestamp, body);
     let signature = |secret: &WebhookSecret| {
-        format!("{VERSION_PREFIX}{}", STANDARD.encode(hmac::sign(&secret.key(), &content).as_ref()))
+        format!("{VERSION_PREFIX}{}", STANDARD.encode(secret.mac(id, timestamp, body).finalize().into_bytes()))
     };
     secrets.iter().map(signature).collect::<Vec<_>>().join(" ")
 }
@@ -111,23 +153,16 @@ pub fn verify<'a>(
     if now.timestamp().abs_diff(timestamp) > TOLERANCE_SECONDS.unsigned_abs() {
         return Err(Unverified::Timestamp);
     }
-    let content = content(id, timestamp, body);
     let signatures = signatures.split(' ').take(MAX_SIGNATURES).filter_map(|one| one.strip_prefix(VERSION_PREFIX));
     let is_ours = |signature: Vec<u8>| {
         // Compares in constant time.
-        secrets.iter().any(|secret| hmac::verify(&secret.key(), &content, &signature).is_ok())
+        secrets.iter().any(|secret| secret.mac(id, timestamp, body).verify_slice(&signature).is_ok())
     };
     if signatures.filter_map(|one| STANDARD.decode(one).ok()).any(is_ours) {
         Ok(id)
     } else {
         Err(Unverified::Signature)
     }
-}
-
-fn content(id: &str, timestamp: i64, body: &[u8]) -> Vec<u8> {
-    let mut content = format!("{id}.{timestamp}.").into_bytes();
-    content.extend_from_slice(body);
-    content
 }
 
 #[cfg(test)]
@@ -200,12 +235,20 @@ mod tests {
 
     #[test]
     fn an_accounts_secret_is_always_the_same_and_nobody_elses() {
-        let of = |master: &[u8], account| WebhookSecret::of_account(master, account).reveal();
-        assert_eq!(of(b"master", "acme"), of(b"master", "acme"));
-        assert_ne!(of(b"master", "acme"), of(b"master", "other"));
-        assert_ne!(of(b"master", "acme"), of(b"another", "acme"));
-        assert_eq!(secret(&of(b"master", "acme")).reveal(), of(b"master", "acme"));
-        assert_eq!(of(b"master", "acme").len(), "whsec_".len() + 44);
+        let (present, former) = ([1; 32], [2; 40]);
+        let masters = WebhookMasters::new(&present, [&former[..]]).unwrap();
+        let of = |account| masters.secrets(account).iter().map(WebhookSecret::reveal).collect::<Vec<_>>();
+        let acme = of("acme");
+        assert_eq!(acme, of("acme"));
+        // printf 'aihub webhook secret v1:acme' | openssl dgst -sha256 -mac HMAC -macopt hexkey:0101…01 -binary | base64
+        assert_eq!(*acme[0], "whsec_8uhSwy3sGBWPVf7II6IrAYZSwaoKK/VQpGPzTOoehIM=");
+        assert_eq!((acme.len(), acme[0].len()), (2, "whsec_".len() + 44));
+        assert!(acme[0] != acme[1] && !of("other").contains(&acme[0]));
+        assert_eq!(secret(&acme[0]).reveal(), acme[0]);
+        let after = WebhookMasters::new(&former, [&present[..]]).unwrap();
+        assert_eq!(after.secrets("acme")[1].reveal(), acme[0], "the one that was told signs on");
+        assert_eq!(WebhookMasters::new(&present, [&former[..31]]).unwrap_err(), WeakMaster);
+        assert_eq!(format!("{masters:?}"), "WebhookMasters(2)");
     }
 
     #[test]

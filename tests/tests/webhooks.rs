@@ -26,7 +26,7 @@ use aihub_infrastructure::{
         subscription::{self, Subscriptions},
         upcast::Upcasters,
     },
-    standard_webhooks::WebhookSecret,
+    standard_webhooks::WebhookMasters,
     vault::{PostgresVault, erasure::destroy_subject, master_key::MasterKey},
     webhooks::{
         deliveries::{Delivery, DeliveryFilter, DeliveryState, WebhookDeliveries, list, redeliver},
@@ -53,8 +53,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-const MASTER: &[u8] = b"the present master key";
-const FORMER_MASTER: &[u8] = b"the former master key";
+const MASTER: &[u8] = &[1; 32];
+const FORMER_MASTER: &[u8] = &[2; 32];
 
 /// A message as the receiver saw it.
 struct Seen {
@@ -70,8 +70,8 @@ impl Seen {
 
     /// Whether the crate of the specification believes it.
     fn is_of(&self, master: &[u8], account: &str) -> bool {
-        let secret = WebhookSecret::of_account(master, account).reveal();
-        standardwebhooks::Webhook::new(&secret).unwrap().verify(&self.body, &self.headers).is_ok()
+        let secrets = WebhookMasters::new(master, []).unwrap().secrets(account);
+        standardwebhooks::Webhook::new(&secrets[0].reveal()).unwrap().verify(&self.body, &self.headers).is_ok()
     }
 
     fn json(&self) -> Value {
@@ -190,7 +190,7 @@ impl World {
         let describe: Describe = Arc::new(|id, job: VideoJob| {
             async move { Ok(json!({ "videoId": id, "status": job.status().as_str() })) }.boxed()
         });
-        let masters = [MASTER, FORMER_MASTER].map(|master| master.to_vec().into()).into();
+        let masters = WebhookMasters::new(MASTER, [FORMER_MASTER]).unwrap();
         let sender = WebhookSender::new(
             self.database.pool().clone(),
             self.node.log.clone(),
@@ -273,7 +273,7 @@ async fn every_end_is_told_to_who_asked_for_it_and_signed_with_both_secrets() {
     for _ in &ends {
         let seen = receiver.seen().await;
         assert!(seen.is_of(MASTER, "acme") && seen.is_of(FORMER_MASTER, "acme"));
-        assert!(!seen.is_of(MASTER, "globex") && !seen.is_of(b"no master key", "acme"));
+        assert!(!seen.is_of(MASTER, "globex") && !seen.is_of(&[3; 32], "acme"));
         assert_eq!(
             (seen.path.as_str(), &seen.headers["content-type"]),
             ("/hook", &"application/json".parse().unwrap())

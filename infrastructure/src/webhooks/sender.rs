@@ -28,7 +28,7 @@ use super::{
     call::{self, Call, Outcome},
     leases::{self, Leased},
 };
-use crate::standard_webhooks::{WebhookSecret, sign};
+use crate::standard_webhooks::{WebhookMasters, sign};
 
 /// How often is looked for what is due.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,12 +40,12 @@ const MAX_IN_FLIGHT: usize = 32;
 pub type Describe = Arc<dyn Fn(String, VideoJob) -> BoxFuture<'static, anyhow::Result<Value>> + Send + Sync>;
 
 /// What is configured.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct WebhookOptions {
     /// Receivers may have addresses that are not public, and plain HTTP.
     pub allow_private: bool,
-    /// What the accounts' secrets are made from: the present master key, and then former ones, which sign as well.
-    pub masters: Vec<Zeroizing<Vec<u8>>>,
+    /// All of them sign.
+    pub masters: WebhookMasters,
 }
 
 pub struct WebhookSender {
@@ -96,7 +96,10 @@ impl WebhookSender {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(_) = in_flight.join_next() => {
+                Some(ended) = in_flight.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(error.message = %error, "an attempt at a webhook broke down; it is made again");
+                    }
                     if is_backlog {
                         poll.reset_immediately();
                     }
@@ -158,8 +161,7 @@ impl WebhookSender {
         let occurred_at = leased.occurred_at.to_rfc3339_opts(SecondsFormat::Millis, true);
         let body =
             json!({ "type": leased.event_type, "timestamp": occurred_at, "data": data }).to_string().into_bytes();
-        let masters = self.options.masters.iter();
-        let secrets: Vec<_> = masters.map(|master| WebhookSecret::of_account(master, &leased.account)).collect();
+        let secrets = self.options.masters.secrets(&leased.account);
         let timestamp = self.clock.now().timestamp();
         let signature = sign(&secrets, &leased.delivery_id, timestamp, &body);
         Ok(Call { url, id: leased.delivery_id.clone(), timestamp, signature, body, attempts: leased.attempts })
