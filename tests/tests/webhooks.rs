@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
 use aihub_application::ports::{
@@ -408,8 +407,11 @@ async fn a_receiver_that_hangs_keeps_only_its_own_account_waiting() {
     world.failed("quick", "quick", &format!("{}/quick", receiver.url)).await;
     world.catch_up().await;
     let _sender = world.tell(true);
-    let quick = async { while receiver.seen().await.path != "/quick" {} };
-    tokio::time::timeout(Duration::from_secs(8), quick).await.unwrap();
+    let mut before = 0;
+    while receiver.seen().await.path != "/quick" {
+        before += 1;
+    }
+    assert!(before < 32, "it was among the first that one node tells at a time, not behind {before}");
 }
 
 #[tokio::test]
