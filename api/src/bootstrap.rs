@@ -45,9 +45,14 @@ use aihub_infrastructure::{
         master_key::{MasterKey, MasterKeys, dev_master_key},
     },
     video_queue::{OpenVideos, PostgresVideoQueue},
+    webhooks::{
+        deliveries::WebhookDeliveries,
+        sender::{Describe, WebhookOptions, WebhookSender},
+    },
 };
 use aihub_projections::rebuild::views;
 use anyhow::{Context, bail};
+use futures::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -58,6 +63,7 @@ use crate::{
     hub::{Hub, HubSettings},
     router::router,
     server::serve,
+    videos::{Surroundings, answer},
     ws::frame::SocketLimits,
 };
 
@@ -175,7 +181,7 @@ impl App {
                 node: gateway.settings.node.clone(),
             },
             gateway: gateway.clone(),
-            catalog: videos::catalog(&config, simulated.as_ref().map(|simulated| simulated.addr))?,
+            catalog: self::videos::catalog(&config, simulated.as_ref().map(|simulated| simulated.addr))?,
             media: media.clone(),
             queue: Arc::new(queue.clone()),
         });
@@ -183,6 +189,9 @@ impl App {
         let drive = move |stop| driven.clone().drive(stop);
         workers.spawn(lead(database.clone(), "videos", stop_workers.clone(), drive));
         workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop_workers.clone()));
+        let webhooks = config.webhooks.options(&config.server.data_dir, config.is_production())?;
+        let sender = webhook_sender(&database, &videos, webhooks.clone())?;
+        workers.spawn(sender.run(stop_workers.clone()));
         let answers = gateway.clone();
         let forget = move |subject: &str| answers.answers.forget_account(subject);
         workers.spawn(erasure::follow(database.clone(), vault, forget, stop_workers.clone()));
@@ -204,6 +213,7 @@ impl App {
             },
             max_sockets: config.server.max_sockets,
             ping_interval: duration_ms(config.server.ping_interval_ms),
+            webhooks,
             max_long_poll: duration_ms(config.videos.max_long_poll_ms),
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
             audit_key: signing_key.verifier(),
@@ -282,8 +292,13 @@ impl App {
 
 /// Everything that follows the log.
 pub fn handlers() -> Vec<Arc<dyn EventHandler>> {
-    let mut handlers: Vec<Arc<dyn EventHandler>> =
-        vec![Arc::new(OpenRequests), Arc::new(OpenVideos), Arc::new(ExpiringGrants), Arc::new(Erasures)];
+    let mut handlers: Vec<Arc<dyn EventHandler>> = vec![
+        Arc::new(OpenRequests),
+        Arc::new(OpenVideos),
+        Arc::new(WebhookDeliveries),
+        Arc::new(ExpiringGrants),
+        Arc::new(Erasures),
+    ];
     handlers.extend(views().into_iter().map(|view| view as Arc<dyn EventHandler>));
     handlers
 }
@@ -387,6 +402,27 @@ async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: Cancel
             Err(error) => tracing::warn!(error.message = %error, "content that is too old was not looked for"),
         }
     }
+}
+
+/// Tells clients of their videos' ends, in the form in which they would be told if they asked.
+fn webhook_sender(
+    database: &Database,
+    videos: &Arc<Videos>,
+    options: WebhookOptions,
+) -> anyhow::Result<Arc<WebhookSender>> {
+    let gateway = &videos.gateway;
+    let (log, vault, clock) = (gateway.log.clone(), gateway.vault.clone(), gateway.clock.clone());
+    let described = videos.clone();
+    let describe: Describe = Arc::new(move |video_id, job| {
+        let videos = described.clone();
+        async move {
+            let around = Surroundings::of(&videos, &video_id, &job).await;
+            let around = around.map_err(|problem| anyhow::anyhow!("{}", problem.message))?;
+            Ok(answer(&video_id, &job, &around))
+        }
+        .boxed()
+    });
+    Ok(Arc::new(WebhookSender::new(database.pool().clone(), log, vault, clock, describe, options)?))
 }
 
 /// Has media deleted that is too old, or whose content was erased.

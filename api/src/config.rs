@@ -10,6 +10,7 @@
 //! | [`providers`], [`models`], [`prices`] | the providers, what they offer and what they ask for it |
 //! | [`videos`] | video jobs and the providers of video |
 //! | [`media`] | where videos are kept, and how clients get at them |
+//! | [`webhooks`] | what clients are told on their own servers |
 //! | [`checks`] | what has to fit together across keys |
 //! | [`production`] | what a production node must not lack |
 //!
@@ -28,6 +29,7 @@ pub mod sections;
 #[cfg(test)]
 mod tests;
 pub mod videos;
+pub mod webhooks;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -44,6 +46,7 @@ use self::{
         LimitSettings, LogSettings, RoutingSettings, ServerSettings,
     },
     videos::{VideoKeys, VideoProviderSettings},
+    webhooks::WebhookKeys,
 };
 use crate::auth::{AuthSettings, roles::RoleSettings};
 
@@ -84,6 +87,7 @@ pub struct Config {
     /// By the name under which clients ask for them.
     pub providers: BTreeMap<String, ProviderSettings>,
     pub videos: VideoKeys,
+    pub webhooks: WebhookKeys,
     /// By the name under which clients ask for them.
     pub video_providers: BTreeMap<String, VideoProviderSettings>,
 }

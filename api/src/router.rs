@@ -10,7 +10,7 @@ use axum::{
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos},
+    routes::{asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos, webhooks},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -24,8 +24,12 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/providers", get(providers::list))
         .route("/api/mcp/sora2/generate", post(videos::generate))
         .route("/api/mcp/sora2/status/{id}", get(videos::status))
+        .route("/api/mcp/sora2/videos", get(videos::list))
         .route("/api/mcp/sora2/{id}/cancel", post(videos::cancel))
         .route("/api/mcp/sora2/{id}", delete(videos::delete))
+        .route("/api/webhooks/secret", get(webhooks::secret))
+        .route("/api/webhooks/deliveries", get(webhooks::deliveries))
+        .route("/api/webhooks/providers/{name}", post(webhooks::receive))
         .route("/asyncapi.json", get(asyncapi::document))
         .route("/api/audit/verify", get(audit::verify))
         .route("/api/audit/checkpoint", get(audit::latest_checkpoint))

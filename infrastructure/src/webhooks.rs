@@ -13,3 +13,15 @@ pub mod sender;
 
 mod call;
 mod leases;
+
+use std::path::Path;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::secret_file::{SecretFileError, read_or_make};
+
+/// For development: what accounts' secrets are made from, in `<data_dir>/dev-webhook-secret`.
+pub fn dev_master(data_dir: &Path) -> Result<String, SecretFileError> {
+    let make = || STANDARD.encode(rand::random::<[u8; 32]>());
+    read_or_make(data_dir, "dev-webhook-secret", make).map(|(secret, _)| secret)
+}
