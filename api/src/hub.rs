@@ -58,7 +58,6 @@ pub struct SocketPlace(Arc<AtomicUsize>);
 
 impl Hub {
     pub fn new(
-        gateway: Arc<Gateway>,
         videos: Arc<Videos>,
         authenticator: Authenticator,
         database: Database,
@@ -67,6 +66,7 @@ impl Hub {
         metrics: PrometheusHandle,
         settings: HubSettings,
     ) -> Self {
+        let gateway = videos.gateway.clone();
         let (sessions, sockets) = (TaskTracker::new(), Arc::default());
         Self { gateway, videos, authenticator, database, reads, subscriptions, metrics, settings, sessions, sockets }
     }
