@@ -19,7 +19,7 @@ use aihub_domain::{
 };
 use chrono::TimeDelta;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use reqwest::{StatusCode, header::HeaderMap};
+use reqwest::{Method, StatusCode, header::HeaderMap};
 use serde_json::Value;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::{
@@ -49,18 +49,20 @@ pub struct TestApp {
 
 /// What the environment tells a service under test.
 pub fn variables(database: &TestDatabase, providers: &Providers) -> Vec<(String, String)> {
-    let data_dir = std::env::temp_dir().join("aihub-tests-write-nothing-here");
     let mut variables = providers.variables();
     variables.extend(
         [
             ("DATABASE_URL", database.options.url.clone()),
             ("AIHUB__SERVER__LISTEN", "127.0.0.1:0".to_owned()),
-            ("AIHUB__SERVER__DATA_DIR", data_dir.display().to_string()),
+            ("AIHUB__SERVER__DATA_DIR", database.folder.path().display().to_string()),
             // Some tests leave a call behind that hangs.
             ("AIHUB__SERVER__DRAIN_MS", "500".to_owned()),
             ("AIHUB__DATABASE__MAX_CONNECTIONS", "8".to_owned()),
             ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY.to_owned()),
             ("AIHUB__AUDIT__SIGNING_KEY", SIGNING_KEY.to_owned()),
+            ("AIHUB__MEDIA__URL_SECRET", SECRET.to_owned()),
+            // The simulated provider says when it wants to be asked; a test is in a hurry.
+            ("AIHUB__VIDEOS__POLL_MS", "100".to_owned()),
             ("JWT_SECRET", SECRET.to_owned()),
             ("RUST_LOG", "error".to_owned()),
         ]
@@ -159,6 +161,31 @@ impl TestApp {
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         (status, headers, response.json().await.unwrap_or_default())
+    }
+
+    /// `POST path` with a JSON body: status and the JSON of the answer.
+    pub async fn post(&self, path: &str, token: &str, body: &Value) -> (StatusCode, Value) {
+        self.send(Method::POST, path, token, Some(body), &[]).await
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: Option<&Value>,
+        headers: &[(&str, &str)],
+    ) -> (StatusCode, Value) {
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let mut request = client.request(method, format!("http://{}{path}", self.address)).bearer_auth(token);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.unwrap();
+        (response.status(), response.json().await.unwrap_or_default())
     }
 
     /// The whole log, checked.

@@ -9,6 +9,10 @@ use aihub_domain::{
         Request,
         event::{Accepted, Attempt, Outcome, RequestEvent},
     },
+    video::{
+        VideoJob,
+        event::{VideoEvent, VideoRequest},
+    },
 };
 use aihub_infrastructure::{
     event_store::{
@@ -26,6 +30,7 @@ use crate::until;
 #[derive(Debug, Default)]
 pub struct Audit {
     pub requests: BTreeMap<String, AuditedRequest>,
+    pub videos: BTreeMap<String, AuditedVideo>,
     pub accounts: BTreeMap<String, Balance>,
 }
 
@@ -35,6 +40,13 @@ pub struct AuditedRequest {
     /// When its acceptance went into the log, on the log's clock, which is this machine's.
     pub recorded_at: DateTime<Utc>,
     pub end: Option<RequestEvent>,
+}
+
+#[derive(Debug)]
+pub struct AuditedVideo {
+    pub request: VideoRequest,
+    /// What happened after its request, in its order.
+    pub events: Vec<VideoEvent>,
 }
 
 /// In microcredits.
@@ -61,12 +73,18 @@ impl Audit {
         }
         for account in audit.accounts.values() {
             for hold in account.holds.keys() {
-                assert!(audit.requests[hold].end.is_none(), "{hold} has ended and its hold has not");
+                let video = audit.videos.get(hold);
+                let has_ended = video.map_or_else(|| audit.requests[hold].end.is_some(), |video| video.end().is_some());
+                assert!(!has_ended, "{hold} has ended and its hold has not");
             }
         }
         for (id, request) in &audit.requests {
             let holds = &audit.accounts[&request.accepted.account].holds;
             assert_eq!(request.end.is_none(), holds.contains_key(id), "{id}");
+        }
+        for (id, video) in &audit.videos {
+            let holds = &audit.accounts[&video.request.account].holds;
+            assert_eq!(video.end().is_none(), holds.contains_key(id), "{id}");
         }
         audit
     }
@@ -94,6 +112,9 @@ impl Audit {
             }
         }
         for event in unit {
+            if event.aggregate_type == VideoJob::TYPE {
+                self.check_video(event, &mut reserved, &mut ended);
+            }
             if event.aggregate_type != Request::TYPE {
                 continue;
             }
@@ -116,6 +137,50 @@ impl Audit {
             }
         }
         assert!(reserved.is_empty() && ended.is_empty(), "holds without requests: {reserved:?} {ended:?}");
+    }
+
+    fn check_video(
+        &mut self,
+        event: &RecordedEvent,
+        reserved: &mut BTreeMap<String, i64>,
+        ended: &mut BTreeMap<String, i64>,
+    ) {
+        let id = &event.aggregate_id;
+        let change: VideoEvent = event.decode().unwrap();
+        if let VideoEvent::VideoRequested(request) = change {
+            assert_eq!(event.sequence, 1);
+            assert_eq!(reserved.remove(id), Some(request.reserved_microcredits.0), "{id}");
+            let video = AuditedVideo { request: *request, events: vec![] };
+            assert!(self.videos.insert(id.clone(), video).is_none(), "{id} was requested twice");
+            return;
+        }
+        let video = self.videos.get_mut(id).expect("requested before anything else");
+        if change.ended().is_some() {
+            let charged = match &change {
+                VideoEvent::VideoCompleted { outcome, .. } => outcome.charge.amount.0,
+                _ => 0,
+            };
+            assert_eq!(ended.remove(id), Some(charged), "{id}: {change:?}");
+            assert!(video.end().is_none(), "{id} has two ends");
+        } else {
+            let after_the_end = matches!(change, VideoEvent::MediaErased { .. });
+            assert_eq!(video.end().is_some(), after_the_end, "{id}: {change:?}");
+        }
+        video.events.push(change);
+    }
+
+    /// The same, once every video has ended.
+    pub async fn of_ended_videos(pool: &PgPool) -> Self {
+        let open = "SELECT count(*) FROM events requested WHERE aggregate_type = $1 AND event_type = 'VideoRequested'
+                    AND NOT EXISTS (SELECT FROM events ended WHERE ended.aggregate_type = $1
+                        AND ended.aggregate_id = requested.aggregate_id AND ended.event_type
+                            IN ('VideoCompleted', 'VideoFailed', 'VideoCancelled', 'VideoExpired'))";
+        until("every video has ended", async || {
+            let open: i64 = sqlx::query_scalar(open).bind(VideoJob::TYPE).fetch_one(pool).await.unwrap();
+            (open == 0).then_some(())
+        })
+        .await;
+        Self::of(pool).await
     }
 
     /// Holds the log against what the providers served: each of their calls was for a request of ours that stood in the
@@ -238,6 +303,21 @@ impl Balance {
     fn end(&mut self, reservation_id: &str) -> i64 {
         assert!(self.settled.insert(reservation_id.to_owned()), "{reservation_id} is settled twice");
         self.holds.remove(reservation_id).expect("held before it is settled")
+    }
+}
+
+impl AuditedVideo {
+    pub fn end(&self) -> Option<&VideoEvent> {
+        self.events.iter().find(|event| event.ended().is_some())
+    }
+
+    /// Under which names providers have it, or had.
+    pub fn provider_jobs(&self) -> Vec<&str> {
+        let submitted = self.events.iter().filter_map(|event| match event {
+            VideoEvent::VideoSubmitted { provider_job_id, .. } => Some(provider_job_id.as_str()),
+            _ => None,
+        });
+        submitted.collect()
     }
 }
 

@@ -4,6 +4,7 @@ use std::{fmt::Write, net::SocketAddr, str::FromStr, thread};
 
 use aihub_infrastructure::database::{Database, DatabaseOptions, MIGRATIONS};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, postgres::PgConnectOptions};
+use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
@@ -13,6 +14,8 @@ use crate::postgres::server;
 pub struct TestDatabase {
     pub database: Database,
     pub options: DatabaseOptions,
+    /// What its services keep beside it.
+    pub folder: TempDir,
     name: String,
     server: PgConnectOptions,
 }
@@ -27,7 +30,7 @@ pub async fn database() -> TestDatabase {
     connection.close().await.unwrap();
     let options = options(&server, &name);
     let database = Database::connect(&options).await.unwrap();
-    TestDatabase { database, options, name, server }
+    TestDatabase { database, options, folder: tempfile::tempdir().unwrap(), name, server }
 }
 
 /// The name of the template. Other processes may want the same one at the same time.

@@ -10,6 +10,7 @@ use aihub_domain::{
     request::{Request, event::RequestEvent},
     retention::{Retention, RetentionEvent},
     subject::{Subject, SubjectEvent},
+    video::{VideoJob, event::VideoEvent},
 };
 use aihub_infrastructure::event_store::{decode::LogEntry, reader::RecordedEvent, upcast::Upcasters};
 use chrono::DateTime;
@@ -49,6 +50,27 @@ impl Numbered for RequestEvent {
             Self::RequestFailed { .. } => 2,
             Self::RequestCancelled { .. } => 3,
             Self::RequestAbandoned { .. } => 4,
+        }
+    }
+}
+
+impl Numbered for VideoEvent {
+    const COUNT: usize = 13;
+    fn number(&self) -> usize {
+        match self {
+            Self::VideoRequested(_) => 0,
+            Self::SubmissionStarted { .. } => 1,
+            Self::SubmissionRefused { .. } => 2,
+            Self::SubmissionDoubted { .. } => 3,
+            Self::SubmissionDenied { .. } => 4,
+            Self::VideoSubmitted { .. } => 5,
+            Self::VideoProgressed { .. } => 6,
+            Self::VideoStored { .. } => 7,
+            Self::VideoCompleted { .. } => 8,
+            Self::VideoFailed { .. } => 9,
+            Self::VideoCancelled { .. } => 10,
+            Self::VideoExpired { .. } => 11,
+            Self::MediaErased { .. } => 12,
         }
     }
 }
@@ -151,11 +173,12 @@ fn every_event_of_every_version_that_was_ever_written_still_loads() {
     check::<Subject>();
     check::<Retention>();
     check::<Access>();
+    check::<VideoJob>();
 }
 
 #[test]
 fn no_version_is_dropped_from_the_corpus() {
-    let all: Vec<String> = ["access", "account", "period", "request", "retention", "subject"]
+    let all: Vec<String> = ["access", "account", "period", "request", "retention", "subject", "video"]
         .iter()
         .flat_map(|aggregate| stored(aggregate))
         .map(|event| format!("{}@{}", event.event_type, event.event_version))
@@ -181,6 +204,19 @@ fn no_version_is_dropped_from_the_corpus() {
             "RequestFailed@1.0",
             "ContentExpired@1.0",
             "SubjectErased@1.0",
+            "MediaErased@1.0",
+            "SubmissionDenied@1.0",
+            "SubmissionDoubted@1.0",
+            "SubmissionRefused@1.0",
+            "SubmissionStarted@1.0",
+            "VideoCancelled@1.0",
+            "VideoCompleted@1.0",
+            "VideoExpired@1.0",
+            "VideoFailed@1.0",
+            "VideoProgressed@1.0",
+            "VideoRequested@1.0",
+            "VideoStored@1.0",
+            "VideoSubmitted@1.0",
         ]
     );
 }

@@ -19,4 +19,5 @@ mod routing;
 mod store;
 mod streams;
 mod vault;
+mod videos;
 mod views;

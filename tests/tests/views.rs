@@ -6,6 +6,7 @@ mod months;
 mod rebuilding;
 mod reports;
 mod usage;
+mod videos;
 
 use std::sync::Arc;
 
@@ -121,6 +122,7 @@ async fn each_event_applied_twice_counts_once() {
     let database = database().await;
     let books = open_books(&database).await;
     trade(&books, 0..60).await;
+    videos::film(&books, 0..9).await;
     let mut access = stream("a-use", 0, 1);
     access.aggregate_type = "access";
     access.events[0].event_type = "AccessRecorded".to_owned();

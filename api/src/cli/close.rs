@@ -43,12 +43,13 @@ impl Close {
 fn describe(Closed { position, event }: &Closed) -> String {
     let PeriodEvent::MonthClosed { month, position: watermark, chain_hash, totals, .. } = event;
     let tokens = totals.input_tokens + totals.cached_input_tokens + totals.cache_write_tokens + totals.output_tokens;
-    let lines: [(&str, &dyn std::fmt::Display); 11] = [
+    let lines: [(&str, &dyn std::fmt::Display); 12] = [
         ("watermark", watermark),
         ("chain hash", chain_hash),
         ("closed at position", position),
         ("requests", &totals.requests),
         ("tokens", &tokens),
+        ("seconds of video", &totals.video_seconds),
         ("charged credits", &totals.charged_microcredits),
         ("provider cost, pico-USD", &totals.cost_picousd.0),
         ("granted credits", &totals.granted_microcredits),

@@ -39,6 +39,8 @@ struct Whose {
     account: Option<String>,
     #[arg(long, value_name = "ID", requires = "as_of")]
     request: Option<String>,
+    #[arg(long, value_name = "ID", requires = "as_of")]
+    video: Option<String>,
 }
 
 impl Replay {

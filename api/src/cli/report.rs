@@ -25,11 +25,11 @@ use crate::{bootstrap::open_database, config::Config};
 
 #[derive(Debug, Subcommand)]
 pub enum Report {
-    /// Requests, tokens and money, by whatever you keep apart
+    /// Requests, tokens, seconds of video and money, by whatever you keep apart
     Usage(Asked<Usage>),
     /// What each account had, got, spent and has left
     Statement(Asked<Statement>),
-    /// What is held for running requests, and since when
+    /// What is held for running requests and videos, and since when
     Holds(Asked<OfAccount>),
     /// Whether the books balance
     TrialBalance(Asked<OfAccount>),

@@ -133,7 +133,9 @@ fn erase(reason: ErasureReason) -> VideoCommand {
 /// What is decided on `command`, which is done.
 fn when(job: &mut VideoJob, command: VideoCommand) -> Result<Vec<VideoEvent>, VideoError> {
     let events = job.decide(command)?;
-    events.iter().for_each(|event| job.evolve(event));
+    for event in &events {
+        job.evolve(event);
+    }
     Ok(events)
 }
 
@@ -433,9 +435,10 @@ proptest! {
         log.push(VideoEvent::VideoRequested(Box::new(request())));
         for command in commands {
             let before = job.clone();
-            match when(&mut job, command) {
-                Ok(events) => log.extend(events),
-                Err(_) => prop_assert_eq!(&job, &before),
+            if let Ok(events) = when(&mut job, command) {
+                log.extend(events);
+            } else {
+                prop_assert_eq!(&job, &before);
             }
             prop_assert!(job.percent() >= before.percent() && job.percent() <= 100);
             prop_assert!(!before.status().is_end() || job.status() == before.status());
@@ -453,7 +456,9 @@ proptest! {
             prop_assert!(*seconds <= request().seconds);
         }
         let mut again = VideoJob::default();
-        log.iter().for_each(|event| again.evolve(event));
+        for event in &log {
+            again.evolve(event);
+        }
         prop_assert_eq!(again, job);
     }
 }

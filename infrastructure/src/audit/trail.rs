@@ -1,5 +1,5 @@
 //! Who did what, when, with which model, at which price, and why something was refused: the events that have to do with a
-//! request, an account or a user, in words. It goes by what stands in the events, whichever they are, so that it knows
+//! request or a video, an account or a user, in words. It goes by what stands in the events, whichever they are, so that it knows
 //! events that came later as well.
 //!
 //! What was refused before it was accepted (no credits, no such model) has changed nothing and is not in the log.
@@ -19,6 +19,7 @@ pub const BATCH: usize = 500;
 /// What the trail is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrailOf {
+    /// Or a video.
     Request(String),
     Account(String),
     /// Takes a pass over the stretch.
@@ -52,12 +53,13 @@ pub async fn positions(
 ) -> Result<Vec<i64>, sqlx::Error> {
     let (from, to) = (from.cast_signed(), to.cast_signed());
     match of {
-        // A request and its reservation begin together and end together; in between only the reservation may grow.
+        // A request or a video and its reservation begin together and end together; in between only the reservation may
+        // grow.
         TrailOf::Request(id) => {
             sqlx::query_scalar!(
                 r#"WITH own AS (
-                       SELECT position, payload -> event_type ->> 'account' AS account, event_type = 'RequestAccepted' AS is_first
-                       FROM events WHERE aggregate_type = 'request' AND aggregate_id = $1 AND position BETWEEN $2 AND $3)
+                       SELECT position, payload -> event_type ->> 'account' AS account FROM events
+                       WHERE aggregate_type IN ('request', 'video') AND aggregate_id = $1 AND position BETWEEN $2 AND $3)
                    SELECT position AS "position!" FROM own
                    UNION
                    SELECT e.position FROM events e
@@ -82,7 +84,7 @@ pub async fn positions(
                    SELECT position AS "position!" FROM own
                    UNION
                    SELECT e.position FROM events e JOIN (SELECT DISTINCT request_id FROM own) AS r
-                       ON e.aggregate_type = 'request' AND e.aggregate_id = r.request_id
+                       ON e.aggregate_type IN ('request', 'video') AND e.aggregate_id = r.request_id
                    WHERE e.position BETWEEN $2 AND $3
                    UNION
                    SELECT position FROM events
@@ -104,8 +106,9 @@ pub async fn positions(
                    SELECT position AS "position!" FROM own
                    UNION
                    SELECT e.position FROM events e JOIN (
-                       SELECT DISTINCT aggregate_id FROM own WHERE aggregate_type = 'request') AS r
-                       ON e.aggregate_type = 'request' AND e.aggregate_id = r.aggregate_id
+                       SELECT DISTINCT aggregate_type, aggregate_id FROM own
+                       WHERE aggregate_type IN ('request', 'video')) AS r
+                       ON e.aggregate_type = r.aggregate_type AND e.aggregate_id = r.aggregate_id
                    WHERE e.position BETWEEN $2 AND $3
                    ORDER BY 1"#,
                 name,
@@ -187,25 +190,40 @@ fn gather(fields: &Map<String, Value>, own_id: &str, facts: &mut Vec<String>) {
     for (name, value) in fields {
         match value {
             Value::Object(inner) if inner.contains_key("sealed") => {}
+            Value::Object(inner) if name == "per_second" => {
+                let prices = inner
+                    .iter()
+                    .map(|(of, price)| amount(&format!("{of}_picousd"), price.as_i64().unwrap_or_default()));
+                facts.push(format!("per second ({})", prices.collect::<Vec<_>>().join(" ")));
+            }
+            // What was asked for has the same names as what came, and so has one file as another.
+            Value::Object(inner) if name == "asked" || inner.contains_key("sha256") => {
+                facts.push(format!("{} ({})", name, within(inner, own_id)));
+            }
             Value::Object(inner) => gather(inner, own_id, facts),
             Value::Array(items) => {
                 for item in items {
-                    let mut inner = Vec::new();
-                    match item {
-                        Value::Object(fields) => gather(fields, own_id, &mut inner),
-                        other => inner.push(plain(other)),
-                    }
-                    facts.push(format!("{} ({})", name.trim_end_matches('s').replace('_', " "), inner.join(" ")));
+                    let item = match item {
+                        Value::Object(fields) => within(fields, own_id),
+                        other => plain(other),
+                    };
+                    facts.push(format!("{} ({item})", name.trim_end_matches('s').replace('_', " ")));
                 }
             }
             Value::Null | Value::Bool(false) => {}
-            _ if name.ends_with("_at") => {}
+            _ if ["_at", "_until", "_from"].iter().any(|end| name.ends_with(end)) => {}
             Value::String(text) if text == own_id => {}
             Value::Number(number) if number.as_i64() == Some(0) => {}
             Value::Number(number) => facts.push(amount(name, number.as_i64().unwrap_or_default())),
             other => facts.push(format!("{} {}", name.replace('_', " "), plain(other))),
         }
     }
+}
+
+fn within(fields: &Map<String, Value>, own_id: &str) -> String {
+    let mut facts = Vec::new();
+    gather(fields, own_id, &mut facts);
+    facts.join(" ")
 }
 
 fn plain(value: &Value) -> String {
@@ -272,5 +290,43 @@ mod tests {
         assert!(told.ends_with(
             "request failed: code ALL_PROVIDERS_FAILED, attempt (failure rate_limited provider openai status 429), cost $1.5"
         ), "{told}");
+    }
+
+    #[test]
+    fn a_video_is_told_with_who_could_make_it_at_which_price_and_what_came() {
+        let requested = json!({
+            "account": "acme", "user": "ann", "provider": "auto", "model": null, "seconds": 8, "resolution": "720p",
+            "offers": [{ "provider": "veo", "model": "veo-4", "upstream_model": "veo-4-001", "price": {
+                "id": "veo/veo-4@1", "per_second": { "720p": 400_000_000_000_i64 }, "valid_from": "2026", "source": "list",
+            } }],
+            "reserved_microcredits": 3_200_000, "queued_until": "2026", "content": { "sealed": "c2VhbGVk" },
+        });
+        let told = entry("VideoRequested", &requested);
+        for fact in [
+            "video requested: account acme",
+            "user ann",
+            "provider auto",
+            "seconds 8",
+            "reserved 3.2 credits",
+            "offer (model veo-4 id veo/veo-4@1 per second (720p $0.4) source list provider veo upstream model veo-4-001)",
+        ] {
+            assert!(told.contains(fact), "{fact}: {told}");
+        }
+        assert!(!told.contains("2026"), "{told}");
+        let refused = json!({ "submission": 1, "provider": "veo", "failure": "rate_limited", "status": 429 });
+        let told = entry("SubmissionRefused", &refused);
+        assert!(told.ends_with("failure rate_limited, provider veo, status 429, submission 1"), "{told}");
+        let completed = json!({
+            "asked": { "account": "acme", "user": "ann", "provider": "veo", "model": "veo-4", "seconds": 8 },
+            "outcome": { "provider": "veo", "model": "veo-4", "seconds": 5, "charge": { "amount_microcredits": 2_000_000 } },
+        });
+        let told = entry("VideoCompleted", &completed);
+        assert!(
+            told.ends_with(
+                "asked (account acme model veo-4 provider veo seconds 8 user ann), amount 2 credits, model veo-4, \
+             provider veo, seconds 5"
+            ),
+            "{told}"
+        );
     }
 }

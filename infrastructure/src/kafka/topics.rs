@@ -20,6 +20,7 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Topics {
     pub requests: String,
     pub accounts: String,
+    /// Workflows too.
     pub videos: String,
     /// Everything else: month closes, erasures, who looked at what.
     pub audit: String,
@@ -43,7 +44,8 @@ impl Topics {
         match aggregate_type {
             "request" => &self.requests,
             "account" => &self.accounts,
-            "video" => &self.videos,
+            // A workflow makes videos: who follows these follows it as well.
+            "video" | "workflow" => &self.videos,
             _ => &self.audit,
         }
     }
@@ -101,9 +103,10 @@ mod tests {
     #[test]
     fn every_aggregate_has_a_topic_and_one_that_nobody_thought_of_has_that_of_the_rest() {
         let topics = Topics::new("hub");
-        let aggregates = ["request", "account", "video", "period", "Account"];
+        let aggregates = ["request", "account", "video", "workflow", "period", "Account"];
         let names = aggregates.map(|aggregate| topics.of(aggregate));
-        assert_eq!(names, ["hub.requests", "hub.accounts", "hub.videos", "hub.audit", "hub.audit"]);
+        let expected = ["requests", "accounts", "videos", "videos", "audit", "audit"].map(|name| format!("hub.{name}"));
+        assert_eq!(names, expected);
         assert!(names.iter().all(|name| topics.of_events().contains(name)));
     }
 }

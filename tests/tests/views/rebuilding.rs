@@ -12,7 +12,7 @@ use aihub_projections::{
 use aihub_tests::{TestDatabase, database};
 use tokio_util::sync::CancellationToken;
 
-use super::{assert_same, catch_up, copy, head, open_books, rows, run, subscriptions, trade, usage};
+use super::{assert_same, catch_up, copy, head, open_books, rows, run, subscriptions, trade, usage, videos};
 
 async fn begin(database: &TestDatabase, view: &Arc<dyn View>) -> Rebuild {
     Rebuild::begin(&database.database, Arc::new(Upcasters::default()), view.clone()).await.unwrap()
@@ -45,6 +45,7 @@ async fn a_view_that_is_rebuilt_has_the_same_rows_to_the_byte_and_is_defined_the
     // Filled in pieces at first, in one go later.
     for from in [0, 13, 41, 60] {
         trade(&books, from..from + 13).await;
+        videos::film(&books, from..from + 13).await;
         catch_up(&database).await;
     }
     let defined = definitions(&database).await;

@@ -83,11 +83,11 @@ async fn try_made(
     Ok((bytes, watermark.unwrap()))
 }
 
-async fn made(database: &TestDatabase, name: Name, pairs: &[(&str, &str)], format: Format) -> (Vec<u8>, Watermark) {
+pub async fn made(database: &TestDatabase, name: Name, pairs: &[(&str, &str)], format: Format) -> (Vec<u8>, Watermark) {
     try_made(database, name, pairs, format).await.unwrap_or_else(|error| panic!("{name:?} {pairs:?}: {error}"))
 }
 
-async fn json(database: &TestDatabase, name: Name, pairs: &[(&str, &str)]) -> Value {
+pub async fn json(database: &TestDatabase, name: Name, pairs: &[(&str, &str)]) -> Value {
     serde_json::from_slice(&made(database, name, pairs, Format::Json).await.0).unwrap()
 }
 

@@ -99,6 +99,7 @@ async fn a_report_keeps_apart_what_it_was_asked_to_and_adds_up_the_rest() {
             cache_write_tokens: sum.cache_write_tokens + row.usage.cache_write_tokens,
             output_tokens: sum.output_tokens + row.usage.output_tokens,
             reasoning_tokens: sum.reasoning_tokens + row.usage.reasoning_tokens,
+            video_seconds: sum.video_seconds + row.usage.video_seconds,
             list_microcredits: sum.list_microcredits + row.usage.list_microcredits,
             charged_microcredits: sum.charged_microcredits + row.usage.charged_microcredits,
             cost_picousd: sum.cost_picousd + row.usage.cost_picousd,
@@ -127,7 +128,7 @@ async fn a_report_keeps_apart_what_it_was_asked_to_and_adds_up_the_rest() {
 async fn a_report_over_its_limit_is_refused() {
     let database = database().await;
     sqlx::query(
-        "INSERT INTO usage_daily_v1 SELECT '2026-11-22', 'account-' || n, 'u', 'p', 'm', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        "INSERT INTO usage_daily_v1 SELECT '2026-11-22', 'account-' || n, 'u', 'p', 'm', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
              99999999999999999999999999999 FROM generate_series(0, $1) n",
     )
     .bind(i32::try_from(usage_daily::MAX_ROWS).unwrap())

@@ -29,7 +29,8 @@ pub struct Trail {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Of {
-    #[arg(long, value_name = "ID")]
+    /// Or a video
+    #[arg(long, visible_alias = "video", value_name = "ID")]
     request: Option<String>,
     #[arg(long)]
     account: Option<String>,

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use aihub_domain::{
     account::Account,
     request::{Request, event::RequestEvent},
+    video::VideoJob,
 };
 use aihub_infrastructure::{
     audit::{scan, trail::Entry},
@@ -28,22 +29,13 @@ pub async fn show(database: &Database, point: Point, whose: Whose, diff: bool) -
     let mut connection = scan::connect(database).await?;
     let mut snapshot = scan::snapshot(&mut connection).await?;
     let position = point.last(&mut snapshot).await?;
-    let (then, events) = match (&whose.account, &whose.request) {
-        (Some(id), _) => state::<Account>(&mut snapshot, id, position, account).await?,
-        (_, Some(id)) => state::<Request>(&mut snapshot, id, position, request).await?,
-        _ => anyhow::bail!("say whose state: --account or --request"),
-    };
+    let (then, events) = known(&mut snapshot, &whose, position).await?;
     out_line(format_args!("as of position {position}"))?;
     for (name, value) in &then {
         out_line(format_args!("{name:<28} {value}"))?;
     }
     if diff {
-        let (now, _) = match (&whose.account, &whose.request) {
-            (Some(id), _) => state::<Account>(&mut snapshot, id, u64::MAX >> 1, account).await?,
-            (_, id) => {
-                state::<Request>(&mut snapshot, id.as_deref().unwrap_or_default(), u64::MAX >> 1, request).await?
-            }
-        };
+        let (now, _) = known(&mut snapshot, &whose, u64::MAX >> 1).await?;
         let names: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
         let shown = |value: Option<&Value>| value.map_or_else(|| "-".to_owned(), Value::to_string);
         out_line("\nsince then")?;
@@ -60,6 +52,20 @@ pub async fn show(database: &Database, point: Point, whose: Whose, diff: bool) -
         out_line(Entry::of(event))?;
     }
     Ok(())
+}
+
+/// What is known of it up to the position, and the events that say so.
+async fn known(
+    connection: &mut PgConnection,
+    whose: &Whose,
+    position: u64,
+) -> anyhow::Result<(State, Vec<RecordedEvent>)> {
+    match whose {
+        Whose { account: Some(id), .. } => state::<Account>(connection, id, position, account).await,
+        Whose { request: Some(id), .. } => state::<Request>(connection, id, position, request).await,
+        Whose { video: Some(id), .. } => state::<VideoJob>(connection, id, position, video).await,
+        _ => anyhow::bail!("say whose state: --account, --request or --video"),
+    }
 }
 
 /// The stream's state at the position, as `describe` tells it, and its events up to there.
@@ -123,6 +129,30 @@ fn request(request: &Request, events: &[RecordedEvent]) -> anyhow::Result<State>
                     fields.insert("usage".to_owned(), json!(outcome.usage));
                     fields.insert("ended_at".to_owned(), json!(outcome.ended_at));
                 }
+            }
+        }
+    }
+    Ok(fields)
+}
+
+fn video(job: &VideoJob, _: &[RecordedEvent]) -> anyhow::Result<State> {
+    let mut fields = Map::new();
+    let Value::Object(kept) = serde_json::to_value(job)? else { return Ok(fields) };
+    for (name, value) in kept {
+        match value {
+            Value::Null => {}
+            // Everything but the content, and of the offers the prices that were frozen.
+            Value::Object(request) if name == "request" => {
+                let asked = request
+                    .into_iter()
+                    .filter(|(name, value)| !value.is_null() && !["content", "offers"].contains(&name.as_str()));
+                fields.extend(asked);
+                let offers = job.request().map(|request| &request.offers);
+                let prices: Vec<_> = offers.into_iter().flatten().map(|offer| &offer.price.id).collect();
+                fields.insert("prices".to_owned(), json!(prices));
+            }
+            value => {
+                fields.insert(name, value);
             }
         }
     }

@@ -1,0 +1,70 @@
+//! A job's whole life.
+
+use aihub_domain::video::event::VideoEvent;
+use aihub_tests::app::TestApp;
+use reqwest::{Client, StatusCode, header::RANGE};
+use serde_json::json;
+
+use super::{ended, generate, video};
+
+#[tokio::test]
+async fn a_video_is_made_watched_downloaded_in_ranges_and_played() {
+    let app = TestApp::start(|_| {}).await;
+    let id = generate(&app, "ada", &video("a calm sea at sunset")).await;
+    let answer = ended(&app, "ada", &id).await;
+    assert_eq!(answer["status"], "completed", "{answer}");
+    // Four seconds at $0.10 each, and 1,000 credits a dollar.
+    assert_eq!(answer["creditsUsed"], 400.0, "{answer}");
+    assert_eq!((&answer["provider"], &answer["model"]), (&json!("sora"), &json!("sora-2")));
+
+    let client = Client::builder().no_proxy().build().unwrap();
+    let url = answer["url"].as_str().unwrap();
+    let whole = client.get(url).send().await.unwrap();
+    assert_eq!(whole.status(), StatusCode::OK);
+    let whole = whole.bytes().await.unwrap();
+    let half = whole.len() / 2;
+    let mut parts = Vec::new();
+    for range in [format!("bytes=0-{}", half - 1), format!("bytes={half}-")] {
+        let part = client.get(url).header(RANGE, range).send().await.unwrap();
+        assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+        parts.extend_from_slice(&part.bytes().await.unwrap());
+    }
+    assert_eq!(parts, whole);
+    let film = re_mp4::Mp4::read_bytes(&whole).unwrap();
+    let (_, track) = film.tracks().first_key_value().unwrap();
+    assert_eq!((track.width, track.height), (1280, 720));
+    assert_eq!(track.duration / track.timescale, 4);
+    let thumbnail = client.get(answer["thumbnailUrl"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(thumbnail.headers()["content-type"], "image/jpeg");
+    let forged = url.replace("signature=", "signature=A");
+    assert_eq!(client.get(forged).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+
+    let audit = app.audit().await;
+    let events: Vec<_> = audit.videos[&id].events.iter().map(cqrs_es::DomainEvent::event_type).collect();
+    assert_eq!(events.first().map(String::as_str), Some("SubmissionStarted"));
+    assert!(events.ends_with(&["VideoStored".to_owned(), "VideoCompleted".to_owned()]), "{events:?}");
+    assert_eq!(audit.accounts["ada"].spent, 400_000_000);
+    let made = app.providers.simulator.videos();
+    assert_eq!(made.iter().map(|video| video.submissions).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn a_provider_that_delivers_short_is_paid_for_what_came() {
+    let app = TestApp::start(|_| {}).await;
+    app.providers.rule(json!({ "short_s": 2 }));
+    let id = generate(&app, "ada", &json!({ "prompt": "a short one", "duration": 8 })).await;
+    let answer = ended(&app, "ada", &id).await;
+    assert_eq!((&answer["duration"], &answer["creditsUsed"]), (&json!(6), &json!(600.0)), "{answer}");
+}
+
+#[tokio::test]
+async fn a_failure_gives_the_whole_hold_back() {
+    let app = TestApp::start(|_| {}).await;
+    app.providers.rule(json!({ "fail_late": true, "video_time_ms": 200 }));
+    let id = generate(&app, "ada", &video("something forbidden")).await;
+    let answer = ended(&app, "ada", &id).await;
+    assert_eq!((&answer["status"], &answer["error"]["code"]), (&json!("failed"), &json!("moderation_blocked")));
+    let audit = app.audit().await;
+    assert_eq!((audit.accounts["ada"].spent, audit.accounts["ada"].held()), (0, 0));
+    assert!(matches!(audit.videos[&id].end(), Some(VideoEvent::VideoFailed { .. })));
+}
