@@ -9,6 +9,7 @@
 //! | [`sections`] | the sections that say little: server, database, credits, gateway, … |
 //! | [`providers`], [`models`], [`prices`] | the providers, what they offer and what they ask for it |
 //! | [`videos`] | video jobs and the providers of video |
+//! | [`workflows`] | what videos can be made through, and in which steps |
 //! | [`media`] | where videos are kept, and how clients get at them |
 //! | [`checks`] | what has to fit together across keys |
 //! | [`production`] | what a production node must not lack |
@@ -28,6 +29,7 @@ pub mod sections;
 #[cfg(test)]
 mod tests;
 pub mod videos;
+pub mod workflows;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -44,6 +46,7 @@ use self::{
         LimitSettings, LogSettings, RoutingSettings, ServerSettings,
     },
     videos::{VideoKeys, VideoProviderSettings},
+    workflows::WorkflowKeys,
 };
 use crate::auth::{AuthSettings, roles::RoleSettings};
 
@@ -86,6 +89,7 @@ pub struct Config {
     pub videos: VideoKeys,
     /// By the name under which clients ask for them.
     pub video_providers: BTreeMap<String, VideoProviderSettings>,
+    pub workflows: WorkflowKeys,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use axum::{
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos},
+    routes::{asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos, workflows},
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -26,6 +26,10 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/mcp/sora2/status/{id}", get(videos::status))
         .route("/api/mcp/sora2/{id}/cancel", post(videos::cancel))
         .route("/api/mcp/sora2/{id}", delete(videos::delete))
+        .route("/api/mcp/gpt/video-workflow", post(workflows::start))
+        .route("/api/mcp/gpt/video-workflow/{id}", get(workflows::show))
+        .route("/api/mcp/gpt/video-workflow/{id}/cancel", post(workflows::cancel))
+        .route("/api/mcp/gpt/video-workflows", get(workflows::list))
         .route("/asyncapi.json", get(asyncapi::document))
         .route("/api/audit/verify", get(audit::verify))
         .route("/api/audit/checkpoint", get(audit::latest_checkpoint))
