@@ -1,6 +1,6 @@
 //! A fresh, migrated database for each test, copied from a template that is made once for a state of the migrations.
 
-use std::{fmt::Write, net::SocketAddr, str::FromStr, thread};
+use std::{net::SocketAddr, str::FromStr, thread};
 
 use aihub_infrastructure::database::{Database, DatabaseOptions, MIGRATIONS};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, postgres::PgConnectOptions};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::postgres::server;
+use crate::{postgres::server, until};
 
 /// A database that is dropped with this value.
 pub struct TestDatabase {
@@ -35,10 +35,9 @@ pub async fn database() -> TestDatabase {
 
 /// The name of the template. Other processes may want the same one at the same time.
 async fn template() -> String {
-    let mut name = "aihub_template_".to_owned();
-    for byte in MIGRATIONS.iter().flat_map(|migration| migration.checksum.iter().take(4)) {
-        write!(name, "{byte:02x}").unwrap();
-    }
+    let checksums: Vec<u8> = MIGRATIONS.iter().flat_map(|migration| migration.checksum.iter().copied()).collect();
+    // A name has at most 63 bytes, however many migrations there are.
+    let name = format!("aihub_template_{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, &checksums).simple());
     let admin = server().await;
     let mut server = admin.connect().await.unwrap();
     sqlx::query("SELECT pg_advisory_lock(4711)").execute(&mut server).await.unwrap();
@@ -50,9 +49,10 @@ async fn template() -> String {
         database.migrate().await.unwrap();
         database.pool().close().await;
         // The connection that migrated is gone on this side; the server may need a moment longer.
-        while server.execute(&*format!("ALTER DATABASE {unfinished} RENAME TO {name}")).await.is_err() {
-            tokio::task::yield_now().await;
-        }
+        until("the template is finished", async || {
+            server.execute(&*format!("ALTER DATABASE {unfinished} RENAME TO {name}")).await.ok()
+        })
+        .await;
     }
     server.close().await.unwrap();
     name

@@ -21,3 +21,4 @@ mod streams;
 mod vault;
 mod videos;
 mod views;
+mod workflows;
