@@ -139,6 +139,7 @@ CREATE TABLE read.video_status_v1 (
     CHECK ((status = 'completed') = (billed_seconds IS NOT NULL))
 -- A row is written some ten times: most versions find room beside the one before, and touch no index.
 ) WITH (fillfactor = 50);
+CREATE INDEX ON read.video_status_v1 (requested_at, video_id);
 CREATE INDEX ON read.video_status_v1 (account, requested_at, video_id);
 CREATE INDEX ON read.video_status_v1 (workflow_id, requested_at, video_id) WHERE workflow_id IS NOT NULL;
 -- Media that are kept.

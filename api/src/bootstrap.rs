@@ -18,7 +18,6 @@ use aihub_application::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
     },
-    videos::{Videos, jobs::Jobs},
 };
 use aihub_infrastructure::{
     audit::{
@@ -35,7 +34,6 @@ use aihub_infrastructure::{
         writer::WriterOptions,
     },
     kafka::{cluster::Cluster, reachability::Reachability, relay::KafkaRelay},
-    leadership::lead,
     media::KeptMedia,
     nodes, open_files,
     open_workflows::OpenWorkflows,
@@ -46,7 +44,8 @@ use aihub_infrastructure::{
         erasure::{self, Erasures},
         master_key::{MasterKey, MasterKeys, dev_master_key},
     },
-    video_queue::{OpenVideos, PostgresVideoQueue},
+    video_queue::OpenVideos,
+    webhooks::deliveries::WebhookDeliveries,
 };
 use aihub_projections::rebuild::views;
 use anyhow::{Context, bail};
@@ -72,8 +71,6 @@ const DEADLINE_GRACE: Duration = Duration::from_mins(1);
 /// Connections for what is read over HTTP, beside the configured ones.
 const READ_CONNECTIONS: u32 = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// How often media is looked for that is due to be deleted.
-const MEDIA_EVERY: Duration = Duration::from_secs(5);
 /// How often content is looked for that is too old.
 const RETENTION_EVERY: Duration = Duration::from_hours(1);
 
@@ -166,26 +163,16 @@ impl App {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
-        let queue = PostgresVideoQueue::new(database.clone());
-        workers.spawn(queue.clone().follow(stop_workers.clone()));
-        let videos = Arc::new(Videos {
-            settings: config.video_settings(),
-            jobs: Jobs {
-                log: gateway.log.clone(),
-                accounts: gateway.accounts.clone(),
-                clock: gateway.clock.clone(),
-                rate: gateway.settings.rate,
-                node: gateway.settings.node.clone(),
-            },
+        let catalog = videos::catalog(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
+        let webhooks = config.webhooks.options(&config.server.data_dir, config.is_production())?;
+        let videos = videos::Works {
+            database: database.clone(),
             gateway: gateway.clone(),
-            catalog: videos::catalog(&config, simulated.as_ref().map(|simulated| simulated.addr))?,
+            catalog,
             media: media.clone(),
-            queue: Arc::new(queue.clone()),
-        });
-        let driven = videos.clone();
-        let drive = move |stop| driven.clone().drive(stop);
-        workers.spawn(lead(database.clone(), "videos", stop_workers.clone(), drive));
-        workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop_workers.clone()));
+            webhooks: webhooks.clone(),
+        };
+        let videos = videos.start(&config, &workers, &stop_workers)?;
         let workflows = workflows::start(&config, videos, roles, &database, (&workers, &stop_workers));
         let answers = gateway.clone();
         let forget = move |subject: &str| answers.answers.forget_account(subject);
@@ -198,16 +185,12 @@ impl App {
         let listener = TcpListener::bind(config.server.listen)
             .await
             .with_context(|| format!("cannot listen on {}; is another aihub running?", config.server.listen))?;
-        media.served_at(format!("http://{}", listener.local_addr()?));
+        media.served_at(listener.local_addr()?);
         let settings = HubSettings {
-            limits: SocketLimits {
-                max_frame_bytes: config.server.max_frame_bytes,
-                max_requests_per_socket: config.server.max_requests_per_socket,
-                resumable_for_ms: config.gateway.resumable_for_ms,
-                malformed_frames_allowed: config.server.malformed_frames_allowed,
-            },
+            limits: socket_limits(&config),
             max_sockets: config.server.max_sockets,
             ping_interval: duration_ms(config.server.ping_interval_ms),
+            webhooks,
             max_long_poll: duration_ms(config.videos.max_long_poll_ms),
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
             audit_key: signing_key.verifier(),
@@ -289,6 +272,7 @@ pub fn handlers() -> Vec<Arc<dyn EventHandler>> {
     let mut handlers: Vec<Arc<dyn EventHandler>> = vec![
         Arc::new(OpenRequests),
         Arc::new(OpenVideos),
+        Arc::new(WebhookDeliveries),
         Arc::new(OpenWorkflows),
         Arc::new(ExpiringGrants),
         Arc::new(Erasures),
@@ -359,6 +343,15 @@ pub fn signing_key(config: &Config) -> anyhow::Result<SigningKey> {
     }
 }
 
+fn socket_limits(config: &Config) -> SocketLimits {
+    SocketLimits {
+        max_frame_bytes: config.server.max_frame_bytes,
+        max_requests_per_socket: config.server.max_requests_per_socket,
+        resumable_for_ms: config.gateway.resumable_for_ms,
+        malformed_frames_allowed: config.server.malformed_frames_allowed,
+    }
+}
+
 /// What is not configured, for whoever looks at `/health/ready`.
 fn notices(config: &Config) -> Vec<String> {
     let mut notices: Vec<String> = config
@@ -394,22 +387,6 @@ async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: Cancel
             Ok(Some(before)) => tracing::info!(content.kept_from = %before, "content that is too old is to be erased"),
             Ok(None) => {}
             Err(error) => tracing::warn!(error.message = %error, "content that is too old was not looked for"),
-        }
-    }
-}
-
-/// Has media deleted that is too old, or whose content was erased.
-async fn keep_media(videos: Arc<Videos>, queue: PostgresVideoQueue, keep_days: Option<u32>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(MEDIA_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let kept_from = keep_days.map(|days| videos.jobs.clock.now() - chrono::TimeDelta::days(days.into()));
-        match videos.erase_due_media(&queue, kept_from).await {
-            Ok(0) => {}
-            Ok(erased) => tracing::info!(videos.erased = erased, "media was deleted"),
-            Err(error) => {
-                tracing::warn!(error.message = format!("{error:#}"), "media that is due could not be looked for");
-            }
         }
     }
 }

@@ -23,6 +23,8 @@ mod reprice;
 mod serve;
 mod simulate;
 mod token;
+mod videos;
+mod webhooks;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -84,6 +86,12 @@ enum Command {
     Reconcile(reconcile::Reconcile),
     /// What a month would have cost at other prices; with --apply, credit and debit notes for the difference
     Reprice(reprice::Reprice),
+    /// Decide about video jobs of which it cannot be known whether a provider has them
+    #[command(subcommand)]
+    Videos(videos::Videos),
+    /// Look after what clients are told of their videos
+    #[command(subcommand)]
+    Webhooks(webhooks::Webhooks),
     /// Bring the database schema up to date
     Migrate,
     /// Feed the views of another database from Kafka
@@ -144,6 +152,8 @@ impl Cli {
             Command::Report(report) => report.run(&config).await,
             Command::Reconcile(reconcile) => reconcile.run(&config).await,
             Command::Reprice(reprice) => reprice.run(&config).await,
+            Command::Videos(videos) => videos.run(&config).await,
+            Command::Webhooks(webhooks) => webhooks.run(&config).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Simulate(simulate) => simulate.run().await,
             Command::Config => config::run(&config),

@@ -11,6 +11,7 @@
 //! | [`videos`] | video jobs and the providers of video |
 //! | [`workflows`] | what videos can be made through, and in which steps |
 //! | [`media`] | where videos are kept, and how clients get at them |
+//! | [`webhooks`] | what clients are told on their own servers |
 //! | [`checks`] | what has to fit together across keys |
 //! | [`production`] | what a production node must not lack |
 //!
@@ -29,6 +30,7 @@ pub mod sections;
 #[cfg(test)]
 mod tests;
 pub mod videos;
+pub mod webhooks;
 pub mod workflows;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -46,6 +48,7 @@ use self::{
         LimitSettings, LogSettings, RoutingSettings, ServerSettings,
     },
     videos::{VideoKeys, VideoProviderSettings},
+    webhooks::WebhookKeys,
     workflows::WorkflowKeys,
 };
 use crate::auth::{AuthSettings, roles::RoleSettings};
@@ -87,6 +90,7 @@ pub struct Config {
     /// By the name under which clients ask for them.
     pub providers: BTreeMap<String, ProviderSettings>,
     pub videos: VideoKeys,
+    pub webhooks: WebhookKeys,
     /// By the name under which clients ask for them.
     pub video_providers: BTreeMap<String, VideoProviderSettings>,
     pub workflows: WorkflowKeys,

@@ -11,7 +11,7 @@ use std::{
 use aihub_application::{gateway::Gateway, videos::Videos, workflows::Workflows};
 use aihub_infrastructure::{
     audit::note::VerifierKey, database::Database, event_store::subscription::Subscriptions,
-    kafka::reachability::Reachability, media::KeptMedia,
+    kafka::reachability::Reachability, media::KeptMedia, webhooks::sender::WebhookOptions,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
@@ -39,6 +39,8 @@ pub struct HubSettings {
     pub limits: SocketLimits,
     pub max_sockets: usize,
     pub ping_interval: Duration,
+    /// What webhooks to clients are signed with, and where they may go.
+    pub webhooks: WebhookOptions,
     /// The longest that a video's status is waited for.
     pub max_long_poll: Duration,
     /// The handlers of events that this node runs, which it is not ready without.

@@ -10,7 +10,10 @@ use axum::{
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos, workflows},
+    routes::{
+        asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos, webhooks,
+        workflows,
+    },
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -24,8 +27,12 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/providers", get(providers::list))
         .route("/api/mcp/sora2/generate", post(videos::generate))
         .route("/api/mcp/sora2/status/{id}", get(videos::status))
+        .route("/api/mcp/sora2/videos", get(videos::list))
         .route("/api/mcp/sora2/{id}/cancel", post(videos::cancel))
         .route("/api/mcp/sora2/{id}", delete(videos::delete))
+        .route("/api/webhooks/secret", get(webhooks::secret))
+        .route("/api/webhooks/deliveries", get(webhooks::deliveries))
+        .route("/api/webhooks/providers/{name}", post(webhooks::receive))
         .route("/api/mcp/gpt/video-workflow", post(workflows::start))
         .route("/api/mcp/gpt/video-workflow/{id}", get(workflows::show))
         .route("/api/mcp/gpt/video-workflow/{id}/cancel", post(workflows::cancel))

@@ -12,6 +12,7 @@ pub mod providers;
 pub mod reports;
 pub mod requests;
 pub mod videos;
+pub mod webhooks;
 pub mod workflows;
 
 use aihub_application::principal::Principal;

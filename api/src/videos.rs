@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use aihub_application::{
-    ports::media_store::MediaError,
-    videos::{Videos, jobs::Known},
-};
-use aihub_domain::video::{VideoJob, VideoStatus, event::ErasureReason};
+use aihub_application::{ports::media_store::MediaError, videos::Videos};
+use aihub_domain::video::{Refusal, VideoJob, VideoStatus, event::ErasureReason};
 use serde_json::{Value, json};
 
 use crate::problem::Problem;
@@ -22,18 +19,15 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// URLs are made anew every time: those in an older answer may have expired.
-    pub async fn of(videos: &Videos, known: &Known) -> Result<Self, Problem> {
-        let place = match known.status() {
+    pub async fn of(videos: &Videos, video_id: &str, job: &VideoJob) -> Result<Self, Problem> {
+        let place = match job.status() {
             VideoStatus::Queued => {
-                let place = videos.queue.place(&known.video_id).await;
+                let place = videos.queue.place(video_id).await;
                 place.map_err(|error| Problem::internal(&format!("{error:#}")))?
             }
             _ => None,
         };
-        let media = known
-            .job
-            .media()
-            .filter(|_| known.status() == VideoStatus::Completed && known.job.media_erased().is_none());
+        let media = job.media().filter(|_| job.status() == VideoStatus::Completed && job.media_erased().is_none());
         let internal = |error: MediaError| Problem::internal(&error);
         Ok(match media {
             None => Self { place, ..Self::default() },
@@ -86,10 +80,21 @@ pub fn answer(video_id: &str, job: &VideoJob, around: &Surroundings) -> Value {
             }),
         ),
         ("mediaErased", json!(job.media_erased())),
+        ("refusals", refusals(job)),
         ("error", error(job)),
     ];
     let fields: BTreeMap<&str, Value> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
     json!(fields)
+}
+
+/// The providers that did not take it, and why.
+fn refusals(job: &VideoJob) -> Value {
+    if job.refusals().is_empty() {
+        return Value::Null;
+    }
+    let refusal =
+        |refusal: &Refusal| json!({ "provider": refusal.provider, "kind": refusal.failure, "status": refusal.status });
+    job.refusals().iter().map(refusal).collect()
 }
 
 /// One of the three that clients branch on.

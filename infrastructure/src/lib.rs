@@ -18,9 +18,11 @@
 //! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
+//! | [`standard_webhooks`] | signatures of webhooks, ours and others' |
 //! | [`vault`] | content sealed per subject, and the subjects' keys |
-//! | [`video_queue`] | the video jobs that have not ended, and the media that is kept |
 //! | [`video_providers`] | `/v1/videos` as OpenAI had it, Google's Veo, xAI |
+//! | [`video_queue`] | the video jobs that have not ended, and the media that is kept |
+//! | [`webhooks`] | what clients are told over HTTP |
 
 pub mod audit;
 pub mod database;
@@ -38,6 +40,8 @@ pub mod orphaned_requests;
 pub mod providers;
 pub mod secret_file;
 pub mod simulated_providers;
+pub mod standard_webhooks;
 pub mod vault;
 pub mod video_providers;
 pub mod video_queue;
+pub mod webhooks;

@@ -5,6 +5,7 @@
 //! | [`location`] | folders and buckets |
 //! | `spool` | a provider's file on its way here, on disk |
 //! | `inspect` | what a file is, as it says itself |
+//! | `upload` | what was taken in on its way to where it is kept |
 //! | [`signature`] | URLs that end |
 //! | [`serve`] | what is kept, for the route that serves it |
 
@@ -15,9 +16,11 @@ pub mod signature;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::{
     fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -30,19 +33,12 @@ use aihub_application::ports::{
 };
 use aihub_domain::video::event::StoredMedia;
 use anyhow::Context;
-use futures::{FutureExt, StreamExt, future::BoxFuture};
-use object_store::{
-    Attribute, AttributeValue, Attributes, ObjectStore, ObjectStoreExt, buffered::BufWriter, path::Path, signer::Signer,
-};
-use tokio::{io::AsyncWriteExt, task::spawn_blocking};
-use tokio_util::io::ReaderStream;
+use futures::{FutureExt, future::BoxFuture};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path, signer::Signer};
+use tokio::task::spawn_blocking;
 
 use self::{inspect::Facts, location::Location, signature::UrlSecrets, spool::Spooled};
 
-/// Of a part of an upload. Buckets want 5 MiB or more, and no more than 10,000 of them.
-const PART_BYTES: usize = 8 << 20;
-/// At once, beside the one that is being filled.
-const PARTS_IN_FLIGHT: usize = 2;
 const READ_BYTES: usize = 256 << 10;
 const MAX_KEY_BYTES: usize = 200;
 
@@ -95,10 +91,16 @@ impl KeptMedia {
         Ok(Self { store, signer, prefix, folder, options, served_at: OnceLock::new(), clock })
     }
 
-    /// Says under which URL, without a path, this service answers. Where a public URL is configured, it stands.
-    pub fn served_at(&self, url: String) {
+    /// Says where this service listens; where a public URL is configured, that stands. Who listens on all addresses is reached at
+    /// this machine's own.
+    pub fn served_at(&self, mut addr: SocketAddr) {
+        match addr.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
         // The first one stands.
-        let _ = self.served_at.set(url);
+        let _ = self.served_at.set(format!("http://{addr}"));
     }
 
     async fn take_in(&self, key: &str, kind: MediaKind, file: Download) -> Result<StoredMedia, MediaError> {
@@ -109,68 +111,19 @@ impl KeptMedia {
             let mut file = io::BufReader::new(file);
             io::Seek::rewind(&mut file).context("the spool of incoming media").map_err(MediaError::Unavailable)?;
             let facts = inspect::inspect(kind, &mut file, bytes)?;
-            Ok((facts, file.into_inner()))
+            Ok::<_, MediaError>((facts, file.into_inner()))
         });
-        // A parser that panics does so over what it is given.
-        let read = read.await.unwrap_or_else(|_| Err(MediaError::Unusable("it cannot be read".to_owned())));
-        let (facts, file) = read?;
+        let (facts, file) = match read.await {
+            Ok(read) => read?,
+            // A parser that panics does so over what it is given.
+            Err(error) if error.is_panic() => return Err(MediaError::Unusable("it cannot be read".to_owned())),
+            Err(error) => return Err(unavailable(error)),
+        };
         self.sweep(key).await.map_err(unavailable)?;
         self.upload(key, path, &facts, file).await.context("uploading").map_err(MediaError::Unavailable)?;
         let Facts { content_type, width, height, duration_ms, codec } = facts;
         let (key, content_type) = (key.to_owned(), content_type.to_owned());
         Ok(StoredMedia { key, content_type, bytes, sha256, width, height, duration_ms, codec })
-    }
-
-    async fn upload(&self, key: &str, path: Path, facts: &Facts, mut file: std::fs::File) -> anyhow::Result<()> {
-        io::Seek::rewind(&mut file)?;
-        let mut writer = BufWriter::with_capacity(self.store.clone(), path, PART_BYTES)
-            .with_max_concurrency(PARTS_IN_FLIGHT)
-            .with_attributes(self.attributes(key, facts));
-        let mut chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES);
-        let written = async {
-            while let Some(chunk) = chunks.next().await {
-                writer.put(chunk?).await?;
-            }
-            anyhow::Ok(())
-        };
-        if let Err(error) = written.await {
-            // The parts that are there already. What this leaves behind, the bucket's rules remove.
-            let _ = writer.abort().await;
-            return Err(error);
-        }
-        writer.shutdown().await?;
-        Ok(())
-    }
-
-    /// What a bucket says along when it serves a file itself. A folder keeps none.
-    fn attributes(&self, key: &str, facts: &Facts) -> Attributes {
-        if self.folder.is_some() {
-            return Attributes::new();
-        }
-        let disposition = AttributeValue::from(serve::disposition(key));
-        let content_type = AttributeValue::from(facts.content_type);
-        [(Attribute::ContentType, content_type), (Attribute::ContentDisposition, disposition)].into_iter().collect()
-    }
-
-    /// Removes what a crash left of earlier uploads under this key: [`object_store::local`] writes to `<file>#<number>`.
-    async fn sweep(&self, key: &str) -> io::Result<()> {
-        let Some(file) = self.folder.as_ref().map(|folder| folder.join(key)) else { return Ok(()) };
-        let swept = spawn_blocking(move || {
-            let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return Ok(()) };
-            let staged = [name.as_encoded_bytes(), b"#"].concat();
-            let entries = match std::fs::read_dir(folder) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                entries => entries?,
-            };
-            for entry in entries {
-                let entry = entry?;
-                if entry.file_name().as_encoded_bytes().starts_with(&staged) {
-                    std::fs::remove_file(entry.path())?;
-                }
-            }
-            Ok(())
-        });
-        swept.await.map_err(io::Error::other)?
     }
 
     async fn url_of(&self, key: &str) -> Result<String, MediaError> {

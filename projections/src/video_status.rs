@@ -1,7 +1,7 @@
 //! How each video stands, without its content.
 
 mod change;
-mod list;
+pub mod list;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -64,6 +64,7 @@ impl Providers {
             ("ANTHROPIC_BASE_URL", format!("http://{}", self.address)),
             ("ANTHROPIC_API_KEY", "sk-simulated".to_owned()),
             ("AIHUB__VIDEO_PROVIDERS__SORA__BASE_URL", format!("http://{}/v1", self.address)),
+            ("AIHUB__VIDEO_PROVIDERS__SORA__API_KEY", "sk-simulated".to_owned()),
             ("AIHUB__VIDEO_PROVIDERS__SORA__IDEMPOTENT", "true".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))

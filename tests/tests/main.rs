@@ -21,4 +21,5 @@ mod streams;
 mod vault;
 mod videos;
 mod views;
+mod webhooks;
 mod workflows;

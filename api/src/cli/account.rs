@@ -51,7 +51,7 @@ impl Account {
 
 /// The accounts, and what has to be closed behind them.
 pub struct Ledger {
-    pub accounts: Accounts,
+    pub accounts: Arc<Accounts>,
     pub log: Arc<PostgresEventLog>,
     tasks: TaskTracker,
     pub database: Database,
@@ -67,7 +67,7 @@ impl Ledger {
         let tasks = TaskTracker::new();
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), WriterOptions::default(), upcasters, &tasks));
-        Ok(Self { accounts: Accounts::new(log.clone()), log, tasks, database, embedded })
+        Ok(Self { accounts: Arc::new(Accounts::new(log.clone())), log, tasks, database, embedded })
     }
 
     pub async fn close(self) -> anyhow::Result<()> {

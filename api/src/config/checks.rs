@@ -49,6 +49,7 @@ pub fn faults(config: &Config) -> Vec<Fault> {
     for (name, provider) in &config.providers {
         check_provider(name, provider, &mut faults);
     }
+    config.webhooks.faults(&mut faults);
     for (name, provider) in &config.video_providers {
         check_video_provider(name, provider, config.videos.recover_after_ms, &mut faults);
     }

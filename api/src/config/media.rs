@@ -98,7 +98,7 @@ impl MediaSettings {
                 for name in self.options.keys().filter(|name| !has(name)) {
                     fault(&format!("options.{name}"), "is no option of this kind of store");
                 }
-                if self.delivery == DeliveryKind::Presigned && !matches!(location, Some(Location::Bucket(..))) {
+                if !self.signs() && !matches!(location, Some(Location::Bucket(..))) {
                     fault("delivery", "can be `presigned` only where `media.store` is a bucket");
                 }
             }

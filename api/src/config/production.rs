@@ -48,6 +48,10 @@ pub fn missing(config: &Config) -> Vec<Missing> {
         let remedy = "set AIHUB__MEDIA__PUBLIC_URL, for example to https://aihub.example";
         lacks("no URL under which clients reach this service for their videos".to_owned(), remedy.to_owned());
     }
+    if config.webhooks.secret.is_none() {
+        let remedy = "set AIHUB__WEBHOOKS__SECRET (`openssl rand -base64 32`)";
+        lacks("no secret for webhooks but a development one".to_owned(), remedy.to_owned());
+    }
     for provider in config.providers_to_start() {
         let (name, kind) = (provider.name, provider.settings.kind);
         let off = format!("`providers.{name}.enabled = false` (AIHUB__PROVIDERS__{}__ENABLED)", name.to_uppercase());

@@ -1,6 +1,9 @@
 //! `GET /media/{key}`: what is kept, for whoever has a URL of ours that has not expired. The signature is the authorisation, so that
 //! a player, a browser or the edge of a CDN needs no token. Ranges, validators and cache headers are those of RFC 9110 and 9111.
 
+#[cfg(test)]
+mod tests;
+
 use std::{ops::Range, sync::Arc};
 
 use aihub_application::ports::media_store::MediaError;

@@ -11,13 +11,16 @@ use aihub_application::{
         queue::News,
     },
 };
-use aihub_domain::video::{VideoError, event::ErasureReason};
+use aihub_domain::video::{VideoError, VideoStatus, event::ErasureReason};
+use aihub_infrastructure::webhooks::address::check_url;
+use aihub_projections::video_status::list::{self as video_list, Filter, InvalidCursor};
 use axum::{
     Json,
     body::Bytes,
     extract::{Path, Query, State},
     response::{IntoResponse, Response},
 };
+use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -33,6 +36,8 @@ use crate::{
     videos::{Surroundings, answer},
 };
 
+const DEFAULT_PAGE: u32 = 20;
+const MAX_PAGE: u32 = 100;
 const MAX_KEY_BYTES: usize = 256;
 /// A waiting status is looked at again without news after this long.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -46,6 +51,10 @@ pub async fn generate(
     let key = idempotency_key(&headers)?;
     let video = NewVideo::from_fields(object(&body)?, &caller.user)
         .map_err(aihub_application::error::GatewayError::Validation)?;
+    if let Some(url) = &video.content.webhook_url {
+        check_url(url, hub.settings.webhooks.allow_private)
+            .map_err(|refused| Problem::faulty("webhookUrl", refused.to_string()))?;
+    }
     let known = hub.videos.request(&caller, video, key.as_deref(), None).await?;
     let location = format!("/api/mcp/sora2/status/{}", known.video_id);
     let mut response = (StatusCode::ACCEPTED, Json(tell(&hub, &known).await?)).into_response();
@@ -101,6 +110,57 @@ pub async fn status(
     Ok(response)
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ListQuery {
+    /// `completed`, `queued`, `rendering`, …
+    status: Option<VideoStatus>,
+    session_id: Option<String>,
+    workflow_id: Option<String>,
+    from: Option<DateTime<Utc>>,
+    to: Option<DateTime<Utc>>,
+    /// The `nextCursor` of the page before.
+    cursor: Option<String>,
+    limit: Option<u32>,
+}
+
+/// The caller's own jobs, newest first.
+pub async fn list(
+    State(hub): State<Arc<Hub>>,
+    Caller(caller): Caller,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Query(query) = query.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Problem::faulty("limit", format!("must be 1 to {MAX_PAGE}")));
+    }
+    let before = query.cursor.as_deref().map(str::parse).transpose();
+    let filter = Filter {
+        account: Some(caller.account.clone()),
+        user: Some(caller.user.clone()),
+        status: query.status,
+        session_id: query.session_id,
+        workflow_id: query.workflow_id,
+        from: query.from,
+        to: query.to,
+        before: before.map_err(|error: InvalidCursor| Problem::faulty("cursor", error.to_string()))?,
+        limit,
+    };
+    let page = video_list::list(hub.reads.pool(), &filter).await.map_err(|error| Problem::internal(&error))?;
+    let mut videos = Vec::with_capacity(page.value.len());
+    for row in &page.value {
+        // The view says which; how each stands is told from the log.
+        let known = hub.videos.jobs.load(&row.video_id).await.map_err(|error| Problem::internal(&error))?;
+        if let Some(known) = known {
+            videos.push(tell(&hub, &known).await?);
+        }
+    }
+    let is_full = page.value.len() == limit as usize;
+    let next = page.value.last().filter(|_| is_full).map(|last| last.cursor().to_string());
+    Ok(Json(json!({ "videos": videos, "nextCursor": next, "position": page.position })))
+}
+
 async fn change_of(news: &mut Receiver<News>, video_id: &str) {
     loop {
         match news.recv().await {
@@ -119,7 +179,7 @@ pub async fn cancel(
 ) -> Result<Json<Value>, Problem> {
     find(&hub, &caller, &video_id).await?;
     let known = hub.videos.cancel(&video_id, &caller.user).await.map_err(|error| refused(&error))?;
-    if known.status() != aihub_domain::video::VideoStatus::Cancelled {
+    if known.status() != VideoStatus::Cancelled {
         let state = known.status().as_str();
         let reason = format!("the video is {state}, and cannot be cancelled any more");
         return Err(Problem::new("CONFLICT", reason).with_details(json!({ "state": state })));
@@ -144,7 +204,7 @@ pub async fn delete(
 
 /// The video response.
 pub async fn tell(hub: &Hub, known: &Known) -> Result<Value, Problem> {
-    Ok(answer(&known.video_id, &known.job, &Surroundings::of(&hub.videos, known).await?))
+    Ok(answer(&known.video_id, &known.job, &Surroundings::of(&hub.videos, &known.video_id, &known.job).await?))
 }
 
 /// A job that the caller may see. Whether somebody else's exists is nobody's business.
@@ -159,7 +219,7 @@ pub async fn find(hub: &Hub, caller: &Principal, video_id: &str) -> Result<Known
 
 /// Weak: the URLs in the answer are new every time.
 async fn etag(hub: &Hub, known: &Known) -> Result<HeaderValue, Problem> {
-    let place = Surroundings::of(&hub.videos, known).await?.place.unwrap_or(0);
+    let place = Surroundings::of(&hub.videos, &known.video_id, &known.job).await?.place.unwrap_or(0);
     let tag = format!("W/\"{}-{place}\"", known.version());
     HeaderValue::try_from(tag).map_err(|error| Problem::internal(&error))
 }

@@ -25,6 +25,8 @@ const PROGRESS_STEP: u8 = 10;
 /// However often a provider wants to be asked.
 const MOST_OFTEN: Duration = Duration::from_millis(100);
 const MOST_SELDOM: Duration = Duration::from_mins(1);
+/// How long after a submission its provider may not know it.
+const UNSEEN_FOR: Duration = Duration::from_secs(15);
 /// A thumbnail is not worth more.
 const THUMBNAIL_TRIES: usize = 2;
 
@@ -66,6 +68,9 @@ impl Driver {
                 Ok(JobStatus { state: JobState::Failed { code }, .. }) => {
                     return Ok(jobs.fail(known, &code).await?);
                 }
+                // What a provider has just taken it may not show yet.
+                Ok(JobStatus { state: JobState::Gone, .. })
+                    if jobs.clock.now() < submission.started_at + UNSEEN_FOR => {}
                 Ok(JobStatus { state: JobState::Gone, .. }) => {
                     return Ok(jobs.fail(known, "lost_by_provider").await?);
                 }

@@ -1,6 +1,6 @@
 //! Where media are kept: a folder, or a bucket at Amazon's, Google's, Microsoft's, or whoever speaks S3.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use object_store::{
@@ -106,7 +106,9 @@ impl Location {
         }
         Ok(match self {
             Self::Folder(folder) => {
-                fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+                // What people had made is theirs alone; a folder that is there is left as it is.
+                let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+                made.with_context(|| format!("{}", folder.display()))?;
                 // What the log says is kept is there after a power failure too.
                 let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true).with_automatic_cleanup(true);
                 Opened { store: Arc::new(store), signer: None, prefix: Path::default(), folder: Some(folder.clone()) }

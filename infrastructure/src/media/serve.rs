@@ -86,11 +86,15 @@ impl KeptMedia {
         if stretch.is_empty() {
             return Ok(Some(futures::stream::empty().boxed()));
         }
-        let options = GetOptions { range: Some(stretch.into()), if_match: file.e_tag.clone(), ..GetOptions::default() };
+        let options = GetOptions { range: Some(stretch.into()), ..GetOptions::default() };
         let found = match self.store.get_opts(&file.path, options).await {
-            Err(Error::NotFound { .. } | Error::Precondition { .. }) => return Ok(None),
+            Err(Error::NotFound { .. }) => return Ok(None),
             found => found.map_err(unavailable)?,
         };
+        // Not left to `If-Match`, which not every server that speaks S3 heeds.
+        if file.e_tag.is_some() && found.meta.e_tag != file.e_tag {
+            return Ok(None);
+        }
         let stretch = found.range;
         Ok(Some(match found.payload {
             GetResultPayload::Stream(stream) => stream,

@@ -15,6 +15,8 @@ use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 use tokio::{io::AsyncWriteExt, task::spawn_blocking};
 
+use crate::audit::hex;
+
 /// A whole file. It has no name, so that nothing of it is left behind, whatever happens to this process.
 pub(super) struct Spooled {
     pub file: File,
@@ -49,7 +51,7 @@ pub(super) async fn spool(folder: &Path, max_bytes: u64, mut download: Download)
         return Err(not_whole(bytes, stated).into());
     }
     file.flush().await.map_err(unavailable)?;
-    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(&hash.finalize());
     Ok(Spooled { file: file.into_std().await, bytes, sha256 })
 }
 

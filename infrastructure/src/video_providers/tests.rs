@@ -42,7 +42,7 @@ fn call() -> VideoCall {
 }
 
 /// A job as OpenAI's documentation shows it, with some of its fields changed.
-fn video(name: &str, changes: Value) -> Value {
+fn video(name: &str, changes: &Value) -> Value {
     let mut video = json_file("openai/videos-constructed.json")[name].clone();
     video.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
     video
@@ -72,7 +72,7 @@ fn at_home(recording: &Recorded, host: &str, base_url: &str) -> Recorded {
 
 #[tokio::test]
 async fn openai_is_sent_a_form_with_the_token_in_its_headers() {
-    let mut server = Server::start(answers([video("create", json!({}))])).await;
+    let mut server = Server::start(answers([video("create", &json!({}))])).await;
     let call = VideoCall { style: Some("watercolour".into()), ..call() };
     let id = openai(&server.settings()).submit(&call).await.unwrap();
     assert_eq!(id, "video_68d7512d07848190b3e45da0ecbebcde004da08e1e0678d5");
@@ -94,16 +94,16 @@ async fn openai_is_sent_a_form_with_the_token_in_its_headers() {
 
 #[tokio::test]
 async fn openai_tells_progress_when_to_ask_again_and_every_end() {
-    let mut running = Recorded::json(200, video("in_progress", json!({})).to_string());
+    let mut running = Recorded::json(200, video("in_progress", &json!({})).to_string());
     running.headers.push(("openai-poll-after-ms".into(), "2500".into()));
     let mut all = vec![(running, End::Close)];
     all.extend(answers([
-        video("create", json!({ "progress": null })),
-        video("completed", json!({})),
-        video("failed", json!({})),
-        video("failed", json!({ "error": { "code": 500, "message": "a calm ocean" } })),
-        video("failed", json!({ "error": null })),
-        video("failed", json!({ "status": "expired" })),
+        video("create", &json!({ "progress": null })),
+        video("completed", &json!({})),
+        video("failed", &json!({})),
+        video("failed", &json!({ "error": { "code": 500, "message": "a calm ocean" } })),
+        video("failed", &json!({ "error": null })),
+        video("failed", &json!({ "status": "expired" })),
     ]));
     all.push((Recorded::json(404, r#"{"error":{"message":"no such video"}}"#), End::Close));
     let mut server = Server::start(all).await;
@@ -181,7 +181,7 @@ async fn a_job_is_ended_by_its_deletion_and_one_that_is_gone_has_ended() {
 #[tokio::test]
 async fn a_lookup_finds_all_that_may_be_the_job_and_reads_no_further_than_it_must() {
     let like = |id: &str, changes: Value| {
-        let mut video = video("completed", changes);
+        let mut video = video("completed", &changes);
         video["id"] = id.into();
         video
     };
@@ -210,7 +210,7 @@ async fn a_lookup_finds_all_that_may_be_the_job_and_reads_no_further_than_it_mus
 
 #[tokio::test]
 async fn a_lookup_that_cannot_see_everything_finds_nothing() {
-    let page = json!({ "data": [video("completed", json!({}))], "has_more": true });
+    let page = json!({ "data": [video("completed", &json!({}))], "has_more": true });
     let server = Server::start(answers(vec![page; 20])).await;
     let since = DateTime::from_timestamp(MADE_AT, 0).unwrap();
     assert_eq!(openai(&server.settings()).find(&call(), since).await.unwrap_err().kind, FailureKind::Malformed);

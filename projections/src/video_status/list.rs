@@ -82,19 +82,26 @@ pub async fn list(pool: &PgPool, filter: &Filter) -> Result<AsOf<Vec<VideoRow>>,
 
 /// The media of completed videos that ended before `ended_before`, and of all whose account's content was erased; the
 /// oldest first, at most `limit`. The keys of erased accounts are in the same database. `ended_before` is `None` where
-/// media are kept for ever.
+/// media are kept for ever; what is due for both reasons is due for its age.
 pub async fn media_due(
     pool: &PgPool,
     ended_before: Option<DateTime<Utc>>,
     limit: u32,
 ) -> Result<Vec<MediaDue>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT v.video_id, v.account, v.media_key AS "media_key!", v.thumbnail_key,
-                  s.erased_at IS NOT NULL AS "is_of_erased!"
-           FROM video_status_v1 v LEFT JOIN subjects s ON s.subject = v.account
-           WHERE v.media_key IS NOT NULL AND v.media_erased_at IS NULL AND v.ended_at IS NOT NULL
-               AND (v.ended_at < $1 OR s.erased_at IS NOT NULL)
-           ORDER BY v.ended_at, v.video_id LIMIT $2"#,
+        r#"SELECT video_id AS "video_id!", account AS "account!", media_key AS "media_key!", thumbnail_key,
+                  is_of_erased AS "is_of_erased!"
+           FROM ((SELECT video_id, account, media_key, thumbnail_key, ended_at, false AS is_of_erased
+                  FROM video_status_v1
+                  WHERE media_key IS NOT NULL AND media_erased_at IS NULL AND ended_at < $1
+                  ORDER BY ended_at, video_id LIMIT $2)
+                 UNION ALL
+                 (SELECT video_id, account, media_key, thumbnail_key, ended_at, true
+                  FROM subjects s JOIN video_status_v1 v ON v.account = s.subject
+                  WHERE s.erased_at IS NOT NULL AND media_key IS NOT NULL AND media_erased_at IS NULL
+                      AND ended_at IS NOT NULL AND (ended_at < $1) IS NOT TRUE
+                  ORDER BY ended_at, video_id LIMIT $2)) due
+           ORDER BY ended_at, video_id LIMIT $2"#,
         ended_before,
         i64::from(limit),
     )

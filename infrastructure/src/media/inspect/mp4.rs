@@ -24,8 +24,10 @@ const SAMPLE_ENTRIES_AT: u64 = 8;
 const VISUAL_BYTES: u64 = 78;
 /// `hdlr`: version and four reserved bytes.
 const HANDLER_AT: u64 = 8;
-/// What brands of MP4s begin with. A `QuickTime` film (`qt  `) and a still (`avif`, `heic`) are built alike.
-const BRANDS: [&[u8]; 7] = [b"iso", b"mp4", b"avc", b"M4V", b"dash", b"cmf", b"hvc"];
+/// What brands of MP4s begin with. A `QuickTime` mp4 (`qt  `) and a still (`avif`, `heic`) are built alike.
+const BRANDS: [&[u8]; 6] = [b"iso", b"mp4", b"avc", b"M4V", b"dash", b"cmf"];
+/// A longer one is none that anybody asked for, but a claim.
+const MAX_DURATION_MS: u128 = 24 * 60 * 60 * 1_000;
 
 /// Whether a file that begins like this may be one.
 pub(super) fn begins(head: &[u8]) -> bool {
@@ -36,33 +38,33 @@ pub(super) fn begins(head: &[u8]) -> bool {
 type Found = (FourCC, Range<u64>);
 
 pub(super) fn read(file: &mut (impl Read + Seek), bytes: u64) -> Result<Facts, MediaError> {
-    let mut film = Film { file, boxes_left: MAX_BOXES };
-    let top = film.boxes(0..bytes)?;
-    let brands: Ftyp = film.decode(one(&top, b"ftyp")?)?;
+    let mut mp4 = Boxes { file, boxes_left: MAX_BOXES };
+    let top = mp4.boxes(0..bytes)?;
+    let brands: Ftyp = mp4.decode(one(&top, *b"ftyp")?)?;
     let known = |brand: &FourCC| BRANDS.iter().any(|known| <[u8; 4]>::from(*brand).starts_with(known));
     if !known(&brands.major_brand) && !brands.compatible_brands.iter().any(known) {
         return Err(unusable("it is of no brand of MP4"));
     }
-    if of_kind(&top, b"mdat").all(|body| body.is_empty()) {
+    if of_kind(&top, *b"mdat").all(|body| body.is_empty()) {
         return Err(unusable("it has no frames"));
     }
-    let movie = film.boxes(one(&top, b"moov")?)?;
-    for track in of_kind(&movie, b"trak") {
-        let track = film.boxes(track)?;
-        let media = film.boxes(one(&track, b"mdia")?)?;
-        if film.bytes(one(&media, b"hdlr")?, HANDLER_AT, 4)? == b"vide" {
-            return film.picture(&top, &movie, &track, &media);
+    let movie = mp4.boxes(one(&top, *b"moov")?)?;
+    for track in of_kind(&movie, *b"trak") {
+        let track = mp4.boxes(track)?;
+        let media = mp4.boxes(one(&track, *b"mdia")?)?;
+        if mp4.bytes(one(&media, *b"hdlr")?, HANDLER_AT, 4)? == b"vide" {
+            return mp4.picture(&top, &movie, &track, &media);
         }
     }
     Err(unusable("it has no picture"))
 }
 
-struct Film<'a, F> {
+struct Boxes<'a, F> {
     file: &'a mut F,
     boxes_left: usize,
 }
 
-impl<F: Read + Seek> Film<'_, F> {
+impl<F: Read + Seek> Boxes<'_, F> {
     fn picture(
         &mut self,
         top: &[Found],
@@ -70,9 +72,9 @@ impl<F: Read + Seek> Film<'_, F> {
         track: &[Found],
         media: &[Found],
     ) -> Result<Facts, MediaError> {
-        let information = self.boxes(one(media, b"minf")?)?;
-        let samples = self.boxes(one(&information, b"stbl")?)?;
-        let entries = one(&samples, b"stsd")?;
+        let information = self.boxes(one(media, *b"minf")?)?;
+        let samples = self.boxes(one(&information, *b"stbl")?)?;
+        let entries = one(&samples, *b"stsd")?;
         let entry = self.bytes(entries, SAMPLE_ENTRIES_AT, 8 + VISUAL_BYTES)?;
         let mut entry = entry.as_slice();
         let codec = Header::decode(&mut entry).map_err(malformed)?.kind;
@@ -85,30 +87,31 @@ impl<F: Read + Seek> Film<'_, F> {
             return Err(unusable("its codec has no name"));
         }
 
-        let clock: Mdhd = self.decode(one(media, b"mdhd")?)?;
-        let times: Stts = self.decode(one(&samples, b"stts")?)?;
+        let clock: Mdhd = self.decode(one(media, *b"mdhd")?)?;
+        let times: Stts = self.decode(one(&samples, *b"stts")?)?;
         let ticks = |count: u32, ticks: u32| u128::from(count) * u128::from(ticks);
         let mut duration = times.entries.iter().map(|run| ticks(run.sample_count, run.sample_delta)).sum::<u128>();
         if duration == 0 {
             duration = self.fragments(top, movie, track)?;
         }
         let duration_ms = (duration * 1_000).checked_div(u128::from(clock.timescale));
-        let duration_ms = duration_ms.filter(|ms| *ms > 0).and_then(|ms| u64::try_from(ms).ok());
+        let duration_ms =
+            duration_ms.filter(|ms| (1..=MAX_DURATION_MS).contains(ms)).and_then(|ms| u64::try_from(ms).ok());
         Ok(Facts {
             content_type: CONTENT_TYPE,
             width: visual.width.into(),
             height: visual.height.into(),
-            duration_ms: Some(duration_ms.ok_or_else(|| unusable("it has no duration"))?),
+            duration_ms: Some(duration_ms.ok_or_else(|| unusable("its duration is no duration"))?),
             codec: Some(String::from_utf8_lossy(&codec).trim_end().to_owned()),
         })
     }
 
     /// The ticks of a track's frames that stand in fragments of the file.
     fn fragments(&mut self, top: &[Found], movie: &[Found], track: &[Found]) -> Result<u128, MediaError> {
-        let track: Tkhd = self.decode(one(track, b"tkhd")?)?;
+        let track: Tkhd = self.decode(one(track, *b"tkhd")?)?;
         let mut default = 0;
-        for extends in of_kind(movie, b"mvex") {
-            for extends in of_kind(&self.boxes(extends)?, b"trex") {
+        for extends in of_kind(movie, *b"mvex") {
+            for extends in of_kind(&self.boxes(extends)?, *b"trex") {
                 let extends: Trex = self.decode(extends)?;
                 if extends.track_id == track.track_id {
                     default = extends.default_sample_duration;
@@ -116,15 +119,15 @@ impl<F: Read + Seek> Film<'_, F> {
             }
         }
         let mut duration = 0;
-        for fragment in of_kind(top, b"moof") {
-            for fragment in of_kind(&self.boxes(fragment)?, b"traf") {
+        for fragment in of_kind(top, *b"moof") {
+            for fragment in of_kind(&self.boxes(fragment)?, *b"traf") {
                 let fragment = self.boxes(fragment)?;
-                let header: Tfhd = self.decode(one(&fragment, b"tfhd")?)?;
+                let header: Tfhd = self.decode(one(&fragment, *b"tfhd")?)?;
                 if header.track_id != track.track_id {
                     continue;
                 }
                 let default = header.default_sample_duration.unwrap_or(default);
-                for run in of_kind(&fragment, b"trun") {
+                for run in of_kind(&fragment, *b"trun") {
                     let run: Trun = self.decode(run)?;
                     duration += match run.samples {
                         mp4_atom::TrunSamples::Inherited { count, .. } => u128::from(count) * u128::from(default),
@@ -180,12 +183,12 @@ impl<F: Read + Seek> Film<'_, F> {
 
 const CUT: &str = "one of its boxes does not end where it should";
 
-fn one(boxes: &[Found], kind: &[u8; 4]) -> Result<Range<u64>, MediaError> {
-    of_kind(boxes, kind).next().ok_or_else(|| unusable(format!("it has no {}", FourCC::new(kind))))
+fn one(boxes: &[Found], kind: [u8; 4]) -> Result<Range<u64>, MediaError> {
+    of_kind(boxes, kind).next().ok_or_else(|| unusable(format!("it has no {}", FourCC::from(kind))))
 }
 
-fn of_kind<'a>(boxes: &'a [Found], kind: &[u8; 4]) -> impl Iterator<Item = Range<u64>> + use<'a> {
-    let kind = FourCC::new(kind);
+fn of_kind(boxes: &[Found], kind: [u8; 4]) -> impl Iterator<Item = Range<u64>> {
+    let kind = FourCC::from(kind);
     boxes.iter().filter(move |(found, _)| *found == kind).map(|(_, body)| body.clone())
 }
 

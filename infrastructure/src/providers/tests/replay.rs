@@ -187,7 +187,10 @@ pub(crate) fn generate(prompt: Prompt, stream: bool) -> GenerateCall {
 }
 
 /// A decoder's deltas for a stream that arrives in `pieces`.
-pub(crate) async fn decode(decoder: impl Decode, pieces: Vec<Bytes>) -> Vec<Result<Delta, ProviderError>> {
+pub(in crate::providers) async fn decode(
+    decoder: impl Decode,
+    pieces: Vec<Bytes>,
+) -> Vec<Result<Delta, ProviderError>> {
     stream_deltas(stream::iter(pieces.into_iter().map(Ok)), decoder).collect().await
 }
 
@@ -218,12 +221,12 @@ pub(crate) fn script<'a>(deltas: impl IntoIterator<Item = &'a Result<Delta, Prov
 }
 
 /// The script of a stream in one piece.
-pub(crate) async fn script_of(decoder: impl Decode, body: &str) -> String {
+pub(in crate::providers) async fn script_of(decoder: impl Decode, body: &str) -> String {
     script(&decode(decoder, vec![Bytes::copy_from_slice(body.as_bytes())]).await)
 }
 
 /// That a stream means the same however its bytes are cut: in two at every position, and byte by byte.
-pub(crate) async fn assert_cuts_do_not_matter<D: Decode + Default>(body: &str) {
+pub(in crate::providers) async fn assert_cuts_do_not_matter<D: Decode + Default>(body: &str) {
     let body = Bytes::copy_from_slice(body.as_bytes());
     let whole = decode(D::default(), vec![body.clone()]).await;
     assert!(whole.len() > 1 && whole.iter().all(Result::is_ok), "{whole:?}");

@@ -1,0 +1,200 @@
+//! What has to be told to clients: a row for each end of a job that asked for it. What became of each can be looked up, and
+//! it can be told again.
+
+use std::{fmt, sync::Arc};
+
+use aihub_domain::video::{VideoJob, event::VideoEvent};
+use chrono::{DateTime, Utc};
+use futures::{FutureExt, future::BoxFuture};
+use serde::Serialize;
+use sqlx::{PgExecutor, PgTransaction};
+use uuid::Uuid;
+
+use crate::{
+    event_store::{
+        decode::{LogEntry, events_of},
+        subscription::EventHandler,
+    },
+    json_rows::json_rows,
+};
+
+/// Keeps `awaited_webhooks`, and turns its rows into those of `webhook_deliveries` when their jobs end.
+#[derive(Debug, Clone, Copy)]
+pub struct WebhookDeliveries;
+
+#[derive(Serialize)]
+struct Ended<'a> {
+    delivery_id: String,
+    video_id: &'a str,
+    account: &'a str,
+    event_type: &'static str,
+    occurred_at: DateTime<Utc>,
+}
+
+impl EventHandler for WebhookDeliveries {
+    fn name(&self) -> &'static str {
+        "webhook-deliveries"
+    }
+
+    fn apply<'a>(
+        &'a self,
+        transaction: &'a mut PgTransaction<'_>,
+        events: &'a [Arc<LogEntry>],
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        apply(transaction, events).boxed()
+    }
+}
+
+async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
+    let mut awaited = Vec::new();
+    let mut ended = Vec::new();
+    for change in events_of::<VideoJob>(events) {
+        let (event, change) = change?;
+        let video_id = event.aggregate_id.as_str();
+        match change {
+            VideoEvent::VideoRequested(request) if request.has_webhook => awaited.push(video_id),
+            _ => {
+                if let (Some(event_type), Some((asked, occurred_at))) = (event_type(change), change.ended()) {
+                    let delivery_id = delivery_id(video_id, event.sequence);
+                    ended.push(Ended { delivery_id, video_id, account: &asked.account, event_type, occurred_at });
+                }
+            }
+        }
+    }
+    if !awaited.is_empty() {
+        sqlx::query!(
+            "INSERT INTO awaited_webhooks SELECT unnest($1::text[])
+             ON CONFLICT ON CONSTRAINT awaited_webhooks_video_id DO NOTHING",
+            &awaited as &[&str],
+        )
+        .execute(&mut **transaction)
+        .await?;
+    }
+    if !ended.is_empty() {
+        // What ended long ago is not told: then this reads the log from its beginning.
+        sqlx::query!(
+            "WITH ended AS (SELECT * FROM json_populate_recordset(NULL::webhook_deliveries, $1::text::json)),
+             awaited AS (DELETE FROM awaited_webhooks a USING ended WHERE a.video_id = ended.video_id RETURNING a.video_id)
+             INSERT INTO webhook_deliveries (delivery_id, video_id, account, event_type, occurred_at, state, attempts,
+                                             next_attempt_at, give_up_at, changed_at)
+             SELECT delivery_id, video_id, account, event_type, occurred_at, 'pending', 0,
+                    now(), now() + interval '1 day', now()
+             FROM ended JOIN awaited USING (video_id) WHERE occurred_at > now() - interval '30 days'
+             ON CONFLICT ON CONSTRAINT webhook_deliveries_delivery_id DO NOTHING",
+            json_rows(&ended)?,
+        )
+        .execute(&mut **transaction)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Of the events that are told.
+fn event_type(event: &VideoEvent) -> Option<&'static str> {
+    Some(match event {
+        VideoEvent::VideoCompleted { .. } => "video.completed",
+        VideoEvent::VideoFailed { .. } => "video.failed",
+        VideoEvent::VideoCancelled { .. } => "video.cancelled",
+        VideoEvent::VideoExpired { .. } => "video.expired",
+        _ => return None,
+    })
+}
+
+/// The same whenever the event is read, and no other's: a receiver knows a repetition by it.
+fn delivery_id(video_id: &str, sequence: u64) -> String {
+    let name = format!("aihub video {video_id}:{sequence}");
+    format!("msg_{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).simple())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    /// To be attempted, for the first time or again.
+    Pending,
+    Delivered,
+    /// A day was too short, or there is no use in trying.
+    GivenUp,
+}
+
+impl DeliveryState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
+impl fmt::Display for DeliveryState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What became of a delivery so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Delivery {
+    /// The `webhook-id` of every attempt.
+    pub delivery_id: String,
+    pub video_id: String,
+    pub account: String,
+    /// `video.completed`, `video.failed`, `video.cancelled`, `video.expired`
+    pub event_type: String,
+    pub occurred_at: DateTime<Utc>,
+    /// As [`DeliveryState::as_str`] has it.
+    pub state: String,
+    /// Those that were begun.
+    pub attempts: i32,
+    pub next_attempt_at: DateTime<Utc>,
+    /// When it became what it is.
+    pub changed_at: DateTime<Utc>,
+    /// What the receiver answered last, where it did.
+    pub last_status: Option<i32>,
+    /// What was wrong last: `status`, `timeout`, `connection`, `private_address`, `refused_url`, `erased`, `unreadable`,
+    /// `unavailable` (ours to blame).
+    pub last_error: Option<String>,
+}
+
+/// Which deliveries are to be listed; everything that is said has to be so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeliveryFilter<'a> {
+    pub video_id: Option<&'a str>,
+    pub account: Option<&'a str>,
+    pub state: Option<DeliveryState>,
+}
+
+/// The latest first, at most `limit`.
+pub async fn list(
+    executor: impl PgExecutor<'_>,
+    filter: DeliveryFilter<'_>,
+    limit: u32,
+) -> Result<Vec<Delivery>, sqlx::Error> {
+    sqlx::query_as!(
+        Delivery,
+        "SELECT delivery_id, video_id, account, event_type, occurred_at, state, attempts, next_attempt_at, changed_at,
+                last_status, last_error
+         FROM webhook_deliveries
+         WHERE ($1::text IS NULL OR video_id = $1) AND ($2::text IS NULL OR account = $2)
+           AND ($3::text IS NULL OR state = $3)
+         ORDER BY occurred_at DESC, delivery_id LIMIT $4",
+        filter.video_id,
+        filter.account,
+        filter.state.map(DeliveryState::as_str),
+        i64::from(limit),
+    )
+    .fetch_all(executor)
+    .await
+}
+
+/// Has a job's end told again, also where it was taken or given up, for another day. Returns whether there is one to be
+/// told: those that were over a month ago are forgotten.
+pub async fn redeliver(executor: impl PgExecutor<'_>, video_id: &str) -> Result<bool, sqlx::Error> {
+    let again = sqlx::query!(
+        "UPDATE webhook_deliveries SET state = 'pending', attempts = 0, next_attempt_at = now(),
+                give_up_at = now() + interval '1 day', changed_at = now(), last_status = NULL, last_error = NULL
+         WHERE video_id = $1",
+        video_id,
+    );
+    Ok(again.execute(executor).await?.rows_affected() > 0)
+}
