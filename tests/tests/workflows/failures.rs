@@ -40,7 +40,7 @@ async fn an_answer_that_is_not_what_was_asked_for_is_asked_for_once_more() {
             steps[0].output["prompt"] = json!({ "type": "string", "pattern": pattern });
         }
     };
-    let app = TestApp::start(change("^simulated (?!sunset)")).await;
+    let app = TestApp::start(change("^simulated (?!sunset)[a-z0-9]{1,300}$")).await;
     let answer = ended(&app, &start(&app, &workflow("enhance", "a calm sea at sunset")).await).await;
     assert_eq!((&answer["status"], &answer["steps"][0]["attempts"]), (&json!("completed"), &json!(2)), "{answer}");
     let audit = app.audit().await;
