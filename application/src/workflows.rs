@@ -55,6 +55,9 @@ pub struct WorkflowSettings {
     pub max_attempts: u32,
 }
 
+/// What roles of these names grant together.
+pub type Grants = dyn Fn(&[String]) -> Capabilities + Send + Sync;
+
 /// Workflows. The videos and their gateway do the work.
 pub struct Workflows {
     pub settings: WorkflowSettings,
@@ -62,8 +65,7 @@ pub struct Workflows {
     pub types: BTreeMap<String, WorkflowType>,
     pub videos: Arc<Videos>,
     pub list: Arc<dyn WorkflowList>,
-    /// What roles of these names grant.
-    pub capabilities: Arc<dyn Fn(&[String]) -> Capabilities + Send + Sync>,
+    pub capabilities: Arc<Grants>,
 }
 
 impl Workflows {

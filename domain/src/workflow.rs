@@ -232,7 +232,7 @@ impl Workflow {
                     state.output.clone_from(output);
                     state.charged = *charged_microcredits;
                     state.failure = None;
-                })
+                });
             }
             WorkflowEvent::StepFailed { step, code, reason, charged_microcredits, will_retry, .. } => {
                 self.evolve_step(step, |state| {

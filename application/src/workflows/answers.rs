@@ -1,6 +1,8 @@
 //! How a request of ours ended, as the log says. It is asked there also when the answer came in just now: one way to read
 //! it, whoever had it made and died.
 
+use std::collections::BTreeSet;
+
 use aihub_domain::{
     money::Microcredits,
     request::{
@@ -15,6 +17,10 @@ use serde_json::Value;
 
 use super::Workflows;
 use crate::ports::{provider::ToolCallDelta, vault::VaultError};
+
+/// What a model is told of at once, and how much of it.
+const MOST_FAULTS: usize = 5;
+const MAX_FAULT_CHARS: usize = 500;
 
 pub(super) enum Recorded {
     /// It never was accepted.
@@ -86,47 +92,65 @@ impl Workflows {
     }
 }
 
-/// The object that `schema` asks for, or what is wrong with `text`: in words that hold none of it.
-pub(super) fn checked(text: &str, schema: &Value) -> Result<Value, String> {
-    // Some models put it into a block of Markdown.
-    let bare = text.trim().trim_start_matches("```json").trim_matches('`');
-    let value: Value = serde_json::from_str(bare).map_err(|_| "it is no JSON object".to_owned())?;
-    let validator = jsonschema::validator_for(schema).map_err(|error| format!("the schema is none: {error}"))?;
-    let faults: Vec<String> = validator
-        .iter_errors(&value)
-        .take(MOST_FAULTS)
-        .map(|error| match error.instance_path.as_str() {
-            "" => error.masked().to_string(),
-            path => format!("{path}: {}", error.masked()),
-        })
-        .collect();
-    if faults.is_empty() { Ok(value) } else { Err(faults.join("; ")) }
+/// What is wrong with an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Misfit {
+    /// For whoever runs the service: places of the schema, and nothing of the answer.
+    pub broken: String,
+    /// For the model: what stands where.
+    pub told: String,
 }
 
-/// That a model is told at once.
-const MOST_FAULTS: usize = 5;
+/// The object that `schema` asks for.
+pub(super) fn checked(text: &str, schema: &Value) -> Result<Value, Misfit> {
+    // Some models put it into a block of Markdown.
+    let bare = text.trim().trim_start_matches("```json").trim_matches('`');
+    let Ok(value) = serde_json::from_str::<Value>(bare) else {
+        let told = "it is no JSON, or was cut off".to_owned();
+        return Err(Misfit { broken: told.clone(), told });
+    };
+    let validator = jsonschema::validator_for(schema).map_err(|error| {
+        let broken = format!("the schema itself is none: {error}");
+        Misfit { told: broken.clone(), broken }
+    })?;
+    let (mut broken, mut told) = (BTreeSet::new(), Vec::new());
+    for error in validator.iter_errors(&value).take(MOST_FAULTS) {
+        broken.insert(error.schema_path.to_string());
+        let place = error.instance_path.to_string();
+        told.push(format!("{place}: {error}").chars().take(MAX_FAULT_CHARS).collect::<String>());
+    }
+    if told.is_empty() {
+        return Ok(value);
+    }
+    let broken = broken.into_iter().collect::<Vec<_>>().join(", ");
+    Err(Misfit { broken: format!("it breaks {broken} of the step's schema"), told: told.join("; ") })
+}
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::workflows::plan::object_schema;
 
     #[test]
-    fn an_answer_is_taken_apart_strictly_and_its_faults_name_places_and_no_content() {
+    fn an_answer_is_checked_and_its_faults_name_places_of_the_schema_and_nothing_of_the_answer() {
         let shots = json!({ "type": "array", "minItems": 2, "items": { "type": "string" } });
-        let schema = json!({ "type": "object", "properties": { "shots": shots }, "required": ["shots"] });
+        let properties = json!({ "shots": shots });
+        let schema = object_schema(properties.as_object().unwrap());
         let good = json!({ "shots": ["a", "b"] });
         assert_eq!(checked(&good.to_string(), &schema), Ok(good.clone()));
         assert_eq!(checked(&format!("```json\n{good}\n```"), &schema), Ok(good));
         for (text, fault) in [
-            ("zebrafinch", "it is no JSON object"),
-            (r#"{"shots": ["zebrafinch"]}"#, "/shots: "),
-            (r#"{"shots": ["zebrafinch", 7]}"#, "/shots/1: "),
-            (r#"{"shot": "zebrafinch"}"#, "\"shots\" is a required property"),
+            ("zebrafinch", "no JSON"),
+            (r#"{"shots": ["zebrafinch"]}"#, "/properties/shots/minItems"),
+            (r#"{"shots": ["zebrafinch", 7]}"#, "/properties/shots/items/type"),
+            (r#"{"shot": "zebrafinch"}"#, "/required"),
+            (r#"{"shots": ["a", "b"], "zebrafinch": 1}"#, "/additionalProperties"),
         ] {
-            let told = checked(text, &schema).unwrap_err();
-            assert!(told.contains(fault) && !told.contains("zebrafinch"), "{text}: {told}");
+            let Misfit { broken, told } = checked(text, &schema).unwrap_err();
+            assert!(broken.contains(fault) && !broken.contains("zebrafinch"), "{text}: {broken}");
+            assert!(!told.is_empty());
         }
     }
 }

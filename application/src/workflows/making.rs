@@ -208,7 +208,7 @@ impl Workflows {
         for (index, (shot, video_id)) in shots.iter().zip(video_ids).enumerate() {
             match shot {
                 Shot::Made(known) => {
-                    charged = charged + known.job.outcome().map_or(Microcredits::ZERO, |outcome| outcome.charge.amount);
+                    charged += known.job.outcome().map_or(Microcredits::ZERO, |outcome| outcome.charge.amount);
                 }
                 Shot::Failed(reason) => failures.push(format!("video {} of {count} ({video_id}) {reason}", index + 1)),
             }

@@ -173,14 +173,14 @@ impl Workflows {
         }))
     }
 
-    /// What was wrong with the answer before this one, in words that hold none of it.
+    /// What was wrong with the answer before this one.
     async fn last_fault(&self, run: &Run, attempt: &Attempt<'_>, output: &Value) -> anyhow::Result<Option<String>> {
         if !attempt.is_repair || attempt.at.attempt < 2 {
             return Ok(None);
         }
         let before = attempt.request_id(run, attempt.at.attempt - 1);
         Ok(match self.recorded(&before).await? {
-            Recorded::Answered { text, .. } => checked(&text, output).err(),
+            Recorded::Answered { text, .. } => checked(&text, output).err().map(|misfit| misfit.told),
             _ => None,
         })
     }
@@ -197,8 +197,8 @@ impl Workflows {
         let at = attempt.at.clone();
         let value = match checked(text, output) {
             Ok(value) => value.to_string(),
-            Err(fault) => {
-                let reason = format!("the model's answer is not what the step asks for: {fault}");
+            Err(misfit) => {
+                let reason = format!("the model's answer is not what the step asks for: {}", misfit.broken);
                 // A second answer that is not is the last one.
                 let failed =
                     Failed { charged, is_transient: !attempt.is_repair, ..Failed::new(INVALID_OUTPUT, reason) };

@@ -144,6 +144,22 @@ async fn an_answer_that_came_and_was_not_written_down_is_found_again_and_not_pai
 }
 
 #[tokio::test]
+async fn a_node_that_is_shut_down_leaves_its_workflows_to_another_one() {
+    let (database, providers) = (database().await.into(), Providers::start().await.into());
+    // The text takes longer than the drain: it is ended, and asked for again.
+    providers.rule(json!({ "model": "gpt-6-luna", "ttft_ms": 600_000, "times": 1 }));
+    let first = TestApp::start_on(&database, &providers, |_| {}).await;
+    let id = start(&first, &workflow("enhance", "a calm sea")).await;
+    until("the model writes", async || providers.calls().pop()).await;
+    let second = TestApp::start_on(&database, &providers, |_| {}).await;
+    first.stop().await;
+    let answer = ended(&second, &id).await;
+    assert_eq!((&answer["status"], &answer["steps"][0]["attempts"]), (&json!("completed"), &json!(2)), "{answer}");
+    let audit = second.audit().await;
+    assert_eq!(audit.accounts["ada"].spent, microcredits(&answer["creditsUsed"]));
+}
+
+#[tokio::test]
 async fn killed_at_any_instant_every_workflow_ends_once_and_pays_for_each_part_once() {
     let (database, providers) = (database().await, Providers::start().await);
     providers.rule(json!({ "video_time_ms": 300 }));

@@ -51,7 +51,7 @@ async fn an_answer_that_is_not_what_was_asked_for_is_asked_for_once_more() {
     assert_eq!(answer["status"], "failed", "{answer}");
     let error = &answer["error"];
     assert_eq!((&error["step"], &error["code"]), (&json!("enhance"), &json!("INVALID_OUTPUT")), "{answer}");
-    assert!(error["message"].as_str().unwrap().contains("/prompt"), "{answer}");
+    assert!(error["message"].as_str().unwrap().contains("/properties/prompt/pattern"), "{answer}");
     assert_eq!(app.providers.calls().len(), 2);
     assert!(app.providers.simulator.videos().is_empty());
 }
