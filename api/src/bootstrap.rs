@@ -3,6 +3,7 @@
 
 mod upstreams;
 mod videos;
+mod workflows;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -35,6 +36,7 @@ use aihub_infrastructure::{
     kafka::{cluster::Cluster, reachability::Reachability, relay::KafkaRelay},
     media::KeptMedia,
     nodes, open_files,
+    open_workflows::OpenWorkflows,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
     vault::{
@@ -145,7 +147,8 @@ impl App {
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
         let upstreams = upstreams::upstreams(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
         let roles = Roles::new(config.roles.clone());
-        let authenticator = Authenticator::new(&auth_settings(&config)?, roles, clock.clone(), workers.clone())?;
+        let authenticator =
+            Authenticator::new(&auth_settings(&config)?, roles.clone(), clock.clone(), workers.clone())?;
         let event_log: Arc<dyn EventLog> = log.clone();
         let gateway = Arc::new(Gateway {
             settings: GatewaySettings { node, ..config.gateway_settings() },
@@ -170,13 +173,14 @@ impl App {
             webhooks: webhooks.clone(),
         };
         let videos = videos.start(&config, &workers, &stop_workers)?;
+        let workflows = workflows::start(&config, videos, roles, &database, (&workers, &stop_workers));
         let answers = gateway.clone();
         let forget = move |subject: &str| answers.answers.forget_account(subject);
         workers.spawn(erasure::follow(database.clone(), vault, forget, stop_workers.clone()));
         if let Some(retention_days) = config.content.retention_days {
             workers.spawn(keep_retention(gateway.clone(), retention_days, stop_workers.clone()));
         }
-        workers.spawn(keep_house(gateway.clone(), orphaned, due, metrics.clone(), stop_workers.clone()));
+        workers.spawn(keep_house(gateway, orphaned, due, metrics.clone(), stop_workers.clone()));
 
         let listener = TcpListener::bind(config.server.listen)
             .await
@@ -194,7 +198,7 @@ impl App {
             kafka,
             media,
         };
-        let hub = Arc::new(Hub::new(videos, authenticator, database, reads, subscriptions, metrics, settings));
+        let hub = Arc::new(Hub::new(workflows, authenticator, database, reads, subscriptions, metrics, settings));
         Ok(Self { listener, hub, log, embedded, simulated, workers, stop_workers, config })
     }
 
@@ -269,6 +273,7 @@ pub fn handlers() -> Vec<Arc<dyn EventHandler>> {
         Arc::new(OpenRequests),
         Arc::new(OpenVideos),
         Arc::new(WebhookDeliveries),
+        Arc::new(OpenWorkflows),
         Arc::new(ExpiringGrants),
         Arc::new(Erasures),
     ];

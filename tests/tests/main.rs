@@ -22,3 +22,4 @@ mod vault;
 mod videos;
 mod views;
 mod webhooks;
+mod workflows;

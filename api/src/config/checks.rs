@@ -45,6 +45,7 @@ pub fn faults(config: &Config) -> Vec<Fault> {
     }
     check_kafka(&config.kafka, &mut faults);
     config.media.faults(&mut faults);
+    config.check_workflows(&mut faults);
     for (name, provider) in &config.providers {
         check_provider(name, provider, &mut faults);
     }
