@@ -64,7 +64,7 @@ use crate::{
     router::router,
     server::serve,
     videos::{Surroundings, answer},
-    ws::frame::SocketLimits,
+    ws::{changes::Changes, frame::SocketLimits},
 };
 
 /// How long the last commits may take after the drain's time is up.
@@ -189,6 +189,8 @@ impl App {
         let drive = move |stop| driven.clone().drive(stop);
         workers.spawn(lead(database.clone(), "videos", stop_workers.clone(), drive));
         workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop_workers.clone()));
+        let changes = Arc::new(Changes::default());
+        workers.spawn(changes.clone().follow(subscriptions.live(), videos.queue.news(), stop_workers.clone()));
         let webhooks = config.webhooks.options(&config.server.data_dir, config.is_production())?;
         let sender = webhook_sender(&database, &videos, webhooks.clone())?;
         workers.spawn(sender.run(stop_workers.clone()));
@@ -214,6 +216,7 @@ impl App {
             max_sockets: config.server.max_sockets,
             ping_interval: duration_ms(config.server.ping_interval_ms),
             webhooks,
+            changes,
             max_long_poll: duration_ms(config.videos.max_long_poll_ms),
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
             audit_key: signing_key.verifier(),

@@ -1,6 +1,9 @@
 //! The WebSocket at `/mcp`: one socket, many requests at once.
 //!
-//! [`frame`] is what is said on it, [`session`] is who says it.
+//! [`frame`] is what is said on it, [`session`] is who says it; [`feed`] is what a session subscribed to, and [`changes`]
+//! is where feeds hear of it.
 
+pub mod changes;
+pub mod feed;
 pub mod frame;
 pub mod session;

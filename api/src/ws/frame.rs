@@ -1,5 +1,7 @@
 //! The frames of the protocol `aihub.v1`: text, one JSON object each.
 
+use std::collections::BTreeSet;
+
 use aihub_application::{
     answer::{AnswerEnd, Chunk, Done},
     error::FaultyField,
@@ -8,13 +10,14 @@ use aihub_application::{
 };
 use aihub_domain::{money::Microcredits, request::event::RequestKind};
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::problem::Problem;
 
 /// The longest id that a client may give a request.
 pub const MAX_ID_BYTES: usize = 128;
+const KNOWN_TOPICS: &str = "videos, credits";
 
 /// What a client says.
 #[derive(Debug)]
@@ -22,8 +25,20 @@ pub enum ClientFrame {
     Request { id: String, request: AnswerRequest },
     Cancel { id: String },
     Resume { id: String, after: u64 },
+    Subscribe { id: Option<String>, topics: BTreeSet<Topic> },
+    Unsubscribe { id: Option<String>, topics: BTreeSet<Topic> },
     Auth { token: String },
     Ping,
+}
+
+/// What a socket can subscribe to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Topic {
+    /// The present state and every change of the caller's own jobs.
+    Videos,
+    /// What the account has to spend.
+    Credits,
 }
 
 /// A frame that cannot be acted on. It is answered with an `error` frame, and the socket lives.
@@ -69,13 +84,16 @@ impl ClientFrame {
                     Err(faulty(id, vec![FaultyField::new("after", "must be the number of the last chunk you have")]))
                 }
             },
+            "subscribe" => Ok(Self::Subscribe { topics: topics(&id, &mut fields)?, id }),
+            "unsubscribe" => Ok(Self::Unsubscribe { topics: topics(&id, &mut fields)?, id }),
             "auth" => match fields.remove("token") {
                 Some(Value::String(token)) => Ok(Self::Auth { token }),
                 _ => Err(faulty(id, vec![FaultyField::new("token", "is required")])),
             },
             "ping" => Ok(Self::Ping),
             _ => {
-                let known = "must be one of chat, completion, embedding, cancel, resume, auth, ping";
+                let known = "must be one of chat, completion, embedding, cancel, resume, subscribe, unsubscribe, auth, \
+                             ping";
                 Err(faulty(id, vec![FaultyField::new("type", known)]))
             }
         }
@@ -87,6 +105,21 @@ fn request(kind: RequestKind, id: String, fields: Map<String, Value>) -> Result<
         Ok(request) => Ok(ClientFrame::Request { id, request }),
         Err(faults) => Err(FaultyFrame { id: Some(id), faults, malformed: false }),
     }
+}
+
+fn topics(id: &Option<String>, fields: &mut Map<String, Value>) -> Result<BTreeSet<Topic>, FaultyFrame> {
+    let faulty = |field: String, reason: &str| {
+        let fault = FaultyField::new(field, format!("{reason} {KNOWN_TOPICS}"));
+        FaultyFrame { id: id.clone(), faults: vec![fault], malformed: false }
+    };
+    let Some(Value::Array(named)) = fields.remove("topics") else {
+        return Err(faulty("topics".to_owned(), "must be a list of"));
+    };
+    let topic = |(at, name)| {
+        serde_json::from_value(name).map_err(|_| faulty(format!("topics[{at}]"), "is not a topic; there are"))
+    };
+    let topics = named.into_iter().enumerate().map(topic).collect::<Result<BTreeSet<_>, _>>()?;
+    if topics.is_empty() { Err(faulty("topics".to_owned(), "must name one or more of")) } else { Ok(topics) }
 }
 
 /// What the server says.
@@ -120,6 +153,21 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
         error: Problem,
+    },
+    /// Everything that the socket is subscribed to now. After a subscription the present state follows.
+    Subscribed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        topics: BTreeSet<Topic>,
+    },
+    /// One of the caller's jobs, as it is now.
+    Video {
+        /// As it is told over HTTP.
+        video: &'a Value,
+    },
+    /// What the account has to spend now.
+    Credits {
+        available: f64,
     },
     /// A fresh token was accepted.
     Auth {
@@ -274,6 +322,20 @@ mod tests {
         assert_eq!(faults(r#"{"type":"chat"}"#), (None, vec!["id".into()], false));
         assert_eq!(faults(r#"{"type":"chat","id":7}"#), (None, vec!["id".into()], false));
         assert_eq!(faults(r#"{"type":"resume","id":"a","after":-1}"#).1, ["after"]);
+    }
+
+    #[test]
+    fn a_subscription_names_topics_that_there_are() {
+        let parsed = ClientFrame::parse(r#"{"type":"subscribe","topics":["videos","credits","videos"]}"#).unwrap();
+        let ClientFrame::Subscribe { topics, .. } = parsed else { panic!("{parsed:?}") };
+        assert_eq!(topics, BTreeSet::from([Topic::Videos, Topic::Credits]));
+        let unknown = ClientFrame::parse(r#"{"type":"subscribe","id":"a","topics":["videos","news"]}"#).unwrap_err();
+        assert_eq!((unknown.id.as_deref(), unknown.malformed), (Some("a"), false));
+        assert_eq!(unknown.faults, [FaultyField::new("topics[1]", "is not a topic; there are videos, credits")]);
+        for topics in ["7", "null", "[]", r#"{"videos":true}"#] {
+            let frame = format!(r#"{{"type":"unsubscribe","topics":{topics}}}"#);
+            assert_eq!(faults(&frame).1, ["topics"]);
+        }
     }
 
     #[test]
