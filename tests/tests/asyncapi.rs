@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use aihub::{
     routes::asyncapi::DOCUMENT,
-    ws::frame::{ClientFrame, ServerFrame},
+    ws::{client_frame::ClientFrame, frame::ServerFrame},
 };
 use aihub_tests::{
     app::TestApp,

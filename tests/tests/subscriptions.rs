@@ -1,6 +1,6 @@
 //! What a socket subscribes to: the present state first, then every change.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aihub_domain::money::Microcredits;
 use aihub_tests::{
@@ -43,12 +43,13 @@ async fn states(client: &mut Client, video_id: &str, last: &str) -> (Vec<String>
     }
 }
 
-/// Reads balances until one is this.
-async fn balance(client: &mut Client, expected: i64) {
+/// Reads balances until one is this. Returns how many there were.
+async fn balance(client: &mut Client, expected: i64) -> usize {
     let mut seen = Vec::new();
     while seen.last() != Some(&expected) {
         seen.push(microcredits(&next(client, "credits").await["available"]));
     }
+    seen.len()
 }
 
 /// Frames of one job tell its life in this order.
@@ -76,8 +77,8 @@ async fn a_video_is_watched_from_its_request_to_its_file_and_to_its_erasure() {
     }
     assert_eq!(last, over_http);
     let path = format!("/api/mcp/sora2/{id}");
-    let (status, _) = app.send(Method::DELETE, &path, &app.token("ada"), None, &[]).await;
-    assert_eq!(status, StatusCode::OK);
+    let (deleted, _) = app.send(Method::DELETE, &path, &app.token("ada"), None, &[]).await;
+    assert_eq!(deleted, StatusCode::OK);
     let erased = next(&mut client, "video").await["video"].take();
     assert_eq!((&erased["videoId"], &erased["error"]["code"]), (&json!(id), &json!("media_deleted")), "{erased}");
     app.stop().await;
@@ -174,6 +175,22 @@ async fn the_balance_is_told_after_a_grant_a_chat_and_a_video() {
     // The charge is durable, and nothing of it was told before or is now.
     client.send(&json!({ "type": "ping" })).await;
     assert_eq!(client.next().await["type"], "pong");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_balance_that_changes_all_the_time_is_told_five_times_a_second() {
+    let app = TestApp::start(|_| {}).await;
+    let mut client = app.connect("ada").await;
+    let before = microcredits(&client.ready["credits"]);
+    subscribe(&mut client, &json!(["credits"])).await;
+    let started = Instant::now();
+    for _ in 0..100 {
+        app.grant("ada", Microcredits(1)).await;
+    }
+    let told = balance(&mut client, before + 100).await;
+    let allowed = started.elapsed().as_millis() / 200 + 2;
+    assert!(told as u128 <= allowed, "{told} in {:?}", started.elapsed());
     app.stop().await;
 }
 

@@ -23,8 +23,9 @@ use tokio_stream::{StreamMap, wrappers::ReceiverStream};
 use uuid::Uuid;
 
 use super::{
+    client_frame::{ClientFrame, FaultyFrame},
     feed,
-    frame::{ClientFrame, FaultyFrame, Response, ServerFrame, SocketLimits, Topic},
+    frame::{Response, ServerFrame, SocketLimits, Topic},
 };
 use crate::{hub::Hub, problem::Problem};
 
