@@ -59,7 +59,7 @@ use crate::{
     hub::{Hub, HubSettings},
     router::router,
     server::serve,
-    ws::frame::SocketLimits,
+    ws::{changes::Changes, frame::SocketLimits},
 };
 
 /// How long the last commits may take after the drain's time is up.
@@ -109,9 +109,7 @@ impl App {
         let (reached, embedded) = reach_database(&config).await?;
         let database = Database::connect(&reached).await?;
         database.migrate().await?;
-        let for_reads =
-            DatabaseOptions { application_name: "aihub-reads", max_connections: READ_CONNECTIONS, ..reached };
-        let reads = Database::connect(&for_reads).await?;
+        let reads = connect_for_reads(reached).await?;
 
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
@@ -173,6 +171,8 @@ impl App {
             webhooks: webhooks.clone(),
         };
         let videos = videos.start(&config, &workers, &stop_workers)?;
+        let changes = Arc::new(Changes::default());
+        workers.spawn(changes.clone().follow(subscriptions.live(), videos.queue.news(), stop_workers.clone()));
         let workflows = workflows::start(&config, videos, roles, &database, (&workers, &stop_workers));
         let answers = gateway.clone();
         let forget = move |subject: &str| answers.answers.forget_account(subject);
@@ -182,15 +182,14 @@ impl App {
         }
         workers.spawn(keep_house(gateway, orphaned, due, metrics.clone(), stop_workers.clone()));
 
-        let listener = TcpListener::bind(config.server.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}; is another aihub running?", config.server.listen))?;
+        let listener = listen(config.server.listen).await?;
         media.served_at(listener.local_addr()?);
         let settings = HubSettings {
             limits: socket_limits(&config),
             max_sockets: config.server.max_sockets,
             ping_interval: duration_ms(config.server.ping_interval_ms),
             webhooks,
+            changes,
             max_long_poll: duration_ms(config.videos.max_long_poll_ms),
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
             audit_key: signing_key.verifier(),
@@ -297,6 +296,16 @@ async fn reach_database(config: &Config) -> anyhow::Result<(DatabaseOptions, Opt
     };
     let max_connections = config.database.max_connections;
     Ok((DatabaseOptions { max_connections, ..DatabaseOptions::new(url) }, embedded))
+}
+
+async fn connect_for_reads(reached: DatabaseOptions) -> anyhow::Result<Database> {
+    let options = DatabaseOptions { application_name: "aihub-reads", max_connections: READ_CONNECTIONS, ..reached };
+    Ok(Database::connect(&options).await?)
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let taken = || format!("cannot listen on {address}; is another aihub running?");
+    TcpListener::bind(address).await.with_context(taken)
 }
 
 /// Has this node publish the log whenever no other one does.

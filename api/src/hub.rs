@@ -16,7 +16,10 @@ use aihub_infrastructure::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::task::TaskTracker;
 
-use crate::{auth::Authenticator, ws::frame::SocketLimits};
+use crate::{
+    auth::Authenticator,
+    ws::{changes::Changes, frame::SocketLimits},
+};
 
 pub struct Hub {
     pub gateway: Arc<Gateway>,
@@ -45,6 +48,8 @@ pub struct HubSettings {
     pub max_long_poll: Duration,
     /// The handlers of events that this node runs, which it is not ready without.
     pub handlers: Vec<&'static str>,
+    /// Where sockets hear of what they subscribed to.
+    pub changes: Arc<Changes>,
     /// What the log's checkpoints are verified with.
     pub audit_key: VerifierKey,
     /// What is not configured, for `/health/ready`.

@@ -136,7 +136,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
                 turns.insert(row.account.clone(), position);
             }
         }
-        remember(transaction, video_id, change).await?;
+        if let Some(account) = remember(transaction, video_id, change).await? {
+            news.insert(format!("{video_id} {account}"));
+        }
     }
     news.extend(rows.values().map(|row| format!("{} {}", row.video_id, row.account)));
     sqlx::query!("DELETE FROM open_videos WHERE video_id = ANY($1)", &ended as &[&str])
@@ -165,8 +167,12 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     Ok(())
 }
 
-/// What is known of jobs beyond their end.
-async fn remember(transaction: &mut PgTransaction<'_>, video_id: &str, event: &VideoEvent) -> Result<(), sqlx::Error> {
+/// What is known of jobs beyond their end. Returns whose job it was where that has changed after its end.
+async fn remember(
+    transaction: &mut PgTransaction<'_>,
+    video_id: &str,
+    event: &VideoEvent,
+) -> Result<Option<String>, sqlx::Error> {
     match event {
         VideoEvent::VideoSubmitted { provider, provider_job_id, .. } => {
             sqlx::query!(
@@ -190,11 +196,12 @@ async fn remember(transaction: &mut PgTransaction<'_>, video_id: &str, event: &V
             .await?;
         }
         VideoEvent::MediaErased { .. } => {
-            sqlx::query!("DELETE FROM kept_media WHERE video_id = $1", video_id).execute(&mut **transaction).await?;
+            let deleted = sqlx::query_scalar!("DELETE FROM kept_media WHERE video_id = $1 RETURNING account", video_id);
+            return deleted.fetch_optional(&mut **transaction).await;
         }
         _ => {}
     }
-    Ok(())
+    Ok(None)
 }
 
 async fn notify(executor: impl sqlx::PgExecutor<'_>, what: &[String]) -> Result<(), sqlx::Error> {
@@ -230,9 +237,13 @@ impl PostgresVideoQueue {
     async fn listen(&self) -> Result<(), sqlx::Error> {
         let mut listener = self.database.listener().await?;
         listener.listen(CHANNEL).await?;
+        let _ = self.news.send(News::Missed);
         loop {
-            // None: the connection was lost and made again, and may have missed some.
-            let Some(told) = listener.try_recv().await? else { continue };
+            // None: the connection was lost and made again.
+            let Some(told) = listener.try_recv().await? else {
+                let _ = self.news.send(News::Missed);
+                continue;
+            };
             let (video_id, account) = told.payload().split_once(' ').unwrap_or((told.payload(), ""));
             let (video_id, account) = (video_id.to_owned(), account.to_owned());
             let news = if account.is_empty() { News::Nudged { video_id } } else { News::Changed { video_id, account } };
@@ -249,6 +260,14 @@ impl PostgresVideoQueue {
         let rows =
             sqlx::query_as!(Row, "SELECT * FROM open_videos WHERE status <> 'queued' ORDER BY requested_at_position");
         rows.fetch_all(self.pool()).await?.into_iter().map(open).collect()
+    }
+
+    async fn open_of(&self, account: &str) -> anyhow::Result<Vec<String>> {
+        let open = sqlx::query_scalar!(
+            "SELECT video_id FROM open_videos WHERE account = $1 ORDER BY requested_at_position",
+            account
+        );
+        Ok(open.fetch_all(self.pool()).await?)
     }
 
     async fn overdue_now(&self) -> anyhow::Result<Vec<OpenVideo>> {
@@ -352,6 +371,10 @@ impl VideoQueue for PostgresVideoQueue {
 
     fn waiting(&self, limit: usize) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>> {
         self.next(limit).boxed()
+    }
+
+    fn of_account<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {
+        self.open_of(account).boxed()
     }
 
     fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use aihub::{
     routes::asyncapi::DOCUMENT,
-    ws::frame::{ClientFrame, ServerFrame},
+    ws::{client_frame::ClientFrame, frame::ServerFrame},
 };
 use aihub_tests::{
     app::TestApp,
@@ -13,6 +13,8 @@ use aihub_tests::{
 };
 use jsonschema::Validator;
 use serde_json::{Value, json};
+
+use super::videos::{generate, video};
 
 fn document() -> Value {
     serde_json::from_str(DOCUMENT).unwrap()
@@ -94,6 +96,8 @@ async fn every_frame_and_every_message_of_a_topic_is_as_described() {
         json!({ "type": "auth", "token": "bad" }),
         json!({ "type": "cancel", "id": "nobody" }),
         json!({ "type": "resume", "id": "nobody", "after": 3 }),
+        json!({ "type": "subscribe", "topics": ["credits"] }),
+        json!({ "type": "unsubscribe", "id": "enough", "topics": ["credits"] }),
         json!({ "type": "ping" }),
     ];
     let mut seen = BTreeSet::new();
@@ -117,16 +121,29 @@ async fn every_frame_and_every_message_of_a_topic_is_as_described() {
             };
             check(&payload(&format!("server.{name}")), &said);
             seen.insert(name.to_owned());
-            let is_last = if kind == "ping" { name == "pong" } else { !["chunk", "queued"].contains(&name) };
+            let is_last = match kind {
+                "ping" => name == "pong",
+                "subscribe" => name == "credits",
+                _ => !["chunk", "queued"].contains(&name),
+            };
             if is_last {
                 break;
             }
         }
     }
+    client.send(&json!({ "type": "subscribe", "topics": ["videos"] })).await;
+    generate(&app, "ann", &video("a calm sea at sunset")).await;
+    loop {
+        let said = client.next().await;
+        check(&payload(&format!("server.{}", said["type"].as_str().unwrap())), &said);
+        if said["video"]["state"] == "completed" {
+            break;
+        }
+    }
     let queued = ServerFrame::Queued { id: "a", position: 3 }.to_json();
     check(&payload("server.queued"), &serde_json::from_str(&queued).unwrap());
     assert!(seen.is_superset(&BTreeSet::from(
-        ["chunk", "done", "response", "error", "authAccepted", "pong"].map(str::to_owned)
+        ["chunk", "done", "response", "error", "subscribed", "credits", "authAccepted", "pong"].map(str::to_owned)
     )));
 
     let head: i64 =

@@ -18,6 +18,7 @@ mod privacy;
 mod routing;
 mod store;
 mod streams;
+mod subscriptions;
 mod vault;
 mod videos;
 mod views;

@@ -11,19 +11,19 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 /// A request for the shortest video.
-fn video(prompt: &str) -> Value {
+pub fn video(prompt: &str) -> Value {
     json!({ "prompt": prompt, "duration": 4, "resolution": "720p" })
 }
 
 /// Requests a video of `user`, which is accepted.
-async fn generate(app: &TestApp, user: &str, body: &Value) -> String {
+pub async fn generate(app: &TestApp, user: &str, body: &Value) -> String {
     let (status, answer) = app.post("/api/mcp/sora2/generate", &app.token(user), body).await;
     assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
     answer["videoId"].as_str().unwrap().to_owned()
 }
 
 /// The video response, once it has ended.
-async fn ended(app: &TestApp, user: &str, video_id: &str) -> Value {
+pub async fn ended(app: &TestApp, user: &str, video_id: &str) -> Value {
     until("the video ends", async || {
         let path = format!("/api/mcp/sora2/status/{video_id}?wait=10");
         let (status, _, answer) = app.get(&path, Some(&app.token(user))).await;
@@ -34,7 +34,7 @@ async fn ended(app: &TestApp, user: &str, video_id: &str) -> Value {
 }
 
 /// The response, once the job is in `state`.
-async fn in_state(app: &TestApp, user: &str, video_id: &str, state: &str) -> Value {
+pub async fn in_state(app: &TestApp, user: &str, video_id: &str, state: &str) -> Value {
     until(&format!("the video is {state}"), async || {
         let (_, _, answer) = app.get(&format!("/api/mcp/sora2/status/{video_id}"), Some(&app.token(user))).await;
         (answer["state"] == state).then_some(answer)

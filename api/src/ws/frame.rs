@@ -1,92 +1,26 @@
-//! The frames of the protocol `aihub.v1`: text, one JSON object each.
+//! What the server says, in the protocol `aihub.v1`: text, one JSON object each.
+
+use std::collections::BTreeSet;
 
 use aihub_application::{
     answer::{AnswerEnd, Chunk, Done},
-    error::FaultyField,
     ports::provider::ToolCallDelta,
-    request::AnswerRequest,
 };
 use aihub_domain::{money::Microcredits, request::event::RequestKind};
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::problem::Problem;
 
-/// The longest id that a client may give a request.
-pub const MAX_ID_BYTES: usize = 128;
-
-/// What a client says.
-#[derive(Debug)]
-pub enum ClientFrame {
-    Request { id: String, request: AnswerRequest },
-    Cancel { id: String },
-    Resume { id: String, after: u64 },
-    Auth { token: String },
-    Ping,
-}
-
-/// A frame that cannot be acted on. It is answered with an `error` frame, and the socket lives.
-#[derive(Debug)]
-pub struct FaultyFrame {
-    /// Where the frame had one.
-    pub id: Option<String>,
-    pub faults: Vec<FaultyField>,
-    /// It is not even a frame: too many of those close the socket.
-    pub malformed: bool,
-}
-
-impl ClientFrame {
-    pub fn parse(text: &str) -> Result<Self, FaultyFrame> {
-        let malformed = |reason: String| FaultyFrame {
-            id: None,
-            faults: vec![FaultyField::new("(frame)", reason)],
-            malformed: true,
-        };
-        let mut fields: Map<String, Value> =
-            serde_json::from_str(text).map_err(|error| malformed(format!("is not a JSON object: {error}")))?;
-        let id = match fields.remove("id") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_ID_BYTES => Some(id),
-            Some(_) => {
-                let fault = FaultyField::new("id", format!("must be a string of 1 to {MAX_ID_BYTES} bytes"));
-                return Err(FaultyFrame { id: None, faults: vec![fault], malformed: false });
-            }
-        };
-        let Some(Value::String(kind)) = fields.remove("type") else {
-            return Err(FaultyFrame { id, ..malformed("has no `type`".to_owned()) });
-        };
-        let faulty = |id: Option<String>, faults| FaultyFrame { id, faults, malformed: false };
-        let required = |id: Option<String>| id.ok_or_else(|| faulty(None, vec![FaultyField::new("id", "is required")]));
-        match kind.as_str() {
-            "chat" => request(RequestKind::Chat, required(id)?, fields),
-            "completion" => request(RequestKind::Completion, required(id)?, fields),
-            "embedding" => request(RequestKind::Embedding, required(id)?, fields),
-            "cancel" => Ok(Self::Cancel { id: required(id)? }),
-            "resume" => match fields.remove("after").unwrap_or(Value::from(0)).as_u64() {
-                Some(after) => Ok(Self::Resume { id: required(id)?, after }),
-                None => {
-                    Err(faulty(id, vec![FaultyField::new("after", "must be the number of the last chunk you have")]))
-                }
-            },
-            "auth" => match fields.remove("token") {
-                Some(Value::String(token)) => Ok(Self::Auth { token }),
-                _ => Err(faulty(id, vec![FaultyField::new("token", "is required")])),
-            },
-            "ping" => Ok(Self::Ping),
-            _ => {
-                let known = "must be one of chat, completion, embedding, cancel, resume, auth, ping";
-                Err(faulty(id, vec![FaultyField::new("type", known)]))
-            }
-        }
-    }
-}
-
-fn request(kind: RequestKind, id: String, fields: Map<String, Value>) -> Result<ClientFrame, FaultyFrame> {
-    match AnswerRequest::from_fields(kind, fields) {
-        Ok(request) => Ok(ClientFrame::Request { id, request }),
-        Err(faults) => Err(FaultyFrame { id: Some(id), faults, malformed: false }),
-    }
+/// What a socket can subscribe to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Topic {
+    /// The present state and every change of the caller's own jobs.
+    Videos,
+    /// What the account has to spend.
+    Credits,
 }
 
 /// What the server says.
@@ -120,6 +54,21 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
         error: Problem,
+    },
+    /// Everything that the socket is subscribed to now. After a subscription the present state follows.
+    Subscribed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        topics: BTreeSet<Topic>,
+    },
+    /// One of the caller's jobs, as it is now.
+    Video {
+        /// As it is told over HTTP.
+        video: &'a Value,
+    },
+    /// What the account has to spend now.
+    Credits {
+        available: f64,
     },
     /// A fresh token was accepted.
     Auth {
@@ -259,28 +208,6 @@ fn to_json(frame: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn faults(text: &str) -> (Option<String>, Vec<String>, bool) {
-        let faulty = ClientFrame::parse(text).unwrap_err();
-        (faulty.id, faulty.faults.into_iter().map(|fault| fault.field).collect(), faulty.malformed)
-    }
-
-    #[test]
-    fn what_is_not_a_frame_is_malformed_and_what_is_only_wrong_is_not() {
-        for text in ["", "[]", "{", "\"chat\"", "null", "{\"id\":\"a\"}", &"[".repeat(100_000)] {
-            assert!(ClientFrame::parse(text).unwrap_err().malformed, "{text:.20}");
-        }
-        assert_eq!(faults(r#"{"type":"dance","id":"a"}"#), (Some("a".into()), vec!["type".into()], false));
-        assert_eq!(faults(r#"{"type":"chat"}"#), (None, vec!["id".into()], false));
-        assert_eq!(faults(r#"{"type":"chat","id":7}"#), (None, vec!["id".into()], false));
-        assert_eq!(faults(r#"{"type":"resume","id":"a","after":-1}"#).1, ["after"]);
-    }
-
-    #[test]
-    fn a_deeply_nested_frame_is_refused_and_not_descended_into() {
-        let nested = format!(r#"{{"id":"a","type":"chat","messages":{}{}}}"#, "[".repeat(5_000), "]".repeat(5_000));
-        assert!(ClientFrame::parse(&nested).unwrap_err().malformed);
-    }
 
     #[test]
     fn a_chunk_has_tool_calls_only_where_there_are_any() {

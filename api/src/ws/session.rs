@@ -19,9 +19,14 @@ use tokio::{
     task::yield_now,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
+use tokio_stream::{StreamMap, wrappers::ReceiverStream};
 use uuid::Uuid;
 
-use super::frame::{ClientFrame, FaultyFrame, Response, ServerFrame, SocketLimits};
+use super::{
+    client_frame::{ClientFrame, FaultyFrame},
+    feed,
+    frame::{Response, ServerFrame, SocketLimits, Topic},
+};
 use crate::{hub::Hub, problem::Problem};
 
 /// A peer that takes nothing for so long is dead.
@@ -48,6 +53,7 @@ pub struct Session {
     socket: WebSocket,
     running: HashMap<Arc<str>, Running>,
     answers: SelectAll<AnswerStream>,
+    subscribed: StreamMap<Topic, ReceiverStream<String>>,
     malformed: u32,
     unflushed: usize,
 }
@@ -82,6 +88,7 @@ pub async fn run(hub: Arc<Hub>, principal: Principal, socket: WebSocket) {
         socket,
         running: HashMap::new(),
         answers: SelectAll::new(),
+        subscribed: StreamMap::new(),
         malformed: 0,
         unflushed: 0,
     };
@@ -129,6 +136,7 @@ impl Session {
                     }
                 }
                 Some((id, item)) = self.answers.next(), if !idle => self.pass_on(&id, item).await?,
+                Some((_, frame)) = self.subscribed.next(), if !self.subscribed.is_empty() => self.say(frame).await?,
                 _ = ping.tick() => {
                     if heard.elapsed() > hub.settings.ping_interval * 2 {
                         return Err(Ended::Gone);
@@ -195,9 +203,27 @@ impl Session {
                 None => self.refuse(Some(&id), &GatewayError::NothingToResume).await,
             },
             ClientFrame::Resume { id, after } => self.resume(id, after).await,
+            ClientFrame::Subscribe { id, topics } => {
+                for topic in topics {
+                    // In place of the one that may be there: the present state is told again.
+                    self.subscribed.insert(topic, feed::follow(&self.hub, &self.principal, topic));
+                }
+                self.tell_subscribed(id.as_deref()).await
+            }
+            ClientFrame::Unsubscribe { id, topics } => {
+                for topic in topics {
+                    self.subscribed.remove(&topic);
+                }
+                self.tell_subscribed(id.as_deref()).await
+            }
             ClientFrame::Auth { token } => self.renew(&token).await,
             ClientFrame::Ping => self.say(ServerFrame::Pong.to_json()).await,
         }
+    }
+
+    async fn tell_subscribed(&mut self, id: Option<&str>) -> Result<(), Ended> {
+        let topics = self.subscribed.keys().copied().collect();
+        self.say(ServerFrame::Subscribed { id, topics }.to_json()).await
     }
 
     async fn start(&mut self, id: String, request: AnswerRequest) -> Result<(), Ended> {

@@ -29,6 +29,8 @@ pub enum News {
     Changed { video_id: String, account: String },
     /// Somebody wants the job looked at.
     Nudged { video_id: String },
+    /// The database was out of reach: what happened meanwhile is not told.
+    Missed,
 }
 
 pub trait VideoQueue: Send + Sync {
@@ -39,6 +41,9 @@ pub trait VideoQueue: Send + Sync {
     /// waits for all the jobs of another one, by how many of its account's come before it or are busy; then by
     /// whose last turn was longest ago, and oldest first.
     fn waiting(&self, limit: usize) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
+
+    /// The account's jobs that have not ended, oldest first.
+    fn of_account<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
 
     /// Some of those that wait whose time to do so is over.
     fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;

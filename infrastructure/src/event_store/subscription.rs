@@ -8,6 +8,7 @@
 
 pub mod checkpoint;
 mod head;
+pub mod live;
 mod runner;
 mod session;
 mod tail;
@@ -28,7 +29,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{runner::Runner, tail::Tail};
+use self::{live::Live, runner::Runner, tail::Tail};
 use super::{chain::ChainHead, decode::LogEntry, upcast::Upcasters};
 use crate::database::Database;
 
@@ -119,6 +120,11 @@ impl Subscriptions {
     /// The last position that was announced to this node. It may lag behind the log by a second.
     pub fn head(&self) -> watch::Receiver<u64> {
         self.head.clone()
+    }
+
+    /// The log as it grows from now on, for what is not worth a checkpoint.
+    pub fn live(&self) -> Live {
+        Live::new(self.tail.clone())
     }
 
     /// Runs the handler until shutdown or until it fails, as soon as no other node does.

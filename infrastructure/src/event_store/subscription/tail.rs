@@ -58,6 +58,12 @@ impl Tail {
         self.position.subscribe()
     }
 
+    /// The last that is read; `None` while that is not known.
+    pub fn end(&self) -> Option<ChainHead> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.entries.back().map(|entry| entry.head()).or(kept.before)
+    }
+
     /// What follows `from`, as much of it as `limit` allows. `None` if that is not known here.
     pub fn after(&self, from: ChainHead, limit: ReadLimit) -> Option<Vec<Arc<LogEntry>>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

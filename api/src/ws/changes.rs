@@ -1,0 +1,224 @@
+//! What changes for accounts, told to the sockets that watch. A node listens once for all of its sockets; and what a
+//! socket has not heard yet is kept as its latest state, however often it changes.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aihub_application::videos::queue::News;
+use aihub_domain::{
+    account::{Account, event::AccountEvent},
+    money::Microcredits,
+};
+use aihub_infrastructure::event_store::{decode::LogEntry, subscription::live::Live};
+use cqrs_es::Aggregate;
+use tokio::sync::{
+    Notify, Semaphore,
+    broadcast::{Receiver, error::RecvError},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Looks at the log or the database that a node's sockets take at the same time. So sockets that all come back at once
+/// leave connections to the requests.
+const MAX_LOOKS: usize = 4;
+
+#[derive(Debug)]
+pub struct Changes {
+    /// What there is to spend; `None` where that has to be looked at.
+    pub balances: Arc<Watchers<Option<Microcredits>>>,
+    pub videos: Arc<Watchers<VideoChanges>>,
+    pub looks: Semaphore,
+}
+
+#[derive(Debug, Default)]
+pub struct VideoChanges {
+    pub changed: BTreeSet<String>,
+    /// There may have been others.
+    pub missed: bool,
+}
+
+/// The watched accounts.
+pub struct Watchers<T>(Mutex<HashMap<String, Vec<Arc<Unheard<T>>>>>);
+
+/// Of one watcher: what it has not taken yet.
+struct Unheard<T> {
+    news: Mutex<Option<T>>,
+    told: Notify,
+}
+
+/// One watcher of one account, until it is dropped.
+pub struct Watch<T> {
+    account: String,
+    watchers: Arc<Watchers<T>>,
+    unheard: Arc<Unheard<T>>,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self { balances: Arc::default(), videos: Arc::default(), looks: Semaphore::new(MAX_LOOKS) }
+    }
+}
+
+impl Changes {
+    /// Tells watchers what happens, until `stop`.
+    pub async fn follow(self: Arc<Self>, log: Live, news: Receiver<News>, stop: CancellationToken) {
+        let following = async { tokio::join!(self.follow_balances(log), self.follow_videos(news)) };
+        stop.run_until_cancelled(following).await;
+    }
+
+    async fn follow_balances(&self, mut log: Live) {
+        loop {
+            match log.next().await {
+                Some(events) => events.iter().for_each(|event| self.tell_balance(event)),
+                None => self.balances.tell_all(|balance| *balance = None),
+            }
+        }
+    }
+
+    fn tell_balance(&self, event: &LogEntry) {
+        // Most accounts are not watched, and their events are not even decoded.
+        if event.aggregate_type == Account::TYPE && self.balances.are_there(&event.aggregate_id) {
+            match event.event::<Account>().map(available) {
+                Ok(None) => {}
+                Ok(available) => self.balances.tell(&event.aggregate_id, |balance| *balance = available),
+                // Whoever cannot go on without it says so. Here it is only a reason to look.
+                Err(_) => self.balances.tell(&event.aggregate_id, |balance| *balance = None),
+            }
+        }
+    }
+
+    async fn follow_videos(&self, mut news: Receiver<News>) {
+        loop {
+            match news.recv().await {
+                Ok(News::Changed { video_id, account }) => self.videos.tell(&account, |changes| {
+                    changes.changed.insert(video_id.clone());
+                }),
+                Ok(News::Nudged { .. }) => {}
+                Ok(News::Missed) | Err(RecvError::Lagged(_)) => self.videos.tell_all(|changes| changes.missed = true),
+                // The service ends.
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
+/// What the event left to be spent, where it changed that.
+fn available(event: &AccountEvent) -> Option<Microcredits> {
+    match event {
+        AccountEvent::AccountOpened { .. } | AccountEvent::UsageLimitsSet { .. } => None,
+        AccountEvent::CreditsGranted { available_microcredits, .. }
+        | AccountEvent::CreditsExpired { available_microcredits, .. }
+        | AccountEvent::CreditsAdjusted { available_microcredits, .. }
+        | AccountEvent::CreditsReserved { available_microcredits, .. }
+        | AccountEvent::ReservationExtended { available_microcredits, .. }
+        | AccountEvent::CreditsSettled { available_microcredits, .. }
+        | AccountEvent::CreditsReleased { available_microcredits, .. } => Some(*available_microcredits),
+    }
+}
+
+impl<T: Default> Watchers<T> {
+    /// Watches the account from now on.
+    pub fn watch(self: &Arc<Self>, account: &str) -> Watch<T> {
+        let unheard = Arc::new(Unheard { news: Mutex::default(), told: Notify::new() });
+        self.lock().entry(account.to_owned()).or_default().push(unheard.clone());
+        Watch { account: account.to_owned(), watchers: self.clone(), unheard }
+    }
+
+    fn are_there(&self, account: &str) -> bool {
+        self.lock().contains_key(account)
+    }
+
+    fn tell(&self, account: &str, change: impl Fn(&mut T)) {
+        for unheard in self.lock().get(account).into_iter().flatten() {
+            unheard.tell(&change);
+        }
+    }
+
+    fn tell_all(&self, change: impl Fn(&mut T)) {
+        for unheard in self.lock().values().flatten() {
+            unheard.tell(&change);
+        }
+    }
+}
+
+impl<T> Watchers<T> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Arc<Unheard<T>>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Default> Unheard<T> {
+    fn tell(&self, change: impl Fn(&mut T)) {
+        change(self.news.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
+        self.told.notify_one();
+    }
+}
+
+impl<T> Watch<T> {
+    /// What was told since it was last taken, if anything was.
+    pub fn take(&mut self) -> Option<T> {
+        self.unheard.news.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What was told since it was last taken; waits until something is.
+    pub async fn next(&mut self) -> T {
+        loop {
+            if let Some(news) = self.take() {
+                return news;
+            }
+            self.unheard.told.notified().await;
+        }
+    }
+}
+
+impl<T> Default for Watchers<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> fmt::Debug for Watchers<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watchers").field(&self.lock().len()).finish()
+    }
+}
+
+impl<T> Drop for Watch<T> {
+    fn drop(&mut self) {
+        let mut watched = self.watchers.lock();
+        if let Some(watchers) = watched.get_mut(&self.account) {
+            watchers.retain(|unheard| !Arc::ptr_eq(unheard, &self.unheard));
+            if watchers.is_empty() {
+                watched.remove(&self.account);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watcher_that_was_away_hears_the_latest_state_once() {
+        let watchers = Arc::<Watchers<Option<Microcredits>>>::default();
+        let (mut ann, mut other) = (watchers.watch("ann"), watchers.watch("bob"));
+        for amount in [3, 2, 1] {
+            watchers.tell("ann", |balance| *balance = Some(Microcredits(amount)));
+        }
+        assert_eq!(ann.next().await, Some(Microcredits(1)));
+        assert_eq!((ann.take(), other.take()), (None, None));
+    }
+
+    #[test]
+    fn an_account_that_nobody_watches_any_more_is_forgotten() {
+        let watchers = Arc::<Watchers<VideoChanges>>::default();
+        let (one, two) = (watchers.watch("ann"), watchers.watch("ann"));
+        drop(one);
+        assert!(watchers.are_there("ann"));
+        drop(two);
+        assert!(!watchers.are_there("ann"));
+    }
+}

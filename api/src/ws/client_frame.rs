@@ -1,0 +1,150 @@
+//! What clients say, in the protocol `aihub.v1`: text, one JSON object each.
+
+use std::collections::BTreeSet;
+
+use aihub_application::{error::FaultyField, request::AnswerRequest};
+use aihub_domain::request::event::RequestKind;
+use serde_json::{Map, Value};
+
+use super::frame::Topic;
+
+/// The longest id that a client may give a request.
+pub const MAX_ID_BYTES: usize = 128;
+const KNOWN_TOPICS: &str = "videos, credits";
+
+/// What a client says.
+#[derive(Debug)]
+pub enum ClientFrame {
+    Request { id: String, request: AnswerRequest },
+    Cancel { id: String },
+    Resume { id: String, after: u64 },
+    Subscribe { id: Option<String>, topics: BTreeSet<Topic> },
+    Unsubscribe { id: Option<String>, topics: BTreeSet<Topic> },
+    Auth { token: String },
+    Ping,
+}
+
+/// A frame that cannot be acted on. It is answered with an `error` frame, and the socket lives.
+#[derive(Debug)]
+pub struct FaultyFrame {
+    /// Where the frame had one.
+    pub id: Option<String>,
+    pub faults: Vec<FaultyField>,
+    /// It is not even a frame: too many of those close the socket.
+    pub malformed: bool,
+}
+
+impl ClientFrame {
+    pub fn parse(text: &str) -> Result<Self, FaultyFrame> {
+        let malformed = |reason: String| FaultyFrame {
+            id: None,
+            faults: vec![FaultyField::new("(frame)", reason)],
+            malformed: true,
+        };
+        let mut fields: Map<String, Value> =
+            serde_json::from_str(text).map_err(|error| malformed(format!("is not a JSON object: {error}")))?;
+        let id = match fields.remove("id") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_ID_BYTES => Some(id),
+            Some(_) => {
+                let fault = FaultyField::new("id", format!("must be a string of 1 to {MAX_ID_BYTES} bytes"));
+                return Err(FaultyFrame { id: None, faults: vec![fault], malformed: false });
+            }
+        };
+        let Some(Value::String(kind)) = fields.remove("type") else {
+            return Err(FaultyFrame { id, ..malformed("has no `type`".to_owned()) });
+        };
+        let faulty = |id: Option<String>, faults| FaultyFrame { id, faults, malformed: false };
+        let required = |id: Option<String>| id.ok_or_else(|| faulty(None, vec![FaultyField::new("id", "is required")]));
+        match kind.as_str() {
+            "chat" => request(RequestKind::Chat, required(id)?, fields),
+            "completion" => request(RequestKind::Completion, required(id)?, fields),
+            "embedding" => request(RequestKind::Embedding, required(id)?, fields),
+            "cancel" => Ok(Self::Cancel { id: required(id)? }),
+            "resume" => match fields.remove("after").unwrap_or(Value::from(0)).as_u64() {
+                Some(after) => Ok(Self::Resume { id: required(id)?, after }),
+                None => {
+                    Err(faulty(id, vec![FaultyField::new("after", "must be the number of the last chunk you have")]))
+                }
+            },
+            "subscribe" => match topics(&mut fields) {
+                Ok(topics) => Ok(Self::Subscribe { id, topics }),
+                Err(fault) => Err(faulty(id, vec![fault])),
+            },
+            "unsubscribe" => match topics(&mut fields) {
+                Ok(topics) => Ok(Self::Unsubscribe { id, topics }),
+                Err(fault) => Err(faulty(id, vec![fault])),
+            },
+            "auth" => match fields.remove("token") {
+                Some(Value::String(token)) => Ok(Self::Auth { token }),
+                _ => Err(faulty(id, vec![FaultyField::new("token", "is required")])),
+            },
+            "ping" => Ok(Self::Ping),
+            _ => {
+                let known = "must be one of chat, completion, embedding, cancel, resume, subscribe, unsubscribe, auth, \
+                             ping";
+                Err(faulty(id, vec![FaultyField::new("type", known)]))
+            }
+        }
+    }
+}
+
+fn request(kind: RequestKind, id: String, fields: Map<String, Value>) -> Result<ClientFrame, FaultyFrame> {
+    match AnswerRequest::from_fields(kind, fields) {
+        Ok(request) => Ok(ClientFrame::Request { id, request }),
+        Err(faults) => Err(FaultyFrame { id: Some(id), faults, malformed: false }),
+    }
+}
+
+fn topics(fields: &mut Map<String, Value>) -> Result<BTreeSet<Topic>, FaultyField> {
+    let faulty = |field: String, reason: &str| FaultyField::new(field, format!("{reason} {KNOWN_TOPICS}"));
+    let Some(Value::Array(named)) = fields.remove("topics") else {
+        return Err(faulty("topics".to_owned(), "must be a list of"));
+    };
+    let topic = |(at, name)| {
+        serde_json::from_value(name).map_err(|_| faulty(format!("topics[{at}]"), "is not a topic; there are"))
+    };
+    let topics = named.into_iter().enumerate().map(topic).collect::<Result<BTreeSet<_>, _>>()?;
+    if topics.is_empty() { Err(faulty("topics".to_owned(), "must name one or more of")) } else { Ok(topics) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> (Option<String>, Vec<String>, bool) {
+        let faulty = ClientFrame::parse(text).unwrap_err();
+        (faulty.id, faulty.faults.into_iter().map(|fault| fault.field).collect(), faulty.malformed)
+    }
+
+    #[test]
+    fn what_is_not_a_frame_is_malformed_and_what_is_only_wrong_is_not() {
+        for text in ["", "[]", "{", "\"chat\"", "null", "{\"id\":\"a\"}", &"[".repeat(100_000)] {
+            assert!(ClientFrame::parse(text).unwrap_err().malformed, "{text:.20}");
+        }
+        assert_eq!(faults(r#"{"type":"dance","id":"a"}"#), (Some("a".into()), vec!["type".into()], false));
+        assert_eq!(faults(r#"{"type":"chat"}"#), (None, vec!["id".into()], false));
+        assert_eq!(faults(r#"{"type":"chat","id":7}"#), (None, vec!["id".into()], false));
+        assert_eq!(faults(r#"{"type":"resume","id":"a","after":-1}"#).1, ["after"]);
+    }
+
+    #[test]
+    fn a_subscription_names_topics_that_there_are() {
+        let parsed = ClientFrame::parse(r#"{"type":"subscribe","topics":["videos","credits","videos"]}"#).unwrap();
+        let ClientFrame::Subscribe { topics, .. } = parsed else { panic!("{parsed:?}") };
+        assert_eq!(topics, BTreeSet::from([Topic::Videos, Topic::Credits]));
+        let unknown = ClientFrame::parse(r#"{"type":"subscribe","id":"a","topics":["videos","news"]}"#).unwrap_err();
+        assert_eq!((unknown.id.as_deref(), unknown.malformed), (Some("a"), false));
+        assert_eq!(unknown.faults, [FaultyField::new("topics[1]", "is not a topic; there are videos, credits")]);
+        for topics in ["7", "null", "[]", r#"{"videos":true}"#] {
+            let frame = format!(r#"{{"type":"unsubscribe","topics":{topics}}}"#);
+            assert_eq!(faults(&frame).1, ["topics"]);
+        }
+    }
+
+    #[test]
+    fn a_deeply_nested_frame_is_refused_and_not_descended_into() {
+        let nested = format!(r#"{{"id":"a","type":"chat","messages":{}{}}}"#, "[".repeat(5_000), "]".repeat(5_000));
+        assert!(ClientFrame::parse(&nested).unwrap_err().malformed);
+    }
+}
