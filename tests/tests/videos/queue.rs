@@ -125,7 +125,7 @@ async fn a_full_queue_refuses_and_says_so() {
 async fn a_job_that_nobody_had_room_for_in_time_is_ended_and_costs_nothing() {
     let app = TestApp::start(|config| {
         at_most(1)(config);
-        config.videos.max_wait_ms = 1_000;
+        config.videos.max_wait_ms = 5_000;
     })
     .await;
     app.providers.rule(json!({ "hang_late": true }));
