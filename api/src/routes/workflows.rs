@@ -27,12 +27,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Caller,
-    videos::{self, idempotency_key, object},
+    videos::{self, check_webhook, idempotency_key, object},
 };
 use crate::{hub::Hub, problem::Problem};
 
 /// Each entry of a list is told whole, with its videos.
-const MAX_LISTED: usize = 50;
+const DEFAULT_PAGE: usize = 20;
+const MAX_PAGE: usize = 50;
 
 pub async fn start(
     State(hub): State<Arc<Hub>>,
@@ -42,6 +43,7 @@ pub async fn start(
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
     let new = NewWorkflow::from_fields(object(&body)?, &caller.user).map_err(GatewayError::Validation)?;
+    check_webhook(&hub, &new.video)?;
     let run = hub.workflows.start(&caller, new, key.as_deref()).await?;
     let location = format!("/api/mcp/gpt/video-workflow/{}", run.workflow_id);
     let mut response = (StatusCode::ACCEPTED, Json(tell(&hub, &run).await?)).into_response();
@@ -92,12 +94,14 @@ pub async fn list(
     Caller(caller): Caller,
     page: Result<Query<Page>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let Query(Page { limit, cursor }) =
-        page.map_err(|_| Problem::faulty("cursor", "and `limit` must be numbers that an earlier page told"))?;
-    let limit = limit.unwrap_or(MAX_LISTED).clamp(1, MAX_LISTED);
+    let Query(Page { limit, cursor }) = page.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
+    let limit = limit.unwrap_or(DEFAULT_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Problem::faulty("limit", format!("must be 1 to {MAX_PAGE}")));
+    }
     let listed = hub.workflows.list.of_user(&caller.account, &caller.user, cursor, limit).await;
     let listed = listed.map_err(|error| Problem::internal(&format!("{error:#}")))?;
-    let next_cursor = listed.last().filter(|_| listed.len() == limit).map(|last| last.position);
+    let next_cursor = listed.last().filter(|_| listed.len() == limit).map(|last| last.position.to_string());
     let mut workflows = Vec::new();
     for one in listed {
         workflows.push(tell(&hub, &find(&hub, &caller, &one.workflow_id).await?).await?);

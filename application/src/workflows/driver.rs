@@ -98,17 +98,29 @@ impl Workflows {
             match self.advance(hand).await {
                 Ok(None) => return,
                 Ok(Some(Next::Go)) => pause = FIRST_PAUSE,
-                Ok(Some(Next::Pause(wanted))) => {
-                    tokio::select! {
-                        () = sleep(wanted.min(LONGEST_PAUSE)) => {}
-                        () = hand.wake.notified() => {}
-                    }
-                }
+                Ok(Some(Next::Pause(wanted))) => self.pause(hand, wanted.min(LONGEST_PAUSE)).await,
                 Err(error) => {
                     let workflow_id = &hand.workflow_id;
                     tracing::error!(workflow.id = %workflow_id, error.message = format!("{error:#}"), "a workflow is left for later");
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Waits, unless the workflow ends meanwhile. What else happens to it is our own doing.
+    async fn pause(&self, hand: &Hand, wanted: Duration) {
+        let over = sleep(wanted);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = over.as_mut() => return,
+                () = hand.wake.notified() => {
+                    let loaded = self.load(&hand.workflow_id).await;
+                    if loaded.is_ok_and(|run| run.is_none_or(|run| run.workflow.status().is_end())) {
+                        return;
+                    }
                 }
             }
         }

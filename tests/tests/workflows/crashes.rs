@@ -1,6 +1,6 @@
 //! A node dies in a step, and another one takes it up again: nothing is done or paid for twice.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use aihub_domain::{
     request::event::RequestEvent,
@@ -117,7 +117,7 @@ async fn a_node_that_dies_while_a_video_is_made_is_followed_by_one_that_waits_fo
 
 #[tokio::test]
 async fn an_answer_that_came_and_was_not_written_down_is_found_again_and_not_paid_for_twice() {
-    let (database, providers) = (database().await.into(), Providers::start().await.into());
+    let (database, providers) = (Arc::new(database().await), Arc::new(Providers::start().await));
     let app = TestApp::start_on(&database, &providers, |_| {}).await;
     // The log takes everything but the step's outcome, as if its node had died right before that.
     let block = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -145,7 +145,7 @@ async fn an_answer_that_came_and_was_not_written_down_is_found_again_and_not_pai
 
 #[tokio::test]
 async fn a_node_that_is_shut_down_leaves_its_workflows_to_another_one() {
-    let (database, providers) = (database().await.into(), Providers::start().await.into());
+    let (database, providers) = (Arc::new(database().await), Arc::new(Providers::start().await));
     // The text takes longer than the drain: it is ended, and asked for again.
     providers.rule(json!({ "model": "gpt-6-luna", "ttft_ms": 600_000, "times": 1 }));
     let first = TestApp::start_on(&database, &providers, |_| {}).await;

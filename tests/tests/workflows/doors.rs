@@ -21,6 +21,10 @@ async fn faults_are_told_before_anything_is_paid_for() {
     assert_eq!((status, faulty), (StatusCode::BAD_REQUEST, vec!["workflowType", "prompt", "steps"]));
     let (_, problem) = post(&json!({ "workflowType": "enhance", "prompt": "a sea", "duration": 599 })).await;
     assert_eq!(problem["code"], "VIDEO_NOT_OFFERED", "{problem}");
+    let mut loopback = workflow("enhance", "a sea");
+    loopback["webhookUrl"] = json!("http://127.0.0.1/hook");
+    let (_, problem) = post(&loopback).await;
+    assert_eq!(problem["details"]["fields"][0]["field"], "webhookUrl", "{problem}");
     let dear = json!({ "workflowType": "enhance", "prompt": "a sea", "duration": 12 });
     let (_, problem) = post(&dear).await;
     assert_eq!(problem["code"], "INSUFFICIENT_CREDITS", "{problem}");
@@ -92,7 +96,7 @@ async fn the_list_is_told_page_by_page_latest_first() {
         for one in page["workflows"].as_array().unwrap() {
             listed.push(one["workflowId"].as_str().unwrap().to_owned());
         }
-        let Some(next) = page["nextCursor"].as_u64() else { break };
+        let Some(next) = page["nextCursor"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
     assert_eq!(listed, started);

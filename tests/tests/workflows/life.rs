@@ -23,9 +23,9 @@ async fn a_prompt_is_enhanced_and_the_video_is_made_from_what_the_model_wrote() 
     assert_eq!((&video["status"], &video["workflowId"]), (&json!("completed"), &json!(id)), "{answer}");
     assert_eq!(answer["steps"][1]["videoIds"], json!([video["videoId"]]));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let file = client.get(video["url"].as_str().unwrap()).send().await.unwrap();
-    assert_eq!(file.status(), StatusCode::OK);
-    let film = re_mp4::Mp4::read_bytes(&file.bytes().await.unwrap()).unwrap();
+    let response = client.get(video["url"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let film = re_mp4::Mp4::read_bytes(&response.bytes().await.unwrap()).unwrap();
     assert_eq!(film.tracks().len(), 1);
 
     // The text is a request like any other, and what was used is what the account was charged.
