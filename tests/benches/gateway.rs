@@ -2,7 +2,7 @@
 //! on, an embedded PostgreSQL with fsync, the simulated providers in a third process, real WebSocket clients in this
 //! one.
 //!
-//! `cargo bench -p aihub-tests --bench gateway`, or with `-- added`, `-- sockets`, `-- throughput` one section of it;
+//! `cargo bench -p aihub-tests --bench gateway`, or with `-- added`, `-- sockets`, `-- throughput`, `-- videos` one section of it;
 //! seconds a cell in `BENCH_SECONDS`, 5 by default.
 
 #![allow(
@@ -32,6 +32,8 @@ mod sockets;
 mod throughput;
 #[path = "gateway/usage.rs"]
 mod usage;
+#[path = "gateway/videos.rs"]
+mod videos;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -68,6 +70,9 @@ async fn bench() {
     }
     if is_wanted("throughput") {
         throughput::section(&bench, time).await;
+    }
+    if is_wanted("videos") {
+        videos::section(&bench).await;
     }
     bench.stop().await;
 }

@@ -33,6 +33,11 @@ pub const MODELS: [(&str, &str); 3] = [
     ("bench-50-slow", "gpt-6-luna+ttft=0s+rate=10+tokens=50"),
 ];
 
+/// A video that is ready as soon as it was asked for: what is measured is what comes with it.
+pub const VIDEO_MODEL: &str = "sora-2+vtime=1ms+ttft=0s";
+/// That the provider has at once.
+pub const VIDEOS_AT_ONCE: usize = 50;
+
 /// This program as `aihub`. Killed when it is dropped.
 pub struct Process {
     pub address: SocketAddr,
@@ -161,6 +166,15 @@ node = {{ running_requests = 4_000, waiting_requests = 1_000, wait_ms = 30_000 }
 base_url = "http://{providers}/v1"
 api_key = "sk-simulated"
 limits = {{ max_concurrency = 4_000 }}
+
+[video_providers.sora]
+base_url = "http://{providers}/v1"
+api_key = "sk-simulated"
+idempotent = true
+limits = {{ max_concurrency = {VIDEOS_AT_ONCE} }}
+
+[video_providers.sora.models."sora-2"]
+upstream_name = "{VIDEO_MODEL}"
 "#,
         directory = directory.path().display(),
     );
