@@ -21,17 +21,27 @@ CREATE TABLE open_videos (
 CREATE INDEX open_videos_waiting ON open_videos (account) WHERE status = 'queued';
 CREATE INDEX open_videos_busy ON open_videos (account) WHERE status <> 'queued';
 
+-- When each account had its last turn.
+CREATE TABLE video_turns (
+    account               text COLLATE "C" NOT NULL,
+    -- Of the last submission of one of its jobs, in the log.
+    submitted_at_position bigint           NOT NULL,
+    CONSTRAINT video_turns_account PRIMARY KEY (account)
+);
+
 -- The queue: by priority; among equals by how many of the same account come before or are with a provider, so that no
--- account waits for all the jobs of another one; then oldest first.
+-- account waits for all the jobs of another one; then by whose last turn was longest ago, and oldest first.
 CREATE VIEW waiting_videos AS
-    SELECT video_id, account, offers, row_number() OVER (ORDER BY priority, turn, requested_at_position) AS place
+    SELECT video_id, turns.account, offers,
+           row_number() OVER (ORDER BY priority, turn, coalesce(last.submitted_at_position, 0), requested_at_position) AS place
     FROM (SELECT w.video_id, w.account, w.offers, w.priority, w.requested_at_position,
                  coalesce(busy.count, 0)
                  + row_number() OVER (PARTITION BY w.account, w.priority ORDER BY w.requested_at_position) AS turn
           FROM open_videos w
           LEFT JOIN (SELECT account, count(*) AS count FROM open_videos
                      WHERE status IN ('submitting', 'rendering', 'stored') GROUP BY account) busy USING (account)
-          WHERE w.status = 'queued') turns;
+          WHERE w.status = 'queued') turns
+    LEFT JOIN video_turns last ON last.account = turns.account;
 
 -- Which of our jobs a provider's job is, for ever.
 CREATE TABLE video_submissions (

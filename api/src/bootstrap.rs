@@ -3,6 +3,7 @@
 
 mod upstreams;
 mod videos;
+mod workflows;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,7 +18,6 @@ use aihub_application::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
     },
-    videos::{Videos, jobs::Jobs},
 };
 use aihub_infrastructure::{
     audit::{
@@ -34,9 +34,9 @@ use aihub_infrastructure::{
         writer::WriterOptions,
     },
     kafka::{cluster::Cluster, reachability::Reachability, relay::KafkaRelay},
-    leadership::lead,
     media::KeptMedia,
     nodes, open_files,
+    open_workflows::OpenWorkflows,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
     vault::{
@@ -44,15 +44,11 @@ use aihub_infrastructure::{
         erasure::{self, Erasures},
         master_key::{MasterKey, MasterKeys, dev_master_key},
     },
-    video_queue::{OpenVideos, PostgresVideoQueue},
-    webhooks::{
-        deliveries::WebhookDeliveries,
-        sender::{Describe, WebhookOptions, WebhookSender},
-    },
+    video_queue::OpenVideos,
+    webhooks::deliveries::WebhookDeliveries,
 };
 use aihub_projections::rebuild::views;
 use anyhow::{Context, bail};
-use futures::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -63,7 +59,6 @@ use crate::{
     hub::{Hub, HubSettings},
     router::router,
     server::serve,
-    videos::{Surroundings, answer},
     ws::{changes::Changes, frame::SocketLimits},
 };
 
@@ -76,8 +71,6 @@ const DEADLINE_GRACE: Duration = Duration::from_mins(1);
 /// Connections for what is read over HTTP, beside the configured ones.
 const READ_CONNECTIONS: u32 = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// How often media is looked for that is due to be deleted.
-const MEDIA_EVERY: Duration = Duration::from_secs(5);
 /// How often content is looked for that is too old.
 const RETENTION_EVERY: Duration = Duration::from_hours(1);
 
@@ -116,9 +109,7 @@ impl App {
         let (reached, embedded) = reach_database(&config).await?;
         let database = Database::connect(&reached).await?;
         database.migrate().await?;
-        let for_reads =
-            DatabaseOptions { application_name: "aihub-reads", max_connections: READ_CONNECTIONS, ..reached };
-        let reads = Database::connect(&for_reads).await?;
+        let reads = connect_for_reads(reached).await?;
 
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
@@ -154,7 +145,8 @@ impl App {
         let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
         let upstreams = upstreams::upstreams(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
         let roles = Roles::new(config.roles.clone());
-        let authenticator = Authenticator::new(&auth_settings(&config)?, roles, clock.clone(), workers.clone())?;
+        let authenticator =
+            Authenticator::new(&auth_settings(&config)?, roles.clone(), clock.clone(), workers.clone())?;
         let event_log: Arc<dyn EventLog> = log.clone();
         let gateway = Arc::new(Gateway {
             settings: GatewaySettings { node, ..config.gateway_settings() },
@@ -169,50 +161,31 @@ impl App {
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
-        let queue = PostgresVideoQueue::new(database.clone());
-        workers.spawn(queue.clone().follow(stop_workers.clone()));
-        let videos = Arc::new(Videos {
-            settings: config.video_settings(),
-            jobs: Jobs {
-                log: gateway.log.clone(),
-                accounts: gateway.accounts.clone(),
-                clock: gateway.clock.clone(),
-                rate: gateway.settings.rate,
-                node: gateway.settings.node.clone(),
-            },
+        let catalog = videos::catalog(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
+        let webhooks = config.webhooks.options(&config.server.data_dir, config.is_production())?;
+        let videos = videos::Works {
+            database: database.clone(),
             gateway: gateway.clone(),
-            catalog: self::videos::catalog(&config, simulated.as_ref().map(|simulated| simulated.addr))?,
+            catalog,
             media: media.clone(),
-            queue: Arc::new(queue.clone()),
-        });
-        let driven = videos.clone();
-        let drive = move |stop| driven.clone().drive(stop);
-        workers.spawn(lead(database.clone(), "videos", stop_workers.clone(), drive));
-        workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop_workers.clone()));
+            webhooks: webhooks.clone(),
+        };
+        let videos = videos.start(&config, &workers, &stop_workers)?;
         let changes = Arc::new(Changes::default());
         workers.spawn(changes.clone().follow(subscriptions.live(), videos.queue.news(), stop_workers.clone()));
-        let webhooks = config.webhooks.options(&config.server.data_dir, config.is_production())?;
-        let sender = webhook_sender(&database, &videos, webhooks.clone())?;
-        workers.spawn(sender.run(stop_workers.clone()));
+        let workflows = workflows::start(&config, videos, roles, &database, (&workers, &stop_workers));
         let answers = gateway.clone();
         let forget = move |subject: &str| answers.answers.forget_account(subject);
         workers.spawn(erasure::follow(database.clone(), vault, forget, stop_workers.clone()));
         if let Some(retention_days) = config.content.retention_days {
             workers.spawn(keep_retention(gateway.clone(), retention_days, stop_workers.clone()));
         }
-        workers.spawn(keep_house(gateway.clone(), orphaned, due, metrics.clone(), stop_workers.clone()));
+        workers.spawn(keep_house(gateway, orphaned, due, metrics.clone(), stop_workers.clone()));
 
-        let listener = TcpListener::bind(config.server.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}; is another aihub running?", config.server.listen))?;
+        let listener = listen(config.server.listen).await?;
         media.served_at(listener.local_addr()?);
         let settings = HubSettings {
-            limits: SocketLimits {
-                max_frame_bytes: config.server.max_frame_bytes,
-                max_requests_per_socket: config.server.max_requests_per_socket,
-                resumable_for_ms: config.gateway.resumable_for_ms,
-                malformed_frames_allowed: config.server.malformed_frames_allowed,
-            },
+            limits: socket_limits(&config),
             max_sockets: config.server.max_sockets,
             ping_interval: duration_ms(config.server.ping_interval_ms),
             webhooks,
@@ -224,7 +197,7 @@ impl App {
             kafka,
             media,
         };
-        let hub = Arc::new(Hub::new(gateway, videos, authenticator, database, reads, subscriptions, metrics, settings));
+        let hub = Arc::new(Hub::new(workflows, authenticator, database, reads, subscriptions, metrics, settings));
         Ok(Self { listener, hub, log, embedded, simulated, workers, stop_workers, config })
     }
 
@@ -299,6 +272,7 @@ pub fn handlers() -> Vec<Arc<dyn EventHandler>> {
         Arc::new(OpenRequests),
         Arc::new(OpenVideos),
         Arc::new(WebhookDeliveries),
+        Arc::new(OpenWorkflows),
         Arc::new(ExpiringGrants),
         Arc::new(Erasures),
     ];
@@ -322,6 +296,16 @@ async fn reach_database(config: &Config) -> anyhow::Result<(DatabaseOptions, Opt
     };
     let max_connections = config.database.max_connections;
     Ok((DatabaseOptions { max_connections, ..DatabaseOptions::new(url) }, embedded))
+}
+
+async fn connect_for_reads(reached: DatabaseOptions) -> anyhow::Result<Database> {
+    let options = DatabaseOptions { application_name: "aihub-reads", max_connections: READ_CONNECTIONS, ..reached };
+    Ok(Database::connect(&options).await?)
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let taken = || format!("cannot listen on {address}; is another aihub running?");
+    TcpListener::bind(address).await.with_context(taken)
 }
 
 /// Has this node publish the log whenever no other one does.
@@ -368,6 +352,15 @@ pub fn signing_key(config: &Config) -> anyhow::Result<SigningKey> {
     }
 }
 
+fn socket_limits(config: &Config) -> SocketLimits {
+    SocketLimits {
+        max_frame_bytes: config.server.max_frame_bytes,
+        max_requests_per_socket: config.server.max_requests_per_socket,
+        resumable_for_ms: config.gateway.resumable_for_ms,
+        malformed_frames_allowed: config.server.malformed_frames_allowed,
+    }
+}
+
 /// What is not configured, for whoever looks at `/health/ready`.
 fn notices(config: &Config) -> Vec<String> {
     let mut notices: Vec<String> = config
@@ -403,43 +396,6 @@ async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: Cancel
             Ok(Some(before)) => tracing::info!(content.kept_from = %before, "content that is too old is to be erased"),
             Ok(None) => {}
             Err(error) => tracing::warn!(error.message = %error, "content that is too old was not looked for"),
-        }
-    }
-}
-
-/// Tells clients of their videos' ends, in the form in which they would be told if they asked.
-fn webhook_sender(
-    database: &Database,
-    videos: &Arc<Videos>,
-    options: WebhookOptions,
-) -> anyhow::Result<Arc<WebhookSender>> {
-    let gateway = &videos.gateway;
-    let (log, vault, clock) = (gateway.log.clone(), gateway.vault.clone(), gateway.clock.clone());
-    let described = videos.clone();
-    let describe: Describe = Arc::new(move |video_id, job| {
-        let videos = described.clone();
-        async move {
-            let around = Surroundings::of(&videos, &video_id, &job).await;
-            let around = around.map_err(|problem| anyhow::anyhow!("{}", problem.message))?;
-            Ok(answer(&video_id, &job, &around))
-        }
-        .boxed()
-    });
-    Ok(Arc::new(WebhookSender::new(database.pool().clone(), log, vault, clock, describe, options)?))
-}
-
-/// Has media deleted that is too old, or whose content was erased.
-async fn keep_media(videos: Arc<Videos>, queue: PostgresVideoQueue, keep_days: Option<u32>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(MEDIA_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let kept_from = keep_days.map(|days| videos.jobs.clock.now() - chrono::TimeDelta::days(days.into()));
-        match videos.erase_due_media(&queue, kept_from).await {
-            Ok(0) => {}
-            Ok(erased) => tracing::info!(videos.erased = erased, "media was deleted"),
-            Err(error) => {
-                tracing::warn!(error.message = format!("{error:#}"), "media that is due could not be looked for");
-            }
         }
     }
 }

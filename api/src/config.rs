@@ -9,6 +9,7 @@
 //! | [`sections`] | the sections that say little: server, database, credits, gateway, … |
 //! | [`providers`], [`models`], [`prices`] | the providers, what they offer and what they ask for it |
 //! | [`videos`] | video jobs and the providers of video |
+//! | [`workflows`] | what videos can be made through, and in which steps |
 //! | [`media`] | where videos are kept, and how clients get at them |
 //! | [`webhooks`] | what clients are told on their own servers |
 //! | [`checks`] | what has to fit together across keys |
@@ -30,6 +31,7 @@ pub mod sections;
 mod tests;
 pub mod videos;
 pub mod webhooks;
+pub mod workflows;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -47,6 +49,7 @@ use self::{
     },
     videos::{VideoKeys, VideoProviderSettings},
     webhooks::WebhookKeys,
+    workflows::WorkflowKeys,
 };
 use crate::auth::{AuthSettings, roles::RoleSettings};
 
@@ -90,6 +93,7 @@ pub struct Config {
     pub webhooks: WebhookKeys,
     /// By the name under which clients ask for them.
     pub video_providers: BTreeMap<String, VideoProviderSettings>,
+    pub workflows: WorkflowKeys,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use aihub_application::{gateway::Gateway, videos::Videos};
+use aihub_application::{gateway::Gateway, videos::Videos, workflows::Workflows};
 use aihub_infrastructure::{
     audit::note::VerifierKey, database::Database, event_store::subscription::Subscriptions,
     kafka::reachability::Reachability, media::KeptMedia, webhooks::sender::WebhookOptions,
@@ -24,6 +24,7 @@ use crate::{
 pub struct Hub {
     pub gateway: Arc<Gateway>,
     pub videos: Arc<Videos>,
+    pub workflows: Arc<Workflows>,
     pub authenticator: Authenticator,
     pub database: Database,
     /// A pool of its own for what is read over HTTP, so that slow reports do not keep requests from their commits.
@@ -62,9 +63,9 @@ pub struct HubSettings {
 pub struct SocketPlace(Arc<AtomicUsize>);
 
 impl Hub {
+    /// The workflows' videos and their gateway are the hub's.
     pub fn new(
-        gateway: Arc<Gateway>,
-        videos: Arc<Videos>,
+        workflows: Arc<Workflows>,
         authenticator: Authenticator,
         database: Database,
         reads: Database,
@@ -72,8 +73,20 @@ impl Hub {
         metrics: PrometheusHandle,
         settings: HubSettings,
     ) -> Self {
-        let (sessions, sockets) = (TaskTracker::new(), Arc::default());
-        Self { gateway, videos, authenticator, database, reads, subscriptions, metrics, settings, sessions, sockets }
+        let videos = workflows.videos.clone();
+        Self {
+            gateway: videos.gateway.clone(),
+            videos,
+            workflows,
+            authenticator,
+            database,
+            reads,
+            subscriptions,
+            metrics,
+            settings,
+            sessions: TaskTracker::new(),
+            sockets: Arc::default(),
+        }
     }
 
     pub fn socket_place(&self) -> Option<SocketPlace> {

@@ -10,7 +10,10 @@ use axum::{
 use crate::{
     hub::Hub,
     problem::Problem,
-    routes::{asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos, webhooks},
+    routes::{
+        asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos, webhooks,
+        workflows,
+    },
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -30,6 +33,10 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/webhooks/secret", get(webhooks::secret))
         .route("/api/webhooks/deliveries", get(webhooks::deliveries))
         .route("/api/webhooks/providers/{name}", post(webhooks::receive))
+        .route("/api/mcp/gpt/video-workflow", post(workflows::start))
+        .route("/api/mcp/gpt/video-workflow/{id}", get(workflows::show))
+        .route("/api/mcp/gpt/video-workflow/{id}/cancel", post(workflows::cancel))
+        .route("/api/mcp/gpt/video-workflows", get(workflows::list))
         .route("/asyncapi.json", get(asyncapi::document))
         .route("/api/audit/verify", get(audit::verify))
         .route("/api/audit/checkpoint", get(audit::latest_checkpoint))

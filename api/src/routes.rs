@@ -13,6 +13,7 @@ pub mod reports;
 pub mod requests;
 pub mod videos;
 pub mod webhooks;
+pub mod workflows;
 
 use aihub_application::principal::Principal;
 use axum::extract::FromRequestParts;

@@ -288,7 +288,8 @@ fn joined(known: Known, request_id: String) -> Result<Submitted, GatewayError> {
     }
 }
 
-fn request_id(principal: &Principal, idempotency_key: Option<&str>) -> String {
+/// What the log calls a request: under a key the same every time.
+pub fn request_id(principal: &Principal, idempotency_key: Option<&str>) -> String {
     match idempotency_key {
         // The lengths keep two different pairs of names from spelling the same text.
         Some(key) => {

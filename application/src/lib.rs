@@ -15,6 +15,7 @@
 //! | [`request`] | what a client asks for, checked field by field |
 //! | [`upstream`] | a provider with what guards it: breaker, cool-down, concurrency and rate |
 //! | [`videos`] | video jobs, from the request to the file, with the money on both ends |
+//! | [`workflows`] | models write, then videos are made from what they wrote |
 
 pub mod accounts;
 pub mod answer;
@@ -30,3 +31,4 @@ pub mod principal;
 pub mod request;
 pub mod upstream;
 pub mod videos;
+pub mod workflows;

@@ -12,6 +12,7 @@
 //! | [`retention`] | how long content is kept |
 //! | [`subject`] | whose content it is, and its erasure |
 //! | [`video`] | video jobs: requested once, submitted once, ended once; their formats and prices |
+//! | [`workflow`] | workflows: steps of texts, then videos; started once, ended once |
 
 pub mod access;
 pub mod account;
@@ -23,3 +24,4 @@ pub mod request;
 pub mod retention;
 pub mod subject;
 pub mod video;
+pub mod workflow;

@@ -13,6 +13,7 @@
 //! | [`media`] | videos and thumbnails: taken in, kept, and served by URLs that end |
 //! | [`nodes`] | which processes are alive |
 //! | [`open_files`] | how many files and sockets there may be |
+//! | [`open_workflows`] | the workflows, and which of them have not ended |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
 //! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
@@ -34,6 +35,7 @@ pub mod leadership;
 pub mod media;
 pub mod nodes;
 pub mod open_files;
+pub mod open_workflows;
 pub mod orphaned_requests;
 pub mod providers;
 pub mod secret_file;

@@ -47,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The most that one search finds.
 const MAX_FOUND: i64 = 100;
 
-/// Keeps `open_videos`, `video_submissions` and `kept_media`.
+/// Keeps `open_videos`, `video_turns`, `video_submissions` and `kept_media`.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenVideos;
 
@@ -118,7 +118,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         .fetch_all(&mut **transaction)
         .await?;
     let mut rows: BTreeMap<String, Row> = known.into_iter().map(|row| (row.video_id.clone(), row)).collect();
-    let (mut ended, mut news) = (Vec::new(), BTreeSet::new());
+    let (mut ended, mut news, mut turns) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
     for (event, change) in changes {
         let (video_id, position) = (&event.aggregate_id, event.position.cast_signed());
         if let VideoEvent::VideoRequested(request) = change {
@@ -132,6 +132,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         {
             row.evolve(change);
             row.position = position;
+            if let VideoEvent::SubmissionStarted { .. } = change {
+                turns.insert(row.account.clone(), position);
+            }
         }
         if let Some(account) = remember(transaction, video_id, change).await? {
             news.insert(format!("{video_id} {account}"));
@@ -150,6 +153,16 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     .execute(&mut **transaction)
     .await
     .context("the rows of the open videos")?;
+    let (accounts, positions): (Vec<String>, Vec<i64>) = turns.into_iter().unzip();
+    sqlx::query!(
+        "INSERT INTO video_turns SELECT * FROM unnest($1::text[], $2::bigint[])
+         ON CONFLICT ON CONSTRAINT video_turns_account
+             DO UPDATE SET submitted_at_position = excluded.submitted_at_position",
+        &accounts,
+        &positions,
+    )
+    .execute(&mut **transaction)
+    .await?;
     notify(&mut **transaction, &news.into_iter().collect::<Vec<_>>()).await?;
     Ok(())
 }

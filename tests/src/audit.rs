@@ -175,11 +175,15 @@ impl Audit {
                     AND NOT EXISTS (SELECT FROM events ended WHERE ended.aggregate_type = $1
                         AND ended.aggregate_id = requested.aggregate_id AND ended.event_type
                             IN ('VideoCompleted', 'VideoFailed', 'VideoCancelled', 'VideoExpired'))";
-        until("every video has ended", async || {
-            let open: i64 = sqlx::query_scalar(open).bind(VideoJob::TYPE).fetch_one(pool).await.unwrap();
-            (open == 0).then_some(())
-        })
-        .await;
+        let count =
+            async |what: &str| -> i64 { sqlx::query_scalar(what).bind(VideoJob::TYPE).fetch_one(pool).await.unwrap() };
+        // However many there are: it is waited for as long as something happens.
+        let mut left = count(open).await;
+        while left > 0 {
+            let before = left;
+            left =
+                until("one more video has ended", async || Some(count(open).await).filter(|left| *left < before)).await;
+        }
         Self::of(pool).await
     }
 

@@ -11,6 +11,7 @@ use aihub_domain::{
     retention::{Retention, RetentionEvent},
     subject::{Subject, SubjectEvent},
     video::{VideoJob, event::VideoEvent},
+    workflow::{Workflow, event::WorkflowEvent},
 };
 use aihub_infrastructure::event_store::{decode::LogEntry, reader::RecordedEvent, upcast::Upcasters};
 use chrono::DateTime;
@@ -107,6 +108,22 @@ impl Numbered for AccessEvent {
     }
 }
 
+impl Numbered for WorkflowEvent {
+    const COUNT: usize = 8;
+    fn number(&self) -> usize {
+        match self {
+            Self::WorkflowStarted(_) => 0,
+            Self::StepStarted { .. } => 1,
+            Self::ShotRequested { .. } => 2,
+            Self::StepCompleted { .. } => 3,
+            Self::StepFailed { .. } => 4,
+            Self::WorkflowCompleted { .. } => 5,
+            Self::WorkflowFailed { .. } => 6,
+            Self::WorkflowCancelled { .. } => 7,
+        }
+    }
+}
+
 /// What is stored in `corpus/<aggregate>/<event type>@<version>.json`, by name.
 fn stored(aggregate: &str) -> Vec<RecordedEvent> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(aggregate);
@@ -174,11 +191,12 @@ fn every_event_of_every_version_that_was_ever_written_still_loads() {
     check::<Retention>();
     check::<Access>();
     check::<VideoJob>();
+    check::<Workflow>();
 }
 
 #[test]
 fn no_version_is_dropped_from_the_corpus() {
-    let all: Vec<String> = ["access", "account", "period", "request", "retention", "subject", "video"]
+    let all: Vec<String> = ["access", "account", "period", "request", "retention", "subject", "video", "workflow"]
         .iter()
         .flat_map(|aggregate| stored(aggregate))
         .map(|event| format!("{}@{}", event.event_type, event.event_version))
@@ -217,6 +235,14 @@ fn no_version_is_dropped_from_the_corpus() {
             "VideoRequested@1.0",
             "VideoStored@1.0",
             "VideoSubmitted@1.0",
+            "ShotRequested@1.0",
+            "StepCompleted@1.0",
+            "StepFailed@1.0",
+            "StepStarted@1.0",
+            "WorkflowCancelled@1.0",
+            "WorkflowCompleted@1.0",
+            "WorkflowFailed@1.0",
+            "WorkflowStarted@1.0",
         ]
     );
 }

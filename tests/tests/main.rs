@@ -23,3 +23,4 @@ mod vault;
 mod videos;
 mod views;
 mod webhooks;
+mod workflows;

@@ -1,8 +1,10 @@
 //! Video jobs, from the request to the file.
 
 mod doors;
-mod jobs;
+mod kills;
 mod life;
+mod providers;
+mod queue;
 
 use aihub_tests::{app::TestApp, until};
 use reqwest::StatusCode;

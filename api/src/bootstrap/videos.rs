@@ -1,27 +1,84 @@
-//! The configured providers of video, each with its adapter.
+//! Video jobs: the configured providers, each with its adapter, and the workers.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use aihub_application::{
-    ports::video_provider::VideoProvider,
+    gateway::Gateway,
+    ports::{media_store::MediaStore, video_provider::VideoProvider},
     upstream::guard::Guard,
-    videos::catalog::{VideoBackend, VideoCatalog},
+    videos::{
+        Videos,
+        catalog::{VideoBackend, VideoCatalog},
+        jobs::Jobs,
+    },
 };
 use aihub_infrastructure::{
+    database::Database,
+    leadership::lead,
     providers::http::{ApiKey, ExtraHeaders, ProviderHttp},
     video_providers::{
         openai::{OpenAiVideoOptions, OpenAiVideoProvider},
         veo::VeoProvider,
         xai::XaiVideoProvider,
     },
+    video_queue::PostgresVideoQueue,
+    webhooks::sender::{Describe, WebhookOptions, WebhookSender},
 };
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use futures::FutureExt;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::upstreams::SIMULATED_KEY;
-use crate::config::{
-    Config, duration_ms,
-    videos::{VideoProviderKind, VideoProviderSettings, VideoReach},
+use crate::{
+    config::{
+        Config, duration_ms,
+        videos::{VideoProviderKind, VideoProviderSettings, VideoReach},
+    },
+    videos::{Surroundings, answer},
 };
+
+/// How often media is looked for that is due to be deleted.
+const MEDIA_EVERY: Duration = Duration::from_secs(5);
+
+/// What video jobs are made of.
+pub struct Works {
+    pub database: Database,
+    pub gateway: Arc<Gateway>,
+    pub catalog: VideoCatalog,
+    pub media: Arc<dyn MediaStore>,
+    pub webhooks: WebhookOptions,
+}
+
+impl Works {
+    /// Starts what looks after jobs, their media and whoever wants to hear of them.
+    pub fn start(
+        self,
+        config: &Config,
+        workers: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Arc<Videos>> {
+        let Self { database, gateway, catalog, media, webhooks } = self;
+        let queue = PostgresVideoQueue::new(database.clone());
+        workers.spawn(queue.clone().follow(stop.clone()));
+        let jobs = Jobs {
+            log: gateway.log.clone(),
+            accounts: gateway.accounts.clone(),
+            clock: gateway.clock.clone(),
+            rate: gateway.settings.rate,
+            node: gateway.settings.node.clone(),
+        };
+        let settings = config.video_settings();
+        let videos = Arc::new(Videos { settings, jobs, gateway, catalog, media, queue: Arc::new(queue.clone()) });
+        let sender = webhook_sender(&database, &videos, webhooks)?;
+        workers.spawn(sender.run(stop.clone()));
+        workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop.clone()));
+        let driven = videos.clone();
+        let drive = move |stop| driven.clone().drive(stop);
+        workers.spawn(lead(database, "videos", stop.clone(), drive));
+        Ok(videos)
+    }
+}
 
 /// `simulator` is where the simulated providers of this process listen.
 pub fn catalog(config: &Config, simulator: Option<SocketAddr>) -> anyhow::Result<VideoCatalog> {
@@ -74,4 +131,41 @@ fn backend(
         guard: Guard::new(name, settings.upstream_limits(), settings.breaker_policy()),
         webhook_secrets: settings.webhook_secret.iter().map(|secret| secret.expose().to_owned()).collect(),
     })
+}
+
+/// Tells clients of their videos' ends, in the form in which they would be told if they asked.
+fn webhook_sender(
+    database: &Database,
+    videos: &Arc<Videos>,
+    options: WebhookOptions,
+) -> anyhow::Result<Arc<WebhookSender>> {
+    let gateway = &videos.gateway;
+    let (log, vault, clock) = (gateway.log.clone(), gateway.vault.clone(), gateway.clock.clone());
+    let described = videos.clone();
+    let describe: Describe = Arc::new(move |video_id, job| {
+        let videos = described.clone();
+        async move {
+            let around = Surroundings::of(&videos, &video_id, &job).await;
+            let around = around.map_err(|problem| anyhow!("{}", problem.message))?;
+            Ok(answer(&video_id, &job, &around))
+        }
+        .boxed()
+    });
+    Ok(Arc::new(WebhookSender::new(database.pool().clone(), log, vault, clock, describe, options)?))
+}
+
+/// Has media deleted that is too old, or whose content was erased.
+async fn keep_media(videos: Arc<Videos>, queue: PostgresVideoQueue, keep_days: Option<u32>, stop: CancellationToken) {
+    let mut tick = interval(MEDIA_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let kept_from = keep_days.map(|days| videos.jobs.clock.now() - chrono::TimeDelta::days(days.into()));
+        match videos.erase_due_media(&queue, kept_from).await {
+            Ok(0) => {}
+            Ok(erased) => tracing::info!(videos.erased = erased, "media was deleted"),
+            Err(error) => {
+                tracing::warn!(error.message = format!("{error:#}"), "media that is due could not be looked for");
+            }
+        }
+    }
 }

@@ -45,12 +45,20 @@ pub fn faults(config: &Config) -> Vec<Fault> {
     }
     check_kafka(&config.kafka, &mut faults);
     config.media.faults(&mut faults);
+    config.check_workflows(&mut faults);
     for (name, provider) in &config.providers {
         check_provider(name, provider, &mut faults);
     }
     config.webhooks.faults(&mut faults);
     for (name, provider) in &config.video_providers {
-        check_video_provider(name, provider, config.videos.recover_after_ms, &mut faults);
+        check_video_provider(name, provider, &mut faults);
+    }
+    for (name, provider, _) in config.video_providers_to_start() {
+        if provider.timeouts.answer_ms == 0 || provider.timeouts.answer_ms >= config.videos.recover_after_ms {
+            let reason =
+                "must be at least 1, and below `videos.recover_after_ms`: whoever submitted must have given up";
+            faults.push(Fault::new(format!("video_providers.{name}.timeouts.answer_ms"), reason));
+        }
     }
     for (index, group) in config.routing.equivalents.iter().enumerate() {
         for model in group {
@@ -164,7 +172,7 @@ fn check_provider(name: &str, provider: &ProviderSettings, faults: &mut Vec<Faul
     }
 }
 
-fn check_video_provider(name: &str, provider: &VideoProviderSettings, recover_after_ms: u64, faults: &mut Vec<Fault>) {
+fn check_video_provider(name: &str, provider: &VideoProviderSettings, faults: &mut Vec<Fault>) {
     let at = |key: &str| format!("video_providers.{name}.{key}");
     let mut fault = |key: &str, reason: &str| faults.push(Fault::new(at(key), reason));
     if name == AUTO {
@@ -178,9 +186,6 @@ fn check_video_provider(name: &str, provider: &VideoProviderSettings, recover_af
     }
     if !(1..=100).contains(&provider.breaker.failure_percent) {
         fault("breaker.failure_percent", "must be 1 to 100");
-    }
-    if provider.timeouts.answer_ms == 0 || provider.timeouts.answer_ms >= recover_after_ms {
-        fault("timeouts.answer_ms", "must be at least 1, and below `videos.recover_after_ms`");
     }
     for (model, settings) in &provider.models {
         let mut fault = |key: &str, reason: &str| fault(&format!("models.{model}.{key}"), reason);

@@ -51,10 +51,7 @@ pub async fn generate(
     let key = idempotency_key(&headers)?;
     let video = NewVideo::from_fields(object(&body)?, &caller.user)
         .map_err(aihub_application::error::GatewayError::Validation)?;
-    if let Some(url) = &video.content.webhook_url {
-        check_url(url, hub.settings.webhooks.allow_private)
-            .map_err(|refused| Problem::faulty("webhookUrl", refused.to_string()))?;
-    }
+    check_webhook(&hub, &video)?;
     let known = hub.videos.request(&caller, video, key.as_deref(), None).await?;
     let location = format!("/api/mcp/sora2/status/{}", known.video_id);
     let mut response = (StatusCode::ACCEPTED, Json(tell(&hub, &known).await?)).into_response();
@@ -62,6 +59,14 @@ pub async fn generate(
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// Whether the client's server may be told.
+pub fn check_webhook(hub: &Hub, video: &NewVideo) -> Result<(), Problem> {
+    let Some(url) = &video.content.webhook_url else { return Ok(()) };
+    check_url(url, hub.settings.webhooks.allow_private)
+        .map(drop)
+        .map_err(|refused| Problem::faulty("webhookUrl", refused.to_string()))
 }
 
 #[derive(Debug, Deserialize)]

@@ -38,7 +38,8 @@ pub trait VideoQueue: Send + Sync {
     fn busy(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
 
     /// The next `limit` of those that wait, in the order in which they are due: by priority; then, so that no account
-    /// waits for all the jobs of another one, by how many of its account's come before it or are busy; then oldest first.
+    /// waits for all the jobs of another one, by how many of its account's come before it or are busy; then by
+    /// whose last turn was longest ago, and oldest first.
     fn waiting(&self, limit: usize) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
 
     /// The account's jobs that have not ended, oldest first.

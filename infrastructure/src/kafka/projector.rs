@@ -207,7 +207,9 @@ impl Reading<'_> {
 
     /// Whether anything came.
     fn read(&mut self) -> anyhow::Result<bool> {
-        self.partitions.serve();
+        while let Some((source, Read::Message(offset, event))) = self.partitions.serve() {
+            self.merge.offer(source, offset, event.map(|event| *event));
+        }
         for nth in 0..READ_AT_ONCE {
             if !self.read_one()? {
                 return Ok(nth > 0);

@@ -4,6 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::text;
 
+/// The longest list among the arguments of a tool, whatever the schema asks for.
+const MAX_ITEMS: u64 = 100;
+
 /// What a caller asks, read out of either provider's request.
 #[derive(Default)]
 pub(super) struct Question {
@@ -158,7 +161,7 @@ impl Budget {
     }
 }
 
-/// Arguments that fit the schema: all properties, and for a text the prompt's last longer word.
+/// Arguments that fit the schema: all properties, lists as short as it allows, and for a text the prompt's last longer word.
 fn arguments(schema: &Value, prompt: &str) -> Value {
     if let Some(first) = schema["enum"].as_array().and_then(|values| values.first()) {
         return first.clone();
@@ -171,7 +174,10 @@ fn arguments(schema: &Value, prompt: &str) -> Value {
         Some("string") => json!(format!("simulated {}", text::topic(prompt))),
         Some("integer" | "number") => schema.get("minimum").cloned().unwrap_or(json!(1)),
         Some("boolean") => json!(true),
-        Some("array") => json!([arguments(&schema["items"], prompt)]),
+        Some("array") => {
+            let count = schema["minItems"].as_u64().unwrap_or(1).clamp(1, MAX_ITEMS);
+            (0..count).map(|_| arguments(&schema["items"], prompt)).collect()
+        }
         Some("null") => Value::Null,
         _ => {
             let properties = schema["properties"].as_object().into_iter().flatten();

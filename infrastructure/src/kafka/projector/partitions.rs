@@ -8,6 +8,7 @@ use rdkafka::{
     Message, Offset as KafkaOffset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer, base_consumer::PartitionQueue},
     error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
 };
 use tokio::{
     sync::Notify,
@@ -128,21 +129,33 @@ impl Partitions {
                 Ok(Read::Nothing)
             }
             Some(Err(error)) => Err(error).with_context(|| format!("{topic} [{partition}] cannot be read")),
-            Some(Ok(message)) => {
-                let offset = message.offset();
-                let event = cloud_event::decode(message.payload().unwrap_or_default());
-                let event = event.inspect_err(|error| {
-                    tracing::warn!(topic, partition, offset, error.message = %error, "passed over what is no event");
-                });
-                Ok(Read::Message(offset, event.ok().map(Box::new)))
-            }
+            Some(Ok(message)) => Ok(self.message(nth, &message)),
         }
     }
 
-    /// Serves what librdkafka has to tell.
-    pub fn serve(&self) {
-        if let Some(Err(error)) = self.client.poll(Duration::ZERO) {
-            tracing::debug!(error.message = %error, "the Kafka client has trouble");
+    fn message(&self, nth: usize, message: &BorrowedMessage<'_>) -> Read {
+        let ((topic, partition), offset) = (&self.names[nth], message.offset());
+        let event = cloud_event::decode(message.payload().unwrap_or_default());
+        let event = event.inspect_err(|error| {
+            tracing::warn!(topic, partition, offset, error.message = %error, "passed over what is no event");
+        });
+        Read::Message(offset, event.ok().map(Box::new))
+    }
+
+    /// Serves what librdkafka has to tell. What was fetched between the assignment and the split came into the client's own
+    /// queue, and comes out here: a message with its partition, in front of all that is in the partition's queue.
+    pub fn serve(&self) -> Option<(usize, Read)> {
+        loop {
+            match self.client.poll(Duration::ZERO)? {
+                Ok(message) => {
+                    let is_its =
+                        |(topic, partition): &Name| topic == message.topic() && *partition == message.partition();
+                    if let Some(nth) = self.names.iter().position(is_its) {
+                        return Some((nth, self.message(nth, &message)));
+                    }
+                }
+                Err(error) => tracing::debug!(error.message = %error, "the Kafka client has trouble"),
+            }
         }
     }
 

@@ -1,0 +1,34 @@
+//! The workflows, as they are read from the log. What it says may be behind: a workflow itself has the last word.
+
+use futures::future::BoxFuture;
+use tokio::sync::broadcast;
+
+use crate::videos::queue::Depth;
+
+/// One of somebody's workflows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub workflow_id: String,
+    /// Of its start, in the log.
+    pub position: u64,
+}
+
+pub trait WorkflowList: Send + Sync {
+    /// Those that have not ended, oldest first.
+    fn running(&self) -> BoxFuture<'_, anyhow::Result<Vec<String>>>;
+
+    /// How many have not ended.
+    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>>;
+
+    /// A user's, latest first, those that began before the position `before`.
+    fn of_user<'a>(
+        &'a self,
+        account: &'a str,
+        user: &'a str,
+        before: Option<u64>,
+        limit: usize,
+    ) -> BoxFuture<'a, anyhow::Result<Vec<Listed>>>;
+
+    /// The id of every workflow to which something happens, on whichever node; `None` where some may have been missed.
+    fn news(&self) -> broadcast::Receiver<Option<String>>;
+}

@@ -1,0 +1,126 @@
+//! `kill -9` at every step, and two nodes at once.
+
+use aihub_domain::video::event::VideoEvent;
+use aihub_infrastructure::event_store::reader;
+use aihub_tests::{
+    app::{TestApp, auth, token, variables},
+    audit::Audit,
+    database,
+    process::Process,
+    providers::Providers,
+    until,
+};
+use chrono::TimeDelta;
+use reqwest::Client;
+use serde_json::json;
+
+use super::{generate, video};
+
+const JOBS: usize = 100;
+const ROUNDS: usize = 16;
+
+#[tokio::test]
+async fn killed_at_every_step_each_of_a_hundred_jobs_ends_once_is_billed_once_and_was_submitted_once() {
+    // With a provider that knows a submission again, and with one that has to be asked what it has.
+    for idempotent in [true, false] {
+        kill_at_every_step(idempotent).await;
+    }
+}
+
+async fn kill_at_every_step(idempotent: bool) {
+    let (database, providers) = (database().await, Providers::start().await);
+    providers
+        .rule(json!({ "ttft_ms": 30, "video_time_ms": 300, "idempotency": if idempotent { "on" } else { "off" } }));
+    let mut variables = variables(&database, &providers);
+    variables.extend(
+        [
+            ("AIHUB__VIDEO_PROVIDERS__SORA__IDEMPOTENT", idempotent.to_string()),
+            ("AIHUB__VIDEO_PROVIDERS__SORA__LIMITS__MAX_CONCURRENCY", "20".to_owned()),
+            ("AIHUB__VIDEO_PROVIDERS__SORA__TIMEOUTS__ANSWER_MS", "1500".to_owned()),
+            ("AIHUB__VIDEO_PROVIDERS__SORA__TIMEOUTS__FIRST_BYTE_MS", "1500".to_owned()),
+            ("AIHUB__VIDEOS__RECOVER_AFTER_MS", "2000".to_owned()),
+            ("AIHUB__CREDITS__WELCOME", "1000000".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    let token = token(&auth(), "ann", "ann", TimeDelta::hours(1));
+    let program = env!("CARGO_BIN_EXE_aihub-under-test");
+    // In this process nobody else has: the services are others.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder().no_proxy().build().unwrap();
+    let (mut requested, mut kills_before_the_last_end) = (0, 0);
+    for round in 0..=ROUNDS {
+        let process = Process::start(program, &variables).await;
+        let before = reader::head(database.pool()).await.unwrap().position;
+        // A part of the jobs in each round. One whose answer is lost is asked for again: the key finds it.
+        while requested < (JOBS * (round + 1)).div_ceil(ROUNDS).min(JOBS) {
+            let url = format!("http://{}/api/mcp/sora2/generate", process.address);
+            // Some cannot be told apart at the provider.
+            let body = video(&format!("a calm sea, number {}", requested % 10)).to_string();
+            let key = requested.to_string();
+            let request = client.post(url).bearer_auth(&token).header("idempotency-key", key).body(body);
+            match request.send().await {
+                Ok(answer) if answer.status().is_success() => requested += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        if round == ROUNDS {
+            let audit = Audit::of_ended_videos(database.pool()).await;
+            process.kill().await;
+            check(&audit, &providers, idempotent);
+            break;
+        }
+        // Anywhere among what follows: each job has half a dozen steps.
+        let instant = before + rand::random_range(10..60);
+        let reached = until("so much is in the log, or all is done", async || {
+            let head = reader::head(database.pool()).await.unwrap().position;
+            let open: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM open_videos").fetch_one(database.pool()).await.unwrap();
+            (head >= instant || open == 0).then_some(open > 0)
+        })
+        .await;
+        kills_before_the_last_end += usize::from(reached);
+        process.kill().await;
+    }
+    assert!(kills_before_the_last_end > ROUNDS / 2, "the kills came too late: {kills_before_the_last_end}");
+}
+
+fn check(audit: &Audit, providers: &Providers, idempotent: bool) {
+    assert_eq!(audit.videos.len(), JOBS);
+    for (id, video) in &audit.videos {
+        assert!(matches!(video.end(), Some(VideoEvent::VideoCompleted { .. })), "{id}: {:?}", video.end());
+        assert_eq!(video.provider_jobs().len(), 1, "{id}");
+    }
+    let account = &audit.accounts["ann"];
+    assert_eq!((account.spent, account.held()), (400_000_000 * i64::try_from(JOBS).unwrap(), 0));
+    let mut made: Vec<_> = providers.simulator.videos().into_iter().map(|video| video.id).collect();
+    let mut ours: Vec<_> = audit.videos.values().flat_map(|video| video.provider_jobs()).map(str::to_owned).collect();
+    made.sort();
+    ours.sort();
+    assert_eq!(made, ours, "the provider made each once, idempotent: {idempotent}");
+}
+
+#[tokio::test]
+async fn two_nodes_on_one_database_share_the_work_and_one_that_goes_leaves_it_to_the_other() {
+    let change = |config: &mut aihub::config::Config| {
+        config.credits.welcome =
+            Some(aihub::config::amount::Credits(aihub_domain::money::Microcredits::from_credits(1_000_000)));
+    };
+    let first = TestApp::start(change).await;
+    let second = TestApp::start_on(&first.database, &first.providers, change).await;
+    first.providers.rule(json!({ "video_time_ms": 300 }));
+    for nth in 0..15 {
+        generate(&first, "ada", &video(&format!("first {nth}"))).await;
+        generate(&second, "ada", &video(&format!("second {nth}"))).await;
+    }
+    let providers = first.providers.clone();
+    first.stop().await;
+    let audit = Audit::of_ended_videos(second.database.pool()).await;
+    check_all(&audit, &providers, 30);
+}
+
+fn check_all(audit: &Audit, providers: &Providers, count: usize) {
+    let completed =
+        audit.videos.values().filter(|video| matches!(video.end(), Some(VideoEvent::VideoCompleted { .. })));
+    assert_eq!((completed.count(), providers.simulator.videos().len()), (count, count));
+}

@@ -1,0 +1,160 @@
+//! Providers that do not do what they should.
+
+use aihub::{auth::secret::Secret, config::Config};
+use aihub_application::{
+    ports::clock::{Clock, SystemClock},
+    videos::operator::Decision,
+};
+use aihub_domain::video::event::VideoEvent;
+use aihub_infrastructure::simulated_providers::webhooks::Webhook;
+use aihub_tests::{app::TestApp, until};
+use reqwest::{Client, StatusCode};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use super::{ended, generate, in_state, video};
+
+const WEBHOOK_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+
+#[tokio::test]
+async fn a_provider_that_never_finishes_is_given_up_at_the_deadline_and_called_off() {
+    let app = TestApp::start(|config| config.videos.deadline_ms = 1_500).await;
+    app.providers.rule(json!({ "hang_late": true }));
+    let id = generate(&app, "ada", &video("for ever")).await;
+    let answer = ended(&app, "ada", &id).await;
+    assert_eq!((&answer["error"]["code"], &answer["creditsUsed"]), (&json!("expired"), &json!(0.0)), "{answer}");
+    until("the provider is told", async || app.providers.simulator.videos()[0].deleted.then_some(())).await;
+    assert_eq!(app.audit().await.accounts["ada"].held(), 0);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_played_is_not_kept_and_not_paid_for() {
+    for content in ["garbage", "truncated"] {
+        let app = TestApp::start(|_| {}).await;
+        app.providers.rule(json!({ "content": content, "video_time_ms": 100 }));
+        let id = generate(&app, "ada", &video("broken")).await;
+        let answer = ended(&app, "ada", &id).await;
+        assert_eq!(answer["error"]["code"], "unusable_video", "{content}: {answer}");
+        assert_eq!(app.audit().await.accounts["ada"].spent, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_a_provider_refuses_fails_and_says_so() {
+    let app = TestApp::start(|_| {}).await;
+    app.providers.rule(json!({ "fail_before": { "kind": "bad_request" } }));
+    let id = generate(&app, "ada", &video("no")).await;
+    let answer = ended(&app, "ada", &id).await;
+    assert_eq!(answer["error"]["code"], "rejected_by_provider", "{answer}");
+    assert_eq!(answer["refusals"][0]["status"], 400);
+    assert!(app.providers.simulator.videos().is_empty());
+}
+
+#[tokio::test]
+async fn a_submission_whose_answer_was_lost_is_found_again_and_made_once() {
+    for idempotent in [true, false] {
+        let app = TestApp::start(|config| {
+            config.videos.recover_after_ms = 1_000;
+            let sora = config.video_providers.get_mut("sora").unwrap();
+            (sora.idempotent, sora.timeouts.answer_ms) = (idempotent, 900);
+        })
+        .await;
+        app.providers.rule(json!({ "tear_created": true, "times": 1, "video_time_ms": 100 }));
+        let id = generate(&app, "ada", &video("lost")).await;
+        let answer = ended(&app, "ada", &id).await;
+        assert_eq!(answer["status"], "completed", "idempotent: {idempotent}, {answer}");
+        let made = app.providers.simulator.videos();
+        assert_eq!(made.len(), 1, "idempotent: {idempotent}, {made:?}");
+        assert_eq!(made[0].submissions, if idempotent { 2 } else { 1 });
+    }
+}
+
+/// A provider of another kind that takes what it is sent and says nothing.
+async fn silent_provider() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    TaskTracker::new().spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = vec![0; 4_096];
+            let _ = tokio::io::AsyncReadExt::read(&mut socket, &mut request).await;
+        }
+    });
+    format!("http://{address}/v1")
+}
+
+fn only_xai(base_url: String) -> impl FnOnce(&mut Config) {
+    move |config| {
+        config.videos.recover_after_ms = 1_000;
+        config.video_providers.get_mut("sora").unwrap().enabled = false;
+        let xai = config.video_providers.get_mut("xai").unwrap();
+        (xai.base_url, xai.api_key, xai.timeouts.answer_ms) = (Some(base_url), Some(Secret::new("k")), 900);
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_can_know_waits_for_an_operator_who_gives_it_up_or_finds_it() {
+    let app = TestApp::start(only_xai(silent_provider().await)).await;
+    let (given_up, found) = (generate(&app, "ada", &video("one")).await, generate(&app, "ada", &video("two")).await);
+    for id in [&given_up, &found] {
+        let answer = in_state(&app, "ada", id, "in_doubt").await;
+        assert_eq!((&answer["status"], &answer["error"]["code"]), (&json!("processing"), &json!("in_doubt")));
+    }
+    assert_eq!(app.audit().await.accounts["ada"].holds.len(), 2, "what may have been made is held for");
+    let jobs = &app.hub.videos.jobs;
+    jobs.decide(&given_up, Decision::Fail, "operator").await.unwrap();
+    let adopt = Decision::Adopt { provider_job_id: "job-7".to_owned() };
+    jobs.decide(&found, adopt.clone(), "operator").await.unwrap();
+    assert!(jobs.decide(&given_up, adopt, "operator").await.is_err(), "what has ended is not decided on again");
+    let audit = app.audit().await;
+    assert!(matches!(audit.videos[&given_up].end(), Some(VideoEvent::VideoFailed { .. })));
+    assert_eq!(audit.videos[&found].provider_jobs(), ["job-7"]);
+    assert_eq!(audit.accounts["ada"].holds.keys().collect::<Vec<_>>(), [&found]);
+}
+
+#[tokio::test]
+async fn an_outage_before_the_submission_makes_the_job_another_providers() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let app = TestApp::start(|config| {
+        let sora = config.video_providers["sora"].clone();
+        let mut down = sora.clone();
+        down.base_url = Some(format!("http://{closed}/v1"));
+        down.priority = 0;
+        (down.breaker.min_calls, down.breaker.open_for_ms) = (1, 60_000);
+        config.video_providers.insert("down".to_owned(), down);
+    })
+    .await;
+    app.providers.rule(json!({ "video_time_ms": 100 }));
+    let id = generate(&app, "ada", &video("somewhere")).await;
+    let answer = ended(&app, "ada", &id).await;
+    assert_eq!((&answer["status"], &answer["provider"]), (&json!("completed"), &json!("sora")), "{answer}");
+    assert_eq!(answer["refusals"][0]["provider"], "down");
+    // Where no other one is wanted, it waits.
+    let body = json!({ "prompt": "there only", "duration": 4, "provider": "down", "fallback": false });
+    let waiting = generate(&app, "ada", &body).await;
+    in_state(&app, "ada", &waiting, "queued").await;
+}
+
+#[tokio::test]
+async fn a_providers_webhook_is_taken_when_it_is_signed_and_repeated_or_forged_ones_change_nothing() {
+    let app = TestApp::start(|config| {
+        config.video_providers.get_mut("sora").unwrap().webhook_secret = Some(Secret::new(WEBHOOK_SECRET));
+    })
+    .await;
+    let url = format!("http://{}/api/webhooks/providers/sora", app.address);
+    app.providers.simulator.put_webhook(&Webhook { url: url.clone(), secret: WEBHOOK_SECRET.to_owned() }).unwrap();
+    app.providers.rule(json!({ "webhook": "twice", "video_time_ms": 300 }));
+    let id = generate(&app, "ada", &video("told")).await;
+    assert_eq!(ended(&app, "ada", &id).await["status"], "completed");
+    let client = Client::builder().no_proxy().build().unwrap();
+    for url in [url.clone(), url.replace("/sora", "/nobody")] {
+        let forged = client
+            .post(url)
+            .header("webhook-id", "evt_1")
+            .header("webhook-timestamp", SystemClock.now().timestamp())
+            .header("webhook-signature", "v1,AAAA")
+            .body(json!({ "type": "video.completed", "data": { "id": "x" } }).to_string());
+        assert_eq!(forged.send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(app.audit().await.accounts["ada"].spent, 400_000_000);
+}

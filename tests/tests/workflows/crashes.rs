@@ -1,0 +1,228 @@
+//! A node dies in a step, and another one takes it up again: nothing is done or paid for twice.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use aihub_domain::{
+    request::event::RequestEvent,
+    workflow::{Workflow, event::WorkflowEvent},
+};
+use aihub_infrastructure::event_store::{
+    decode::{entries, events_of},
+    reader,
+};
+use aihub_tests::{
+    TestDatabase,
+    app::{TestApp, auth, token, variables},
+    audit::Audit,
+    client::microcredits,
+    database,
+    log::verified,
+    process::Process,
+    providers::Providers,
+    until,
+};
+use chrono::TimeDelta;
+use cqrs_es::DomainEvent;
+use serde_json::{Value, json};
+
+use super::{DOOR, ended, start, workflow};
+
+const ROUNDS: u32 = 12;
+const WORKFLOWS: usize = 6;
+const PROGRAM: &str = env!("CARGO_BIN_EXE_aihub-under-test");
+
+/// A dead node is taken for dead soon, and what it had submitted is looked for soon.
+fn hasty(database: &TestDatabase, providers: &Providers) -> Vec<(String, String)> {
+    let mut variables = variables(database, providers);
+    variables.push(("AIHUB__GATEWAY__NODE_TIMEOUT_MS".to_owned(), "2000".to_owned()));
+    variables.push(("AIHUB__CREDITS__WELCOME".to_owned(), "100000".to_owned()));
+    variables
+}
+
+async fn call(address: SocketAddr, path: &str, body: Option<&Value>) -> Value {
+    // A process of its own has one for itself.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let token = token(&auth(), "ada", "ada", TimeDelta::hours(1));
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{address}{path}");
+    let request = match body {
+        Some(body) => client.post(url).header("content-type", "application/json").body(body.to_string()),
+        None => client.get(url),
+    };
+    request.bearer_auth(token).send().await.unwrap().json().await.unwrap()
+}
+
+async fn ended_at(address: SocketAddr, id: &str) -> Value {
+    until("the workflow ends", async || {
+        let answer = call(address, &format!("{DOOR}/{id}"), None).await;
+        (answer["status"] != "processing").then_some(answer)
+    })
+    .await
+}
+
+/// The events of each workflow, by id.
+async fn workflows(database: &TestDatabase) -> BTreeMap<String, Vec<WorkflowEvent>> {
+    let mut workflows: BTreeMap<String, Vec<WorkflowEvent>> = BTreeMap::new();
+    let events = entries(verified(database.pool()).await);
+    for event in events_of::<Workflow>(&events) {
+        let (event, change) = event.unwrap();
+        workflows.entry(event.aggregate_id.clone()).or_default().push(change.clone());
+    }
+    workflows
+}
+
+#[tokio::test]
+async fn a_node_that_dies_while_a_model_writes_is_followed_by_one_that_asks_again() {
+    let (database, providers) = (database().await, Providers::start().await);
+    providers.rule(json!({ "model": "gpt-6-luna", "ttft_ms": 600_000, "times": 1 }));
+    let variables = hasty(&database, &providers);
+    let process = Process::start(PROGRAM, &variables).await;
+    let started = call(process.address, DOOR, Some(&workflow("enhance", "a calm sea"))).await;
+    let id = started["workflowId"].as_str().unwrap();
+    until("the model writes", async || providers.calls().pop()).await;
+    process.kill().await;
+
+    let survivor = Process::start(PROGRAM, &variables).await;
+    let answer = ended_at(survivor.address, id).await;
+    survivor.kill().await;
+    assert_eq!((&answer["status"], &answer["steps"][0]["attempts"]), (&json!("completed"), &json!(2)), "{answer}");
+    assert_eq!(providers.simulator.videos().len(), 1);
+    let audit = Audit::of(database.pool()).await;
+    let ends: Vec<_> = audit.requests.values().map(|request| request.end.as_ref().unwrap().event_type()).collect();
+    assert_eq!(ends.len(), 2);
+    assert!(ends.contains(&"RequestAbandoned".to_owned()) && ends.contains(&"RequestCompleted".to_owned()), "{ends:?}");
+    assert_eq!(audit.accounts["ada"].spent, microcredits(&answer["creditsUsed"]));
+}
+
+#[tokio::test]
+async fn a_node_that_dies_while_a_video_is_made_is_followed_by_one_that_waits_for_the_same_video() {
+    let (database, providers) = (database().await, Providers::start().await);
+    providers.rule(json!({ "video_time_ms": 2_500 }));
+    let variables = hasty(&database, &providers);
+    let process = Process::start(PROGRAM, &variables).await;
+    let started = call(process.address, DOOR, Some(&workflow("social", "a calm sea"))).await;
+    let id = started["workflowId"].as_str().unwrap();
+    until("the provider has it", async || providers.simulator.videos().pop()).await;
+    process.kill().await;
+
+    let survivor = Process::start(PROGRAM, &variables).await;
+    let answer = ended_at(survivor.address, id).await;
+    survivor.kill().await;
+    assert_eq!(answer["status"], "completed", "{answer}");
+    assert_eq!(providers.simulator.videos().len(), 1);
+    let audit = Audit::of(database.pool()).await;
+    assert_eq!((audit.requests.len(), audit.videos.len()), (2, 1));
+    assert_eq!(audit.accounts["ada"].spent, microcredits(&answer["creditsUsed"]));
+}
+
+#[tokio::test]
+async fn an_answer_that_came_and_was_not_written_down_is_found_again_and_not_paid_for_twice() {
+    let (database, providers) = (Arc::new(database().await), Arc::new(Providers::start().await));
+    let app = TestApp::start_on(&database, &providers, |_| {}).await;
+    // The log takes everything but the step's outcome, as if its node had died right before that.
+    let block = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
+                 CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW
+                 WHEN (NEW.event_type = 'StepCompleted') EXECUTE FUNCTION refuse()";
+    sqlx::raw_sql(block).execute(database.pool()).await.unwrap();
+    let id = start(&app, &workflow("enhance", "a calm sea")).await;
+    let completed = "SELECT count(*) FROM events WHERE event_type = 'RequestCompleted'";
+    until("the model has answered", async || {
+        let count: i64 = sqlx::query_scalar(completed).fetch_one(database.pool()).await.unwrap();
+        (count == 1).then_some(())
+    })
+    .await;
+    app.stop().await;
+    sqlx::raw_sql("DROP TRIGGER refuse ON events").execute(database.pool()).await.unwrap();
+
+    let app = TestApp::start_on(&database, &providers, |_| {}).await;
+    let answer = ended(&app, &id).await;
+    assert_eq!((&answer["status"], &answer["steps"][0]["attempts"]), (&json!("completed"), &json!(1)), "{answer}");
+    let audit = app.audit().await;
+    assert_eq!(audit.requests.len(), 1);
+    assert_eq!(audit.accounts["ada"].spent, microcredits(&answer["creditsUsed"]));
+}
+
+#[tokio::test]
+async fn a_node_that_is_shut_down_leaves_its_workflows_to_another_one() {
+    let (database, providers) = (Arc::new(database().await), Arc::new(Providers::start().await));
+    // The text takes longer than the drain: it is ended, and asked for again.
+    providers.rule(json!({ "model": "gpt-6-luna", "ttft_ms": 600_000, "times": 1 }));
+    let first = TestApp::start_on(&database, &providers, |_| {}).await;
+    let id = start(&first, &workflow("enhance", "a calm sea")).await;
+    until("the model writes", async || providers.calls().pop()).await;
+    let second = TestApp::start_on(&database, &providers, |_| {}).await;
+    first.stop().await;
+    let answer = ended(&second, &id).await;
+    assert_eq!((&answer["status"], &answer["steps"][0]["attempts"]), (&json!("completed"), &json!(2)), "{answer}");
+    let audit = second.audit().await;
+    assert_eq!(audit.accounts["ada"].spent, microcredits(&answer["creditsUsed"]));
+}
+
+#[tokio::test]
+async fn killed_at_any_instant_every_workflow_ends_once_and_pays_for_each_part_once() {
+    let (database, providers) = (database().await, Providers::start().await);
+    providers.rule(json!({ "video_time_ms": 300 }));
+    providers.rule(json!({ "model": "gpt-6-luna", "ttft_ms": 50, "tokens_per_second": 200 }));
+    let variables = hasty(&database, &providers);
+    let mut started: Vec<String> = Vec::new();
+    for _ in 0..ROUNDS {
+        let process = Process::start(PROGRAM, &variables).await;
+        let before = reader::head(database.pool()).await.unwrap().position;
+        if started.len() < WORKFLOWS * 4 {
+            for _ in 0..WORKFLOWS {
+                let answer = call(process.address, DOOR, Some(&workflow("social", "a calm sea"))).await;
+                started.push(answer["workflowId"].as_str().unwrap().to_owned());
+            }
+        }
+        let instant = before + rand::random_range(4..60_u64);
+        let reached = until("so much is in the log, or all is done", async || {
+            let head = reader::head(database.pool()).await.unwrap().position;
+            let open: i64 = sqlx::query_scalar("SELECT count(*) FROM workflows WHERE running")
+                .fetch_one(database.pool())
+                .await
+                .unwrap();
+            (head >= instant || open == 0).then_some(())
+        });
+        reached.await;
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..30))).await;
+        process.kill().await;
+    }
+    let survivor = Process::start(PROGRAM, &variables).await;
+    let mut used = 0;
+    let mut answers = BTreeMap::new();
+    for id in &started {
+        let answer = ended_at(survivor.address, id).await;
+        used += microcredits(&answer["creditsUsed"]);
+        answers.insert(id.clone(), answer);
+    }
+    let audit = Audit::at_rest(database.pool()).await;
+    survivor.kill().await;
+
+    let mut failed = 0;
+    for (id, events) in workflows(&database).await {
+        let ends: Vec<_> = events.iter().filter(|event| event.ended().is_some()).collect();
+        assert_eq!(ends.len(), 1, "{id}: {events:?}");
+        assert_eq!(events.last(), Some(ends[0]), "{id}");
+        let answer = &answers[&id];
+        if answer["status"] != "completed" {
+            // A step is tried three times, and a node may have died in each of them.
+            assert_eq!(answer["error"]["code"], "ABANDONED", "{answer}");
+            failed += 1;
+            continue;
+        }
+        assert_eq!(answer["videos"].as_array().unwrap().len(), 1, "{answer}");
+        let of_workflow = audit.videos.values().filter(|video| video.request.workflow_id.as_deref() == Some(&id));
+        assert_eq!(of_workflow.count(), 1);
+    }
+    assert!(failed < started.len() / 2, "{failed} of {}", started.len());
+    // A model's whole answer is never asked for again: two texts for each workflow that was completed, at most one more
+    // for each of the others.
+    let completed = audit.requests.values();
+    let completed =
+        completed.filter(|request| matches!(request.end, Some(RequestEvent::RequestCompleted { .. }))).count();
+    let done = started.len() - failed;
+    assert!((2 * done..=2 * done + failed).contains(&completed), "{completed} answers for {done} and {failed}");
+    assert_eq!(providers.simulator.videos().len(), audit.videos.len());
+    assert_eq!((audit.accounts["ada"].spent, audit.accounts["ada"].held()), (used, 0));
+}
