@@ -1,5 +1,6 @@
 //! Video jobs, from the request to the file.
 
+mod content;
 mod doors;
 mod kills;
 mod life;

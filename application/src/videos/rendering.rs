@@ -130,7 +130,9 @@ impl Driver {
         let mut retry = FIRST_RETRY;
         let video = loop {
             match self.fetch(known, backend, provider_job_id, Variant::Video).await {
-                Ok(Some(video)) => break video,
+                Ok(Some(video)) if video.duration_ms.is_some() => break video,
+                // Without its length it could never be charged for.
+                Ok(Some(_)) => return Ok(jobs.fail(known, "unusable_video").await?),
                 Ok(None) => return Ok(jobs.fail(known, "no_video").await?),
                 Err(MediaError::Unusable(reason)) => {
                     tracing::warn!(video.id = %known.video_id, provider.name = %backend.name, reason, "an unusable file");
