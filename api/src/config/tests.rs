@@ -320,7 +320,15 @@ fn without_a_key_a_vendors_provider_is_simulated_and_ones_own_server_is_not() {
 fn production_names_everything_that_it_lacks() {
     let config = load("", &[("AIHUB_ENV", "production")]).unwrap();
     let error = production::check(&config).unwrap_err().to_string();
-    for named in ["JWT_SECRET", "JWT_JWKS_URL", "DATABASE_URL", "MASTER_KEY", "MEDIA__URL_SECRET", "OPENAI_API_KEY"] {
+    for named in [
+        "JWT_SECRET",
+        "JWT_JWKS_URL",
+        "DATABASE_URL",
+        "MASTER_KEY",
+        "MEDIA__URL_SECRET",
+        "WEBHOOKS__SECRET",
+        "OPENAI_API_KEY",
+    ] {
         assert!(error.contains(named), "{named}: {error}");
     }
     assert!(config.welcome_credits().is_none());
@@ -337,6 +345,7 @@ fn production_is_content_with_real_things_and_refuses_a_simulated_provider_among
         ("AIHUB__AUDIT__SIGNING_KEY", MASTER_KEY),
         ("AIHUB__MEDIA__URL_SECRET", MASTER_KEY),
         ("AIHUB__MEDIA__PUBLIC_URL", "https://aihub.example"),
+        ("AIHUB__WEBHOOKS__SECRET", MASTER_KEY),
         ("OPENAI_API_KEY", "sk-1"),
         ("AIHUB__PROVIDERS__CLAUDE__ENABLED", "false"),
     ];
@@ -350,6 +359,10 @@ fn production_is_content_with_real_things_and_refuses_a_simulated_provider_among
         let config = load(&local.replace("unlisted", &format!("{more}\nunlisted")), &complete).unwrap();
         assert_eq!(production::missing(&config).first().map(|missing| missing.what.as_str()), lacks);
     }
+    // A video provider that cannot be reached is left out; one that makes its videos up is refused.
+    assert_eq!(load("", &complete).unwrap().video_providers_to_start().count(), 0);
+    let config = load("[video_providers.sora]\nsimulated = true", &complete).unwrap();
+    assert_eq!(production::missing(&config)[0].what, "video_providers.sora is simulated");
     let mut config = load("", &complete).unwrap();
     config.providers.values_mut().for_each(|provider| provider.enabled = false);
     assert_eq!(production::missing(&config)[0].what, "no provider is enabled");
