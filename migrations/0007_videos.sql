@@ -29,14 +29,14 @@ CREATE TABLE video_turns (
     CONSTRAINT video_turns_account PRIMARY KEY (account)
 );
 
--- The queue: by priority; among equals by how many of the same account come before or are with a provider, so that no
--- account waits for all the jobs of another one; then by whose last turn was longest ago, and oldest first.
+-- The queue: account by account, so that none waits for all the jobs of another one: by how many of the same account come
+-- before or are with a provider, then by whose last turn was longest ago. An account's own jobs by priority, then oldest first.
 CREATE VIEW waiting_videos AS
     SELECT video_id, turns.account, offers,
-           row_number() OVER (ORDER BY priority, turn, coalesce(last.submitted_at_position, 0), requested_at_position) AS place
-    FROM (SELECT w.video_id, w.account, w.offers, w.priority, w.requested_at_position,
+           row_number() OVER (ORDER BY turn, coalesce(last.submitted_at_position, 0), requested_at_position) AS place
+    FROM (SELECT w.video_id, w.account, w.offers, w.requested_at_position,
                  coalesce(busy.count, 0)
-                 + row_number() OVER (PARTITION BY w.account, w.priority ORDER BY w.requested_at_position) AS turn
+                 + row_number() OVER (PARTITION BY w.account ORDER BY w.priority, w.requested_at_position) AS turn
           FROM open_videos w
           LEFT JOIN (SELECT account, count(*) AS count FROM open_videos
                      WHERE status IN ('submitting', 'rendering', 'stored') GROUP BY account) busy USING (account)

@@ -280,11 +280,12 @@ impl PostgresVideoQueue {
         rows.fetch_all(self.pool()).await?.into_iter().map(open).collect()
     }
 
-    async fn next(&self, limit: usize) -> anyhow::Result<Vec<OpenVideo>> {
+    async fn next(&self, limit: usize, full: &[String]) -> anyhow::Result<Vec<OpenVideo>> {
         let rows = sqlx::query!(
             r#"SELECT video_id AS "video_id!", account AS "account!", offers AS "offers!"
-               FROM waiting_videos ORDER BY place LIMIT $1"#,
-            i64::try_from(limit)?
+               FROM waiting_videos WHERE offers[1] <> ALL($2) ORDER BY place LIMIT $1"#,
+            i64::try_from(limit)?,
+            full,
         );
         let rows = rows.fetch_all(self.pool()).await?.into_iter();
         Ok(rows
@@ -369,8 +370,8 @@ impl VideoQueue for PostgresVideoQueue {
         self.busy_now().boxed()
     }
 
-    fn waiting(&self, limit: usize) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>> {
-        self.next(limit).boxed()
+    fn waiting<'a>(&'a self, limit: usize, full: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<OpenVideo>>> {
+        self.next(limit, full).boxed()
     }
 
     fn of_account<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {

@@ -54,10 +54,10 @@ pub fn faults(config: &Config) -> Vec<Fault> {
         check_video_provider(name, provider, &mut faults);
     }
     for (name, provider, _) in config.video_providers_to_start() {
-        if provider.timeouts.answer_ms == 0 || provider.timeouts.answer_ms >= config.videos.recover_after_ms {
+        if provider.timeouts.first_byte_ms == 0 || provider.timeouts.first_byte_ms >= config.videos.recover_after_ms {
             let reason =
                 "must be at least 1, and below `videos.recover_after_ms`: whoever submitted must have given up";
-            faults.push(Fault::new(format!("video_providers.{name}.timeouts.answer_ms"), reason));
+            faults.push(Fault::new(format!("video_providers.{name}.timeouts.first_byte_ms"), reason));
         }
     }
     for (index, group) in config.routing.equivalents.iter().enumerate() {

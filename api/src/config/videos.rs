@@ -36,7 +36,7 @@ pub struct VideoKeys {
     /// How often a provider is asked how a job stands, where it does not say itself.
     pub poll_ms: u64,
     /// How long after a submission whose answer was lost the provider is asked about it. Longer than any of the video
-    /// providers' `answer_ms`: whoever submitted must have given up.
+    /// providers' `first_byte_ms`: whoever submitted must have given up.
     pub recover_after_ms: u64,
     /// Media of jobs that ended before is deleted. Left out, it is kept.
     pub keep_media_days: Option<u32>,
@@ -69,7 +69,7 @@ pub struct VideoProviderSettings {
     pub webhook_secret: Option<Secret>,
     #[serde(default)]
     pub limits: VideoProviderLimits,
-    #[serde(default = "video_timeouts")]
+    #[serde(default)]
     pub timeouts: ProviderTimeouts,
     #[serde(default)]
     pub breaker: BreakerSettings,
@@ -144,11 +144,6 @@ fn last() -> u32 {
 
 fn configuration() -> String {
     "configuration".to_owned()
-}
-
-/// A submission is answered at once; it is the video that takes long.
-fn video_timeouts() -> ProviderTimeouts {
-    ProviderTimeouts { answer_ms: 30_000, ..ProviderTimeouts::default() }
 }
 
 /// Where a provider's videos come from.

@@ -108,7 +108,12 @@ pub async fn status(
     let mut response = if headers.contains_key(header::IF_NONE_MATCH) && tag == seen {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        Json(tell(&hub, &known).await?).into_response()
+        let mut told = tell(&hub, &known).await?;
+        if let (Err(_), Some(fields)) = (require_owner(&caller, &known), told.as_object_mut()) {
+            // Who reads all reports is told of the job, and not given its content.
+            fields.retain(|name, _| name != "url" && name != "thumbnailUrl");
+        }
+        Json(told).into_response()
     };
     response.headers_mut().insert(header::ETAG, tag);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
@@ -182,7 +187,7 @@ pub async fn cancel(
     Caller(caller): Caller,
     Path(video_id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    find(&hub, &caller, &video_id).await?;
+    require_owner(&caller, &find(&hub, &caller, &video_id).await?)?;
     let known = hub.videos.cancel(&video_id, &caller.user).await.map_err(|error| refused(&error))?;
     if known.status() != VideoStatus::Cancelled {
         let state = known.status().as_str();
@@ -198,7 +203,7 @@ pub async fn delete(
     Caller(caller): Caller,
     Path(video_id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    find(&hub, &caller, &video_id).await?;
+    require_owner(&caller, &find(&hub, &caller, &video_id).await?)?;
     let known = match hub.videos.erase_media(&video_id, ErasureReason::Deleted, &caller.user).await {
         Ok(known) => known,
         Err(EraseError::Job(error)) => return Err(refused(&error)),
@@ -220,6 +225,14 @@ pub async fn find(hub: &Hub, caller: &Principal, video_id: &str) -> Result<Known
         known.job.request().is_some_and(|job| reads_all || (job.account == caller.account && job.user == caller.user))
     };
     known.filter(may_see).ok_or_else(|| Problem::not_found(format!("there is no video {video_id} of yours")))
+}
+
+/// Reading all reports is not owning all videos.
+fn require_owner(caller: &Principal, known: &Known) -> Result<(), Problem> {
+    match known.job.request() {
+        Some(job) if job.account == caller.account && job.user == caller.user => Ok(()),
+        _ => Ok(caller.capabilities.require_administration()?),
+    }
 }
 
 /// Weak: the URLs in the answer are new every time.

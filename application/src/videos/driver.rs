@@ -35,6 +35,7 @@ const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(20);
 const LOOK_AHEAD: usize = 200;
 /// How long a job that was refused, or could not be looked after, is left alone; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 pub(super) struct Driver {
@@ -129,6 +130,10 @@ impl Driver {
     }
 
     async fn look(self: &Arc<Self>) -> anyhow::Result<()> {
+        // Those that were looked after since are forgotten after a while.
+        let forget_before = Instant::now();
+        let is_recent = |pause: &Pause| pause.until + pause.length * 2 > forget_before;
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, pause| is_recent(pause));
         for open in self.videos.queue.overdue().await? {
             self.clone().take(&open, "", |driver, hand| async move { driver.give_up_waiting(&hand).await });
         }
@@ -175,7 +180,8 @@ impl Driver {
         if free == 0 {
             return Ok(());
         }
-        for open in self.videos.queue.waiting(free + LOOK_AHEAD).await? {
+        let full: Vec<String> = room.iter().filter(|(_, free)| **free == 0).map(|(name, _)| name.clone()).collect();
+        for open in self.videos.queue.waiting(free + LOOK_AHEAD, &full).await? {
             if room.values().all(|free| *free == 0) {
                 break;
             }
@@ -225,9 +231,7 @@ impl Driver {
     }
 
     fn is_busy(&self, video_id: &str) -> bool {
-        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that were looked after since are forgotten after a while.
-        pauses.retain(|_, pause| pause.until + LONGEST_PAUSE * 2 > Instant::now());
+        let pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         pauses.get(video_id).is_some_and(|pause| pause.until > Instant::now())
             || self.hands.lock().unwrap_or_else(PoisonError::into_inner).contains_key(video_id)
     }
@@ -235,7 +239,8 @@ impl Driver {
     /// Leaves the job alone for a while, and for longer each time.
     pub(super) fn pause(&self, video_id: &str) {
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = pauses.get(video_id).map_or(FIRST_PAUSE, |last| (last.length * 2).min(LONGEST_PAUSE));
+        let length =
+            pauses.get(video_id).map_or(FIRST_PAUSE, |last| (last.length * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE));
         pauses.insert(video_id.to_owned(), Pause { until: Instant::now() + length, length });
     }
 
@@ -243,6 +248,13 @@ impl Driver {
     pub(super) fn pause_for(&self, video_id: &str, wait: Duration) {
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
         pauses.insert(video_id.to_owned(), Pause { until: Instant::now() + wait, length: FIRST_PAUSE });
+    }
+
+    /// The queue may not have read what was done for the job: until it has, there is nothing more to do.
+    fn rest(&self, video_id: &str) {
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = || Pause { until: Instant::now() + REST, length: REST };
+        pauses.entry(video_id.to_owned()).or_insert_with(rest);
     }
 
     pub(super) fn submitting(&self, provider: &str) -> Arc<RwLock<()>> {
@@ -270,8 +282,10 @@ impl Driver {
         let tasks = self.tasks.clone();
         tasks.spawn(async move {
             let hand = Arc::new(hand);
-            if let Err(error) = work(self.clone(), hand.clone()).await {
-                let video_id = &hand.video_id;
+            let done = work(self.clone(), hand.clone()).await;
+            let video_id = &hand.video_id;
+            self.rest(video_id);
+            if let Err(error) = done {
                 tracing::error!(video.id = %video_id, error.message = format!("{error:#}"), "a video is left for later");
                 self.pause(video_id);
             }

@@ -37,10 +37,11 @@ pub trait VideoQueue: Send + Sync {
     /// Those that somebody has, or may have.
     fn busy(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
 
-    /// The next `limit` of those that wait, in the order in which they are due: by priority; then, so that no account
-    /// waits for all the jobs of another one, by how many of its account's come before it or are busy; then by
-    /// whose last turn was longest ago, and oldest first.
-    fn waiting(&self, limit: usize) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
+    /// The next `limit` of those that wait and have not one of the `full` providers for their first choice, in the order in
+    /// which they are due: account by account, so that none waits for all the jobs of another one (by how many of its
+    /// account's come before it or are busy, then by whose last turn was longest ago); an account's own by priority, then
+    /// oldest first.
+    fn waiting<'a>(&'a self, limit: usize, full: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<OpenVideo>>>;
 
     /// The account's jobs that have not ended, oldest first.
     fn of_account<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;

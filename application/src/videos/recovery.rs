@@ -1,6 +1,6 @@
 //! What is done about submissions whose answer was lost: whoever made them died, or the connection did.
 //!
-//! The provider is asked what it has. Jobs that asked for the same cannot be told apart there, and need not be: what one
+//! The provider is asked what it has. A job that is not there waits again, for a submission of its own. Jobs that asked for the same cannot be told apart there, and need not be: what one
 //! of them gets is as good for another. So with as many of the provider's jobs as there are of ours, or fewer, each finds
 //! its place, and the rest of ours was never taken. With more, some are somebody else's, and an operator decides.
 
@@ -12,13 +12,14 @@ use aihub_domain::video::{
     event::Doubt,
     format::{AspectRatio, Resolution},
 };
+use anyhow::anyhow;
 use chrono::{DateTime, Utc};
 
 use super::{
     catalog::VideoBackend,
     driver::{Driver, InHand},
     jobs::{ChangeError, DRIVER, Known},
-    submission::call,
+    submission::{NEVER_ARRIVED, call},
 };
 use crate::ports::video_provider::{Recovery, VideoCall};
 
@@ -30,24 +31,33 @@ type Alike = Vec<(Known, VideoCall)>;
 
 impl Driver {
     pub(super) async fn recover(self: &Arc<Self>, provider: &str, hands: Vec<InHand>) {
-        let Some(backend) = self.videos.catalog.backends.get(provider) else {
-            tracing::error!(provider.name = provider, "videos may be with a provider that is not configured any more");
-            return self.pause_all(&hands);
+        let recovered = match self.videos.catalog.backends.get(provider) {
+            Some(backend) => self.try_recover(backend, &hands).await,
+            None => Err(anyhow!("the provider is not configured any more")),
         };
-        if let Err(error) = self.try_recover(backend, &hands).await {
-            tracing::warn!(
-                provider.name = provider,
-                error.message = format!("{error:#}"),
-                "lost submissions are looked for later",
-            );
-            self.pause_all(&hands);
+        let Err(error) = recovered else { return };
+        tracing::warn!(
+            provider.name = provider,
+            error.message = format!("{error:#}"),
+            "lost submissions are looked for later",
+        );
+        for hand in &hands {
+            self.pause(&hand.video_id);
+            if let Err(error) = self.doubt_if_late(&hand.video_id).await {
+                tracing::warn!(video.id = %hand.video_id, error.message = format!("{error:#}"), "a video is left as it is");
+            }
         }
     }
 
-    fn pause_all(&self, hands: &[InHand]) {
-        for hand in hands {
-            self.pause(&hand.video_id);
+    /// A lost submission that could not be looked for until its deadline is an operator's.
+    async fn doubt_if_late(&self, video_id: &str) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let Some(mut known) = jobs.load(video_id).await? else { return Ok(()) };
+        let is_late = known.job.submission().is_some_and(|last| last.deadline_at < jobs.clock.now());
+        if known.status() == VideoStatus::Submitting && is_late {
+            self.doubt(&mut known, Doubt::Unanswered).await?;
         }
+        Ok(())
     }
 
     async fn try_recover(self: &Arc<Self>, backend: &VideoBackend, hands: &[InHand]) -> anyhow::Result<()> {
@@ -60,7 +70,16 @@ impl Driver {
             if known.status() != VideoStatus::Submitting {
                 continue;
             }
-            let Some(content) = self.content(&mut known).await? else { continue };
+            let content = match self.content(&mut known).await {
+                Ok(Some(content)) => content,
+                Ok(None) => continue,
+                // One that cannot be read does not keep the others waiting.
+                Err(error) => {
+                    tracing::error!(video.id = %known.video_id, error.message = format!("{error:#}"), "a video is left for later");
+                    self.pause(&known.video_id);
+                    continue;
+                }
+            };
             let call = call(&known, content)?;
             let likeness = (
                 call.model.clone(),
@@ -89,7 +108,7 @@ impl Driver {
             return Ok(());
         }
         if backend.provider.recovery() == Recovery::None {
-            return self.doubt(&mut alike, Doubt::NoLookup).await;
+            return self.doubt_all(&mut alike, Doubt::NoLookup).await;
         }
         let Some((_, call)) = alike.first() else { return Ok(()) };
         let mut found = backend.provider.find(call, *since).await?;
@@ -100,34 +119,32 @@ impl Driver {
             "lost submissions were looked for",
         );
         if found.len() > alike.len() {
-            return self.doubt(&mut alike, Doubt::Ambiguous).await;
+            return self.doubt_all(&mut alike, Doubt::Ambiguous).await;
         }
         let mut found = found.into_iter();
-        for (known, call) in &mut alike {
+        for (known, _) in &mut alike {
             let Some(number) = known.job.submission().map(|last| last.number) else { continue };
             match found.next() {
                 Some(provider_job_id) => self.taken(known, backend, number, provider_job_id).await?,
-                None => self.call(known, backend, call, None).await?,
+                None => self.never_arrived(known, number).await?,
             }
         }
         Ok(())
     }
 
-    async fn doubt(&self, alike: &mut Alike, doubt: Doubt) -> anyhow::Result<()> {
+    async fn never_arrived(&self, known: &mut Known, submission: u32) -> anyhow::Result<()> {
         let jobs = &self.videos.jobs;
+        let (failure, refused_at) = (NEVER_ARRIVED.to_owned(), jobs.clock.now());
+        let refuse = VideoCommand::RefuseSubmission { submission, failure, status: None, refused_at };
+        match jobs.change(known, refuse, DRIVER).await {
+            Ok(_) | Err(ChangeError::Refused(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn doubt_all(&self, alike: &mut Alike, doubt: Doubt) -> anyhow::Result<()> {
         for (known, _) in alike {
-            let Some(submission) = known.job.submission().map(|last| last.number) else { continue };
-            let command = VideoCommand::DoubtSubmission { submission, doubt, doubted_at: jobs.clock.now() };
-            match jobs.change(known, command, DRIVER).await {
-                Ok(_) => {
-                    tracing::error!(
-                        video.id = %known.video_id, submission.doubt = ?doubt,
-                        "whether a provider has this video cannot be known: decide with `aihub videos`",
-                    );
-                }
-                Err(ChangeError::Refused(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.doubt(known, doubt).await?;
         }
         Ok(())
     }

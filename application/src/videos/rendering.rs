@@ -8,7 +8,7 @@ use aihub_domain::video::{
     event::{Media, StoredMedia},
 };
 use chrono::{DateTime, Utc};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     catalog::VideoBackend,
@@ -29,6 +29,7 @@ const MOST_SELDOM: Duration = Duration::from_mins(1);
 const UNSEEN_FOR: Duration = Duration::from_secs(15);
 /// A thumbnail is not worth more.
 const THUMBNAIL_TRIES: usize = 2;
+const THUMBNAIL_TIME: Duration = Duration::from_secs(30);
 
 impl Driver {
     /// Takes up a job that a provider has, or whose file is here.
@@ -58,8 +59,7 @@ impl Driver {
         loop {
             // Somebody may have ended it.
             jobs.catch_up(known).await?;
-            let left = (submission.deadline_at - jobs.clock.now()).to_std().ok().filter(|left| !left.is_zero());
-            let (Some(backend), Some(left), VideoStatus::Rendering) = (&backend, left, known.status()) else { break };
+            let (Some(backend), VideoStatus::Rendering) = (&backend, known.status()) else { break };
             let mut poll_after = None;
             match backend.provider.status(&provider_job_id).await {
                 Ok(JobStatus { state: JobState::Completed, .. }) => {
@@ -85,6 +85,9 @@ impl Driver {
                     );
                 }
             }
+            // Only now: it may have been done while nobody looked.
+            let left = (submission.deadline_at - jobs.clock.now()).to_std().ok().filter(|left| !left.is_zero());
+            let Some(left) = left else { break };
             let wait = poll_after.unwrap_or(self.videos.settings.poll_every).clamp(MOST_OFTEN, MOST_SELDOM).min(left);
             tokio::select! {
                 () = sleep(wait) => {}
@@ -126,10 +129,16 @@ impl Driver {
         deadline_at: DateTime<Utc>,
     ) -> anyhow::Result<()> {
         let jobs = &self.videos.jobs;
-        let give_up_at = deadline_at + self.videos.settings.storing;
+        let give_up_at = deadline_at.max(jobs.clock.now()) + self.videos.settings.storing;
         let mut retry = FIRST_RETRY;
         let video = loop {
-            match self.fetch(known, backend, provider_job_id, Variant::Video).await {
+            let left = (give_up_at - jobs.clock.now()).to_std().unwrap_or_default();
+            let fetch = timeout(left, self.fetch(known, backend, provider_job_id, Variant::Video));
+            let Some(fetched) = self.stop.run_until_cancelled(fetch).await else { return Ok(()) };
+            let Ok(fetched) = fetched else {
+                return Ok(jobs.expire(known, "its file could not be fetched in time").await?);
+            };
+            match fetched {
                 Ok(Some(video)) if video.duration_ms.is_some() => break video,
                 // Without its length it could never be charged for.
                 Ok(Some(_)) => return Ok(jobs.fail(known, "unusable_video").await?),
@@ -146,13 +155,14 @@ impl Driver {
                     );
                 }
             }
-            if jobs.clock.now() > give_up_at {
-                return Ok(jobs.expire(known, "its file could not be fetched in time").await?);
-            }
             if self.stop.run_until_cancelled(sleep(retry)).await.is_none() {
                 return Ok(());
             }
             retry = (retry * 2).min(SLOWEST_RETRY);
+            jobs.catch_up(known).await?;
+            if known.status() != VideoStatus::Rendering {
+                return Ok(());
+            }
         };
         let thumbnail = self.thumbnail(known, backend, provider_job_id).await;
         let files = [Some(video.key.clone()), thumbnail.as_ref().map(|file| file.key.clone())];
@@ -162,7 +172,7 @@ impl Driver {
             Ok(_) => Ok(()),
             // It was cancelled meanwhile, or somebody else has stored the same under the same name.
             Err(ChangeError::Refused(_)) => {
-                if known.job.media().is_none() {
+                if known.job.media().is_none() || known.job.media_erased().is_some() {
                     for key in files.into_iter().flatten() {
                         self.videos.media.delete(&key).await?;
                     }
@@ -175,9 +185,10 @@ impl Driver {
 
     async fn thumbnail(&self, known: &Known, backend: &VideoBackend, provider_job_id: &str) -> Option<StoredMedia> {
         for _ in 0..THUMBNAIL_TRIES {
-            match self.fetch(known, backend, provider_job_id, Variant::Thumbnail).await {
-                Ok(thumbnail) => return thumbnail,
-                Err(error) => {
+            match timeout(THUMBNAIL_TIME, self.fetch(known, backend, provider_job_id, Variant::Thumbnail)).await {
+                Ok(Ok(thumbnail)) => return thumbnail,
+                Err(_) => return None,
+                Ok(Err(error)) => {
                     tracing::info!(video.id = %known.video_id, error.message = %error, "a thumbnail did not come");
                 }
             }

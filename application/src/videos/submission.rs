@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aihub_domain::video::{VideoError, VideoStatus, command::VideoCommand};
+use aihub_domain::video::{VideoError, VideoStatus, command::VideoCommand, event::Doubt};
 use tokio::time::sleep;
 
 use super::{
@@ -13,14 +13,17 @@ use super::{
 };
 use crate::{
     ports::{
+        provider::FailureKind,
         vault::VaultError,
         video_provider::{Recovery, SubmitError, VideoCall},
     },
     upstream::guard::Turn,
 };
 
-/// A job that so many calls were refused for is given up.
+/// A job that was refused so often for what it is, and not for the provider's state, is given up.
 const MAX_REFUSALS: usize = 12;
+/// The failure of a submission that the provider was looked through for.
+pub(super) const NEVER_ARRIVED: &str = "never_arrived";
 
 impl Driver {
     /// Submits a job that waits, and sees it through.
@@ -39,6 +42,9 @@ impl Driver {
         let Some(offer) = known.request()?.offers.iter().position(|offer| offer.provider == backend.name) else {
             return Ok(());
         };
+        // Whoever looks for lost submissions goes first: what is started is to be called at once.
+        let lock = self.submitting(&backend.name);
+        let submitting = lock.read().await;
         let now = jobs.clock.now();
         let start = VideoCommand::StartSubmission {
             offer,
@@ -53,8 +59,12 @@ impl Driver {
             Err(error) => return Err(error.into()),
         }
         let call = call(&known, content)?;
-        let lock = self.submitting(&backend.name);
-        let submitting = lock.read().await;
+        // If writing that down took long, somebody else may look for it already, and must not look too early.
+        let since = (jobs.clock.now() - now).to_std().unwrap_or_default();
+        let is_late = since > self.videos.settings.recover_after / 4;
+        if is_late && backend.provider.recovery() != Recovery::Idempotent {
+            return Ok(());
+        }
         self.call(&mut known, backend, &call, Some(turn)).await?;
         drop(submitting);
         self.see_through(hand, known).await
@@ -74,8 +84,9 @@ impl Driver {
     }
 
     /// Calls the provider and writes down what came of it. What the provider may have taken stays as it is, unless it knows
-    /// the call again: then it is made until there is an answer, or the deadline has passed.
-    pub(super) async fn call(
+    /// the call again: then it is made until there is an answer, or the deadline has passed. Without a `turn` it was made
+    /// before.
+    async fn call(
         &self,
         known: &mut Known,
         backend: &VideoBackend,
@@ -83,6 +94,7 @@ impl Driver {
         mut turn: Option<Turn>,
     ) -> anyhow::Result<()> {
         let jobs = &self.videos.jobs;
+        let mut may_be_taken = turn.is_none();
         let mut retry = FIRST_RETRY;
         let Some(submission) = known.job.submission().cloned() else { return Ok(()) };
         loop {
@@ -101,14 +113,20 @@ impl Driver {
                         video.id = %known.video_id, provider.name = %backend.name, error.kind = ?error.kind,
                         submission.in_doubt = in_doubt, "a video was not taken",
                     );
-                    if !in_doubt {
+                    // That a provider has no room now does not say that it had none then. What it judges, it would have
+                    // known again.
+                    may_be_taken = in_doubt || (may_be_taken && error.kind.allows_fallback());
+                    if !may_be_taken {
                         return self.refused(known, submission.number, &error).await;
                     }
                 }
             }
-            if backend.provider.recovery() != Recovery::Idempotent || jobs.clock.now() > submission.deadline_at {
-                self.pause(&known.video_id);
+            if backend.provider.recovery() != Recovery::Idempotent {
+                self.pause_for(&known.video_id, self.videos.settings.recover_after);
                 return Ok(());
+            }
+            if jobs.clock.now() > submission.deadline_at {
+                return self.doubt(known, Doubt::Unanswered).await;
             }
             if self.stop.run_until_cancelled(sleep(retry)).await.is_none() {
                 return Ok(());
@@ -152,8 +170,8 @@ impl Driver {
     ) -> anyhow::Result<()> {
         let jobs = &self.videos.jobs;
         let failure = serde_json::to_value(error.kind)?.as_str().unwrap_or_default().to_owned();
-        let refuse =
-            VideoCommand::RefuseSubmission { submission, failure, status: error.status, refused_at: jobs.clock.now() };
+        let refused_at = jobs.clock.now();
+        let refuse = VideoCommand::RefuseSubmission { submission, failure, status: error.status, refused_at };
         match jobs.change(known, refuse, DRIVER).await {
             Ok(_) => {}
             Err(ChangeError::Refused(_)) => return Ok(()),
@@ -161,12 +179,30 @@ impl Driver {
         }
         if !error.kind.allows_fallback() {
             jobs.fail(known, "rejected_by_provider").await?;
-        } else if known.job.refusals().len() >= MAX_REFUSALS {
+        } else if known.job.refusals().iter().filter(|refusal| !is_outage(&refusal.failure)).count() >= MAX_REFUSALS {
             jobs.fail(known, "all_providers_failed").await?;
         } else {
             self.pause(&known.video_id);
         }
         Ok(())
+    }
+
+    /// Leaves the job to an operator.
+    pub(super) async fn doubt(&self, known: &mut Known, doubt: Doubt) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let Some(submission) = known.job.submission().map(|last| last.number) else { return Ok(()) };
+        let command = VideoCommand::DoubtSubmission { submission, doubt, doubted_at: jobs.clock.now() };
+        match jobs.change(known, command, DRIVER).await {
+            Ok(_) => {
+                tracing::error!(
+                    video.id = %known.video_id, submission.doubt = ?doubt,
+                    "whether a provider has this video cannot be known: decide with `aihub videos`",
+                );
+                Ok(())
+            }
+            Err(ChangeError::Refused(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What the client wrote. Where that was erased the job fails, and there is none.
@@ -189,6 +225,18 @@ impl Driver {
                 "a video that nobody wants any more could not be called off",
             );
         }
+    }
+}
+
+/// The provider, or our account there, is to blame: such refusals only make the job wait.
+fn is_outage(failure: &str) -> bool {
+    let kind: Result<FailureKind, _> = serde_json::from_value(failure.into());
+    match kind {
+        Ok(kind) => {
+            kind.counts_against_provider()
+                || matches!(kind, FailureKind::RateLimited | FailureKind::QuotaExceeded | FailureKind::Unauthorized)
+        }
+        Err(_) => failure == NEVER_ARRIVED,
     }
 }
 

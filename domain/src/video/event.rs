@@ -149,6 +149,8 @@ pub enum Doubt {
     NoLookup,
     /// Several of the provider's jobs may be it.
     Ambiguous,
+    /// The provider could not be asked until the deadline.
+    Unanswered,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -57,7 +57,7 @@ async fn a_submission_whose_answer_was_lost_is_found_again_and_made_once() {
         let app = TestApp::start(|config| {
             config.videos.recover_after_ms = 1_000;
             let sora = config.video_providers.get_mut("sora").unwrap();
-            (sora.idempotent, sora.timeouts.answer_ms) = (idempotent, 900);
+            (sora.idempotent, sora.timeouts.first_byte_ms) = (idempotent, 900);
         })
         .await;
         app.providers.rule(json!({ "tear_created": true, "times": 1, "video_time_ms": 100 }));
@@ -88,7 +88,7 @@ fn only_xai(base_url: String) -> impl FnOnce(&mut Config) {
         config.videos.recover_after_ms = 1_000;
         config.video_providers.get_mut("sora").unwrap().enabled = false;
         let xai = config.video_providers.get_mut("xai").unwrap();
-        (xai.base_url, xai.api_key, xai.timeouts.answer_ms) = (Some(base_url), Some(Secret::new("k")), 900);
+        (xai.base_url, xai.api_key, xai.timeouts.first_byte_ms) = (Some(base_url), Some(Secret::new("k")), 900);
     }
 }
 
