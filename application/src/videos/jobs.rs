@@ -251,7 +251,7 @@ impl Jobs {
         known.evolve(&events);
         let status = known.status();
         metrics::counter!("aihub_videos_ended_total", "status" => status.as_str()).increment(1);
-        tracing::info!(video.id = %known.video_id, video.status = status.as_str(), "a video has ended");
+        tracing::debug!(video.id = %known.video_id, video.status = status.as_str(), "a video has ended");
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! What comes in, and what is refused at the door.
 
-use aihub_tests::app::TestApp;
+use aihub::auth::mint::{NewToken, mint};
+use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_tests::app::{TestApp, auth};
 use chrono::TimeDelta;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::json;
@@ -78,6 +80,25 @@ async fn a_job_is_its_owners_business_alone() {
     let (_, _, listed) = app.get("/api/mcp/sora2/videos", Some(&colleague)).await;
     assert_eq!(listed["videos"], json!([]));
     ended(&app, "ada", &id).await;
+}
+
+#[tokio::test]
+async fn whoever_reads_all_reports_is_told_of_a_job_and_neither_given_it_nor_let_near_it() {
+    let app = TestApp::start(|_| {}).await;
+    let id = generate(&app, "ada", &video("mine")).await;
+    ended(&app, "ada", &id).await;
+    let roles = ["finance".to_owned()];
+    let (ttl, now) = (TimeDelta::hours(1), SystemClock.now());
+    let finance = mint(&auth(), &NewToken { sub: "fin", account: None, roles: &roles, ttl, now }).unwrap();
+    let (status, _, told) = app.get(&format!("/api/mcp/sora2/status/{id}"), Some(&finance)).await;
+    assert_eq!((status, &told["status"], &told["url"]), (StatusCode::OK, &json!("completed"), &json!(null)));
+    for (method, path) in [
+        (Method::POST, format!("/api/mcp/sora2/{id}/cancel")),
+        (Method::DELETE, format!("/api/mcp/sora2/{id}")),
+    ] {
+        let (status, refused) = app.send(method, &path, &finance, None, &[]).await;
+        assert_eq!((status, &refused["code"]), (StatusCode::FORBIDDEN, &json!("FORBIDDEN")), "{refused}");
+    }
 }
 
 #[tokio::test]
