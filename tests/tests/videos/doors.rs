@@ -92,10 +92,9 @@ async fn whoever_reads_all_reports_is_told_of_a_job_and_neither_given_it_nor_let
     let finance = mint(&auth(), &NewToken { sub: "fin", account: None, roles: &roles, ttl, now }).unwrap();
     let (status, _, told) = app.get(&format!("/api/mcp/sora2/status/{id}"), Some(&finance)).await;
     assert_eq!((status, &told["status"], &told["url"]), (StatusCode::OK, &json!("completed"), &json!(null)));
-    for (method, path) in [
-        (Method::POST, format!("/api/mcp/sora2/{id}/cancel")),
-        (Method::DELETE, format!("/api/mcp/sora2/{id}")),
-    ] {
+    for (method, path) in
+        [(Method::POST, format!("/api/mcp/sora2/{id}/cancel")), (Method::DELETE, format!("/api/mcp/sora2/{id}"))]
+    {
         let (status, refused) = app.send(method, &path, &finance, None, &[]).await;
         assert_eq!((status, &refused["code"]), (StatusCode::FORBIDDEN, &json!("FORBIDDEN")), "{refused}");
     }
