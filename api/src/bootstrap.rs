@@ -368,6 +368,8 @@ fn notices(config: &Config) -> Vec<String> {
         .filter(|provider| provider.simulated)
         .map(|provider| format!("provider {} is simulated", provider.name))
         .collect();
+    let videos = config.video_providers_to_start().filter(|(_, settings, reach)| settings.is_simulated(*reach));
+    notices.extend(videos.map(|(name, ..)| format!("video provider {name} is simulated")));
     notices.push(match config.kafka.cluster() {
         Some(cluster) => format!("Kafka: events are published to {}.*", cluster.topic_prefix),
         None => "Kafka is not configured: nothing is published".to_owned(),

@@ -123,7 +123,7 @@ fn backend(
     };
     Ok(VideoBackend {
         name: name.to_owned(),
-        simulated: settings.simulated || simulated,
+        simulated: settings.is_simulated(reach),
         priority: settings.priority,
         max_concurrency: settings.limits.max_concurrency,
         models: settings.models(),

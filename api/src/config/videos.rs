@@ -169,6 +169,11 @@ impl VideoProviderSettings {
         self.api_key.as_ref().filter(|key| !key.expose().is_empty())
     }
 
+    /// Whether its videos are made up, wherever they come from.
+    pub fn is_simulated(&self, reach: VideoReach<'_>) -> bool {
+        self.simulated || reach == VideoReach::Simulator
+    }
+
     /// `None` where it cannot be reached: it has no key, or no address.
     fn reach(&self, production: bool) -> Option<VideoReach<'_>> {
         match (&self.base_url, self.kind.default_base_url()) {

@@ -207,8 +207,12 @@ impl Reading<'_> {
 
     /// Whether anything came.
     fn read(&mut self) -> anyhow::Result<bool> {
-        while let Some((source, Read::Message(offset, event))) = self.partitions.serve() {
-            self.merge.offer(source, offset, event.map(|event| *event));
+        for (source, read) in self.partitions.serve() {
+            match read {
+                Read::Message(offset, event) => self.merge.offer(source, offset, event.map(|event| *event)),
+                Read::End => self.merge.ends(source),
+                Read::Nothing => {}
+            }
         }
         for nth in 0..READ_AT_ONCE {
             if !self.read_one()? {

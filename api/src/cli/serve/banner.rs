@@ -10,7 +10,7 @@ use crate::{
         output::{bold, dim, out},
         token::developers_token,
     },
-    config::{Config, providers::Reach},
+    config::{Config, providers::Reach, videos::VideoReach},
 };
 
 const QUESTION: &str = "Why is the sky blue?";
@@ -81,7 +81,9 @@ impl Facts {
             ));
         }
         let simulated = config.providers_to_start().filter(|provider| provider.reach == Reach::Simulator);
-        let simulated: Vec<_> = simulated.map(|provider| provider.name).collect();
+        let videos = config.video_providers_to_start().filter(|(_, _, reach)| *reach == VideoReach::Simulator);
+        let videos = videos.map(|(name, ..)| format!("{name} (videos)"));
+        let simulated: Vec<_> = simulated.map(|provider| provider.name.to_owned()).chain(videos).collect();
         if !simulated.is_empty() {
             embedded.push(format!("simulated providers: {}", simulated.join(", ")));
         }
@@ -133,7 +135,7 @@ mod tests {
             "ws://127.0.0.1:3003/mcp",
             "Token     a.b.c\n",
             "target/release/aihub chat \"Why is the sky blue?\"\n",
-            "PostgreSQL 18.6, its data in .aihub/postgres · simulated providers: claude, openai\n",
+            "PostgreSQL 18.6, its data in .aihub/postgres · simulated providers: claude, openai, sora (videos)\n",
             "OPENAI_API_KEY",
             "ANTHROPIC_API_KEY",
             "KAFKA_BROKERS",

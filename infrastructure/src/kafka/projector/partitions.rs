@@ -143,20 +143,26 @@ impl Partitions {
     }
 
     /// Serves what librdkafka has to tell. What was fetched between the assignment and the split came into the client's own
-    /// queue, and comes out here: a message with its partition, in front of all that is in the partition's queue.
-    pub fn serve(&self) -> Option<(usize, Read)> {
-        loop {
-            match self.client.poll(Duration::ZERO)? {
+    /// queue, and comes out here: a message with its partition, in front of all that is in the partition's queue; an end
+    /// with the partition's number alone, so that it is told of each that has the number. One that has more says so by it.
+    pub fn serve(&self) -> Vec<(usize, Read)> {
+        let mut served = Vec::new();
+        while let Some(told) = self.client.poll(Duration::ZERO) {
+            let names = self.names.iter().enumerate();
+            match told {
                 Ok(message) => {
                     let is_its =
                         |(topic, partition): &Name| topic == message.topic() && *partition == message.partition();
-                    if let Some(nth) = self.names.iter().position(is_its) {
-                        return Some((nth, self.message(nth, &message)));
-                    }
+                    let its = names.filter(|(_, name)| is_its(name));
+                    served.extend(its.map(|(nth, _)| (nth, self.message(nth, &message))));
+                }
+                Err(KafkaError::PartitionEOF(number)) => {
+                    served.extend(names.filter(|(_, name)| name.1 == number).map(|(nth, _)| (nth, Read::End)));
                 }
                 Err(error) => tracing::debug!(error.message = %error, "the Kafka client has trouble"),
             }
         }
+        served
     }
 
     /// Until one of them has more than it had.
