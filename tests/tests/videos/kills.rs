@@ -36,8 +36,9 @@ async fn kill_at_every_step(idempotent: bool) {
         [
             ("AIHUB__VIDEO_PROVIDERS__SORA__IDEMPOTENT", idempotent.to_string()),
             ("AIHUB__VIDEO_PROVIDERS__SORA__LIMITS__MAX_CONCURRENCY", "20".to_owned()),
-            ("AIHUB__VIDEO_PROVIDERS__SORA__TIMEOUTS__FIRST_BYTE_MS", "1500".to_owned()),
-            ("AIHUB__VIDEOS__RECOVER_AFTER_MS", "2000".to_owned()),
+            // The provider is in this process and may be slow to see what a killed one sent: only after that it is asked.
+            ("AIHUB__VIDEO_PROVIDERS__SORA__TIMEOUTS__FIRST_BYTE_MS", "3000".to_owned()),
+            ("AIHUB__VIDEOS__RECOVER_AFTER_MS", "5000".to_owned()),
             ("AIHUB__CREDITS__WELCOME", "1000000".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
