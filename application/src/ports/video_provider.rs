@@ -6,7 +6,11 @@ use std::{sync::Arc, time::Duration};
 use aihub_domain::video::format::{AspectRatio, Resolution};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{future::BoxFuture, stream::BoxStream};
+use futures::{
+    FutureExt,
+    future::{self, BoxFuture},
+    stream::BoxStream,
+};
 
 use super::provider::ProviderError;
 
@@ -107,5 +111,7 @@ pub trait VideoProvider: Send + Sync {
     ) -> BoxFuture<'a, Result<Option<Download>, ProviderError>>;
 
     /// Ends a running job, or removes what is left of one. A provider that cannot do so does nothing.
-    fn cancel<'a>(&'a self, provider_job_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>>;
+    fn cancel<'a>(&'a self, _provider_job_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        future::ready(Ok(())).boxed()
+    }
 }

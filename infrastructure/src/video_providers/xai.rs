@@ -148,8 +148,4 @@ impl VideoProvider for XaiVideoProvider {
     ) -> BoxFuture<'a, Result<Option<Download>, ProviderError>> {
         self.fetch(provider_job_id, variant).boxed()
     }
-
-    fn cancel<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
-        future::ready(Ok(())).boxed()
-    }
 }
