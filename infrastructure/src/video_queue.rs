@@ -315,6 +315,16 @@ impl PostgresVideoQueue {
         Ok(place.fetch_optional(self.pool()).await?.map(i64::cast_unsigned))
     }
 
+    async fn submitting_to(&self, provider: &str) -> anyhow::Result<Vec<String>> {
+        self.catch_up().await?;
+        let submitting = sqlx::query_scalar!(
+            "SELECT video_id FROM open_videos WHERE status = 'submitting' AND provider = $1
+             ORDER BY requested_at_position",
+            provider
+        );
+        Ok(submitting.fetch_all(self.pool()).await?)
+    }
+
     async fn known_of(&self, provider: &str, job_ids: &[String]) -> anyhow::Result<Vec<String>> {
         self.catch_up().await?;
         let known = sqlx::query_scalar!(
@@ -388,6 +398,10 @@ impl VideoQueue for PostgresVideoQueue {
 
     fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>> {
         self.place_of(video_id).boxed()
+    }
+
+    fn submitting<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {
+        self.submitting_to(provider).boxed()
     }
 
     fn known<'a>(&'a self, provider: &'a str, job_ids: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {

@@ -25,7 +25,7 @@ use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use sqlx::PgPool;
 
-use crate::until;
+use crate::{until, until_ok};
 
 #[derive(Debug, Default)]
 pub struct Audit {
@@ -171,18 +171,15 @@ impl Audit {
 
     /// The same, once every video has ended.
     pub async fn of_ended_videos(pool: &PgPool) -> Self {
-        let open = "SELECT count(*) FROM events requested WHERE aggregate_type = $1 AND event_type = 'VideoRequested'
-                    AND NOT EXISTS (SELECT FROM events ended WHERE ended.aggregate_type = $1
-                        AND ended.aggregate_id = requested.aggregate_id AND ended.event_type
-                            IN ('VideoCompleted', 'VideoFailed', 'VideoCancelled', 'VideoExpired'))";
-        let count =
-            async |what: &str| -> i64 { sqlx::query_scalar(what).bind(VideoJob::TYPE).fetch_one(pool).await.unwrap() };
         // However many there are: it is waited for as long as something happens.
-        let mut left = count(open).await;
-        while left > 0 {
-            let before = left;
-            left =
-                until("one more video has ended", async || Some(count(open).await).filter(|left| *left < before)).await;
+        let mut open = open_videos(pool).await;
+        while !open.is_empty() {
+            let before = open.len();
+            open = until_ok("one more video has ended", async || {
+                let open = open_videos(pool).await;
+                if open.len() < before { Ok(open) } else { Err(open) }
+            })
+            .await;
         }
         Self::of(pool).await
     }
@@ -334,4 +331,14 @@ impl AuditedRequest {
     pub fn calls(&self) -> Vec<&Attempt> {
         self.outcome().attempts.iter().filter(|attempt| !attempt.skipped).collect()
     }
+}
+
+/// The videos that have not ended, with the last that happened to each.
+async fn open_videos(pool: &PgPool) -> Vec<(String, String)> {
+    let open = "SELECT * FROM (
+            SELECT DISTINCT ON (aggregate_id) aggregate_id, event_type FROM events WHERE aggregate_type = $1
+            ORDER BY aggregate_id, sequence DESC
+        ) last
+        WHERE event_type NOT IN ('VideoCompleted', 'VideoFailed', 'VideoCancelled', 'VideoExpired', 'MediaErased')";
+    sqlx::query_as(open).bind(VideoJob::TYPE).fetch_all(pool).await.unwrap()
 }

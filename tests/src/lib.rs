@@ -34,7 +34,7 @@ pub mod process;
 pub mod providers;
 pub mod proxy;
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 pub use database::{TestDatabase, database};
 
@@ -43,13 +43,21 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What `look` finds, once it finds something. For what nobody tells of.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    until_ok(what, async || look().await.ok_or(())).await
+}
+
+/// The same, where `look` says what it finds instead: a wait in vain ends with that.
+pub async fn until_ok<T, E: Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let mut instead = None;
     let found = async {
         loop {
-            if let Some(found) = look().await {
-                return found;
+            match look().await {
+                Ok(found) => return found,
+                Err(seen) => instead = Some(seen),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("waited in vain until {what}"))
+    let found = tokio::time::timeout(PATIENCE, found).await;
+    found.unwrap_or_else(|_| panic!("waited in vain until {what}: {instead:?}"))
 }

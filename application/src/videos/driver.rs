@@ -250,6 +250,16 @@ impl Driver {
         pauses.insert(video_id.to_owned(), Pause { until: Instant::now() + wait, length: FIRST_PAUSE });
     }
 
+    /// Leaves the jobs alone for so long, and until the last of them is to be looked at again, so that one task gets all.
+    pub(super) fn pause_together(&self, video_ids: &[&str], wait: Duration) {
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = video_ids.iter().filter_map(|video_id| pauses.get(*video_id)).map(|pause| pause.until).max();
+        let until = (Instant::now() + wait.max(REST)).max(last.unwrap_or_else(Instant::now));
+        for video_id in video_ids {
+            pauses.insert((*video_id).to_owned(), Pause { until, length: FIRST_PAUSE });
+        }
+    }
+
     /// The queue may not have read what was done for the job: until it has, there is nothing more to do.
     fn rest(&self, video_id: &str) {
         let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);

@@ -54,6 +54,10 @@ pub trait VideoQueue: Send + Sync {
     /// Where a job stands in the queue, from 1; `None` where it does not wait.
     fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>>;
 
+    /// The jobs that the provider is being called for, or was when the caller died, once everything that is in the log now
+    /// is known.
+    fn submitting<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
+
     /// Those of the provider's jobs that are known to be one of ours, once everything that is in the log now is known.
     fn known<'a>(&'a self, provider: &'a str, job_ids: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
 

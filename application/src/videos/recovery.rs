@@ -1,10 +1,15 @@
 //! What is done about submissions whose answer was lost: whoever made them died, or the connection did.
 //!
-//! The provider is asked what it has. A job that is not there waits again, for a submission of its own. Jobs that asked for the same cannot be told apart there, and need not be: what one
-//! of them gets is as good for another. So with as many of the provider's jobs as there are of ours, or fewer, each finds
-//! its place, and the rest of ours was never taken. With more, some are somebody else's, and an operator decides.
+//! The provider is asked what it has. A job that is not there waits again, for a submission of its own. Jobs that asked for
+//! the same cannot be told apart there, and need not be: what one of them gets is as good for another. So they are looked for
+//! together, all that the log has. With as many of the provider's jobs as there are of ours, or fewer, each finds its place,
+//! and the rest of ours was never taken. With more, some are somebody else's, and an operator decides.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use aihub_domain::video::{
     VideoStatus,
@@ -61,12 +66,13 @@ impl Driver {
     }
 
     async fn try_recover(self: &Arc<Self>, backend: &VideoBackend, hands: &[InHand]) -> anyhow::Result<()> {
-        // Nobody submits meanwhile: what is found and not known is lost.
+        // Nobody on this node submits meanwhile.
         let lock = self.submitting(&backend.name);
         let _alone = lock.write().await;
+        let lost = self.videos.queue.submitting(&backend.name).await?;
         let mut groups: BTreeMap<Likeness, Alike> = BTreeMap::new();
-        for hand in hands {
-            let Some(mut known) = self.videos.jobs.load(&hand.video_id).await? else { continue };
+        for video_id in &lost {
+            let Some(mut known) = self.videos.jobs.load(video_id).await? else { continue };
             if known.status() != VideoStatus::Submitting {
                 continue;
             }
@@ -91,20 +97,26 @@ impl Driver {
             );
             groups.entry(likeness).or_default().push((known, call));
         }
+        let in_hand: BTreeSet<&str> = hands.iter().map(|hand| hand.video_id.as_str()).collect();
         for alike in groups.into_values() {
-            self.recover_alike(backend, alike).await?;
+            let here = alike.iter().filter(|(known, _)| in_hand.contains(known.video_id.as_str())).count();
+            if here == alike.len() {
+                self.recover_alike(backend, alike, &lost).await?;
+            } else if here > 0 {
+                // What the others may have would be taken for what these have.
+                self.pause_together(&ids(&alike), Duration::ZERO);
+            }
         }
         Ok(())
     }
 
-    async fn recover_alike(&self, backend: &VideoBackend, mut alike: Alike) -> anyhow::Result<()> {
+    /// `all` are those of ours that may be among what the provider has, alike or not.
+    async fn recover_alike(&self, backend: &VideoBackend, mut alike: Alike, all: &[String]) -> anyhow::Result<()> {
         let started: Vec<DateTime<Utc>> =
             alike.iter().filter_map(|(known, _)| known.job.submission().map(|last| last.started_at)).collect();
         let (Some(since), Some(last)) = (started.iter().min(), started.iter().max()) else { return Ok(()) };
         if let Ok(wait) = (*last + self.videos.settings.recover_after - self.videos.jobs.clock.now()).to_std() {
-            for (known, _) in &alike {
-                self.pause_for(&known.video_id, wait);
-            }
+            self.pause_together(&ids(&alike), wait);
             return Ok(());
         }
         if backend.provider.recovery() == Recovery::None {
@@ -114,6 +126,12 @@ impl Driver {
         let mut found = backend.provider.find(call, *since).await?;
         let ours = self.videos.queue.known(&backend.name, &found).await?;
         found.retain(|job_id| !ours.contains(job_id));
+        // One that another node has begun to submit since: what was found may be its.
+        let is_new = |video_id: &String| !all.contains(video_id);
+        if self.videos.queue.submitting(&backend.name).await?.iter().any(is_new) {
+            self.pause_together(&ids(&alike), Duration::ZERO);
+            return Ok(());
+        }
         tracing::info!(
             provider.name = %backend.name, submissions.lost = alike.len(), submissions.found = found.len(),
             "lost submissions were looked for",
@@ -148,4 +166,8 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+fn ids(alike: &Alike) -> Vec<&str> {
+    alike.iter().map(|(known, _)| known.video_id.as_str()).collect()
 }

@@ -1,11 +1,14 @@
 //! Providers that do not do what they should.
 
-use aihub::{auth::secret::Secret, config::Config};
+use aihub::{
+    auth::secret::Secret,
+    config::{Config, amount::Credits},
+};
 use aihub_application::{
     ports::clock::{Clock, SystemClock},
     videos::operator::Decision,
 };
-use aihub_domain::video::event::VideoEvent;
+use aihub_domain::{money::Microcredits, video::event::VideoEvent};
 use aihub_infrastructure::simulated_providers::webhooks::Webhook;
 use aihub_tests::{app::TestApp, until};
 use reqwest::{Client, StatusCode};
@@ -68,6 +71,31 @@ async fn a_submission_whose_answer_was_lost_is_found_again_and_made_once() {
         assert_eq!(made.len(), 1, "idempotent: {idempotent}, {made:?}");
         assert_eq!(made[0].submissions, if idempotent { 2 } else { 1 });
     }
+}
+
+#[tokio::test]
+async fn submissions_of_the_same_that_were_lost_one_after_the_other_are_looked_for_together() {
+    let app = TestApp::start(|config| {
+        config.videos.recover_after_ms = 3_000;
+        config.credits.welcome = Some(Credits(Microcredits::from_credits(1_200)));
+        let sora = config.video_providers.get_mut("sora").unwrap();
+        (sora.idempotent, sora.timeouts.first_byte_ms) = (false, 900);
+    })
+    .await;
+    let lose_one = || app.providers.rule(json!({ "tear_created": true, "times": 1, "video_time_ms": 100 }));
+    lose_one();
+    let first = generate(&app, "ada", &video("the same")).await;
+    until("the first was taken", async || (app.providers.simulator.videos().len() == 1).then_some(())).await;
+    // Long enough after the first that it is to be looked for well before the second.
+    let between = generate(&app, "ada", &video("another")).await;
+    assert_eq!(ended(&app, "ada", &between).await["status"], "completed");
+    lose_one();
+    let second = generate(&app, "ada", &video("the same")).await;
+    for id in [first, second] {
+        let answer = ended(&app, "ada", &id).await;
+        assert_eq!(answer["status"], "completed", "{answer}");
+    }
+    assert_eq!(app.providers.simulator.videos().len(), 3);
 }
 
 /// A provider of another kind that takes what it is sent and says nothing.
