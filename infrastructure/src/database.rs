@@ -4,7 +4,7 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    ConnectOptions, PgConnection, PgPool,
+    ConnectOptions, Connection, PgConnection, PgPool,
     migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
@@ -24,6 +24,9 @@ pub const KEPT_PLANS: [(&str, &str); 6] = [
     ("enable_bitmapscan", "off"),
     ("jit", "off"),
 ];
+
+/// A pooled connection that was used so short a time ago is not tested before it is used again.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// How the database is reached.
 #[derive(Debug, Clone)]
@@ -90,6 +93,11 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
+            // A round trip before each use finds the dead ones. One that was in use just now is hardly dead.
+            .test_before_acquire(false)
+            .before_acquire(|connection, pooled| {
+                Box::pin(async move { Ok(pooled.idle_for < TRUSTED_FOR || connection.ping().await.is_ok()) })
+            })
             .connect_with(pooled)
             .await
             .map_err(DatabaseError::Unreachable)?;

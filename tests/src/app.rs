@@ -41,6 +41,7 @@ pub struct TestApp {
     pub hub: Arc<Hub>,
     pub providers: Arc<Providers>,
     pub database: Arc<TestDatabase>,
+    pub http: reqwest::Client,
     auth: AuthSettings,
     shutdown: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
@@ -83,6 +84,14 @@ pub fn token(auth: &AuthSettings, user: &str, account: &str, ttl: TimeDelta) -> 
     mint(auth, &new).unwrap()
 }
 
+/// For calls on 127.0.0.1. Without certificates, of which there are many to read; each call has a connection of its own.
+pub fn http_client() -> reqwest::Client {
+    // Nobody else may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(PATIENCE);
+    builder.pool_max_idle_per_host(0).build().unwrap()
+}
+
 impl TestApp {
     /// With a database and providers of its own. `change` has the last word on the configuration.
     pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
@@ -108,6 +117,7 @@ impl TestApp {
             hub,
             providers: providers.clone(),
             database: database.clone(),
+            http: http_client(),
             auth,
             _stop: shutdown.clone().drop_guard(),
             shutdown,
@@ -153,8 +163,7 @@ impl TestApp {
 
     /// `GET path`, with a token if it is given: status, headers, and the body where it is JSON.
     pub async fn get(&self, path: &str, token: Option<&str>) -> (StatusCode, HeaderMap, Value) {
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        let mut request = client.get(format!("http://{}{path}", self.address));
+        let mut request = self.http.get(format!("http://{}{path}", self.address));
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
@@ -176,8 +185,7 @@ impl TestApp {
         body: Option<&Value>,
         headers: &[(&str, &str)],
     ) -> (StatusCode, Value) {
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        let mut request = client.request(method, format!("http://{}{path}", self.address)).bearer_auth(token);
+        let mut request = self.http.request(method, format!("http://{}{path}", self.address)).bearer_auth(token);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::{postgres::server, until};
+use crate::{logging, postgres::server, until};
 
 /// A database that is dropped with this value.
 pub struct TestDatabase {
@@ -22,6 +22,7 @@ pub struct TestDatabase {
 
 pub async fn database() -> TestDatabase {
     static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+    logging::install();
     let template = TEMPLATE.get_or_init(template).await;
     let name = format!("aihub_test_{}", Uuid::now_v7().simple());
     let server = server().await;

@@ -9,6 +9,7 @@
 //! | [`database`] | a fresh, migrated database for each test |
 //! | [`kafka`] | what stands in the topics, and in views that are fed from them |
 //! | [`log`] | nodes with a writer, and short ways to make units |
+//! | [`logging`] | what the services under test log |
 //! | [`postgres`] | the PostgreSQL of the test process |
 //! | [`process`] | the service as a process of its own, to be killed |
 //! | [`providers`] | the simulated providers, and what they counted |
@@ -29,6 +30,7 @@ pub mod client;
 pub mod database;
 pub mod kafka;
 pub mod log;
+pub mod logging;
 pub mod postgres;
 pub mod process;
 pub mod providers;

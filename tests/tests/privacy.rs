@@ -1,58 +1,20 @@
 //! Content and secrets stand in clear nowhere: not in a table, not in a log line, not in a metric.
 
-use std::{cell::RefCell, fmt::Write as _, io::Write};
+use std::fmt::Write as _;
 
 use aihub_tests::{
     app::{SECRET, TestApp},
     client::{chat, with},
+    logging,
 };
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_tungstenite::tungstenite::Message;
-use tracing_subscriber::{
-    Layer,
-    filter::{LevelFilter, dynamic_filter_fn},
-    layer::SubscriberExt,
-    util::SubscriberInitExt,
-};
 
 /// A word that the simulated answers take up when it stands at the end of a prompt.
 const MARKER: &str = "zebrafinch7391";
-
-thread_local! {
-    /// What is logged on this thread, once somebody wants to know.
-    static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
-}
-
-struct ThreadsLog;
-
-impl Write for ThreadsLog {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        LOG.with_borrow_mut(|log| log.get_or_insert_default().extend_from_slice(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// From here on, what is logged on this thread is kept, debugging messages as well.
-///
-/// The subscriber is the process's: with one of the thread alone, a message that another test's thread comes by first
-/// is taken for one that nobody wants.
-fn capture_log() {
-    let wanted = dynamic_filter_fn(|_, _| LOG.with_borrow(Option::is_some)).with_max_level_hint(LevelFilter::DEBUG);
-    let text = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| ThreadsLog).with_filter(wanted);
-    tracing_subscriber::registry().with(text).init();
-    LOG.set(Some(Vec::new()));
-}
-
-fn captured_log() -> String {
-    LOG.with_borrow(|log| String::from_utf8_lossy(log.as_deref().unwrap_or_default()).into_owned())
-}
 
 /// Every row of every table, as text.
 pub async fn dump(pool: &PgPool) -> String {
@@ -98,7 +60,7 @@ fn a_secret_is_found_behind_its_disguises() {
 
 #[tokio::test]
 async fn content_and_secrets_are_in_clear_in_no_table_no_log_line_and_no_metric() {
-    capture_log();
+    logging::keep();
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     let _measuring = metrics::set_default_local_recorder(&recorder);
@@ -142,12 +104,12 @@ async fn content_and_secrets_are_in_clear_in_no_table_no_log_line_and_no_metric(
     // What shows that there was something to be found.
     let position = sqlx::query_scalar::<_, i64>("SELECT max(position) FROM events").fetch_one(app.database.pool());
     assert!(position.await.unwrap() > 30);
-    assert!(captured_log().contains("a provider failed"), "nothing is logged here");
+    assert!(logging::kept().contains("a provider failed"), "nothing is logged here");
     assert!(handle.render().contains("aihub_requests_total"), "nothing is measured here");
 
     let dump = dump(app.database.pool()).await;
     app.stop().await;
-    let haystacks = [("a table", dump), ("the log", captured_log()), ("a metric", handle.render())];
+    let haystacks = [("a table", dump), ("the log", logging::kept()), ("a metric", handle.render())];
     for secret in [MARKER, SECRET, "sk-simulated", &token, token.rsplit('.').next().unwrap()] {
         for (place, haystack) in &haystacks {
             let haystack_lowercase = haystack.to_lowercase();

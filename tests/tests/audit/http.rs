@@ -4,7 +4,6 @@ use aihub::auth::mint::{NewToken, mint};
 use aihub_application::ports::clock::{Clock, SystemClock};
 use aihub_infrastructure::audit::file::{LogFile, verify_bundle};
 use aihub_tests::{
-    PATIENCE,
     app::{TestApp, auth},
     client::chat,
     until,
@@ -26,7 +25,7 @@ fn auditor() -> String {
 }
 
 async fn get(app: &TestApp, path: &str, token: &str) -> (StatusCode, String) {
-    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let client = &app.http;
     let response = client.get(format!("http://{}{path}", app.address)).bearer_auth(token).send().await.unwrap();
     (response.status(), response.text().await.unwrap())
 }

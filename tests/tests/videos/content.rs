@@ -8,7 +8,7 @@ use aihub_infrastructure::video_queue::PostgresVideoQueue;
 use aihub_tests::{app::TestApp, until};
 use axum::{Router, body::Bytes, http::HeaderMap};
 use chrono::TimeDelta;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::task::TaskTracker;
@@ -57,7 +57,7 @@ async fn erasing_an_account_takes_its_videos_along() {
         key_ids: vec![],
     };
     erase_subject(&*gateway.log, "ada", &command, &Arc::default()).await.unwrap();
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = &app.http;
     until("the file is gone", async || {
         (client.get(&url).send().await.unwrap().status() == StatusCode::NOT_FOUND).then_some(())
     })

@@ -4,7 +4,7 @@ use aihub::auth::mint::{NewToken, mint};
 use aihub_application::ports::clock::{Clock, SystemClock};
 use aihub_tests::app::{TestApp, auth};
 use chrono::TimeDelta;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use super::{ended, generate, in_state, video};
@@ -144,7 +144,7 @@ async fn deleting_a_video_takes_its_files_and_leaves_its_record() {
         assert_eq!((status, &answer["status"], &answer["url"]), (StatusCode::OK, &json!("completed"), &json!(null)));
         assert_eq!(answer["mediaErased"], "deleted");
     }
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = &app.http;
     assert_eq!(client.get(url).send().await.unwrap().status(), StatusCode::NOT_FOUND);
 }
 

@@ -3,7 +3,7 @@
 use aihub_domain::video::event::VideoEvent;
 use aihub_infrastructure::event_store::reader;
 use aihub_tests::{
-    app::{TestApp, auth, token, variables},
+    app::{TestApp, auth, http_client, token, variables},
     audit::Audit,
     database,
     process::Process,
@@ -11,7 +11,6 @@ use aihub_tests::{
     until,
 };
 use chrono::TimeDelta;
-use reqwest::Client;
 use serde_json::json;
 
 use super::{generate, video};
@@ -45,9 +44,7 @@ async fn kill_at_every_step(idempotent: bool) {
     );
     let token = token(&auth(), "ann", "ann", TimeDelta::hours(1));
     let program = env!("CARGO_BIN_EXE_aihub-under-test");
-    // In this process nobody else has: the services are others.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = http_client();
     let (mut requested, mut kills_before_the_last_end) = (0, 0);
     for round in 0..=ROUNDS {
         let process = Process::start(program, &variables).await;

@@ -2,7 +2,7 @@
 
 use aihub_domain::video::event::VideoEvent;
 use aihub_tests::app::TestApp;
-use reqwest::{Client, StatusCode, header::RANGE};
+use reqwest::{StatusCode, header::RANGE};
 use serde_json::json;
 
 use super::{ended, generate, video};
@@ -17,7 +17,7 @@ async fn a_video_is_made_watched_downloaded_in_ranges_and_played() {
     assert_eq!(answer["creditsUsed"], 400.0, "{answer}");
     assert_eq!((&answer["provider"], &answer["model"]), (&json!("sora"), &json!("sora-2")));
 
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = &app.http;
     let url = answer["url"].as_str().unwrap();
     let whole = client.get(url).send().await.unwrap();
     assert_eq!(whole.status(), StatusCode::OK);

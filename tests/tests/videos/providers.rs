@@ -11,7 +11,7 @@ use aihub_application::{
 use aihub_domain::{money::Microcredits, video::event::VideoEvent};
 use aihub_infrastructure::simulated_providers::webhooks::Webhook;
 use aihub_tests::{app::TestApp, until};
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
@@ -174,7 +174,7 @@ async fn a_providers_webhook_is_taken_when_it_is_signed_and_repeated_or_forged_o
     app.providers.rule(json!({ "webhook": "twice", "video_time_ms": 300 }));
     let id = generate(&app, "ada", &video("told")).await;
     assert_eq!(ended(&app, "ada", &id).await["status"], "completed");
-    let client = Client::builder().no_proxy().build().unwrap();
+    let client = &app.http;
     for url in [url.clone(), url.replace("/sora", "/nobody")] {
         let forged = client
             .post(url)

@@ -32,7 +32,7 @@ async fn a_thousand_jobs_at_five_in_parallel_are_started_in_order_of_fairness() 
     let wanted = [("big", 700), ("middle", 200), ("small", 100)];
     for (user, count) in wanted {
         stream::iter(0..count)
-            .for_each_concurrent(16, async |nth| _ = generate(&app, user, &video(&format!("{nth}"))).await)
+            .for_each_concurrent(8, async |nth| _ = generate(&app, user, &video(&format!("{nth}"))).await)
             .await;
     }
     let all_requested = reader::head(app.database.pool()).await.unwrap().position;

@@ -12,7 +12,7 @@ use aihub_infrastructure::event_store::{
 };
 use aihub_tests::{
     TestDatabase,
-    app::{TestApp, auth, token, variables},
+    app::{TestApp, auth, http_client, token, variables},
     audit::Audit,
     client::microcredits,
     database,
@@ -40,10 +40,8 @@ fn hasty(database: &TestDatabase, providers: &Providers) -> Vec<(String, String)
 }
 
 async fn call(address: SocketAddr, path: &str, body: Option<&Value>) -> Value {
-    // A process of its own has one for itself.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let token = token(&auth(), "ada", "ada", TimeDelta::hours(1));
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = http_client();
     let url = format!("http://{address}{path}");
     let request = match body {
         Some(body) => client.post(url).header("content-type", "application/json").body(body.to_string()),

@@ -22,7 +22,7 @@ async fn a_prompt_is_enhanced_and_the_video_is_made_from_what_the_model_wrote() 
     let video = &answer["videos"][0];
     assert_eq!((&video["status"], &video["workflowId"]), (&json!("completed"), &json!(id)), "{answer}");
     assert_eq!(answer["steps"][1]["videoIds"], json!([video["videoId"]]));
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let client = &app.http;
     let response = client.get(video["url"].as_str().unwrap()).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let film = re_mp4::Mp4::read_bytes(&response.bytes().await.unwrap()).unwrap();

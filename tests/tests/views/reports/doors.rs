@@ -15,7 +15,7 @@ use reqwest::StatusCode;
 use super::made;
 
 async fn get(app: &TestApp, path: &str, token: &str) -> reqwest::Response {
-    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let client = &app.http;
     client.get(format!("http://{}{path}", app.address)).bearer_auth(token).send().await.unwrap()
 }
 
