@@ -226,6 +226,8 @@ impl App {
         let max_connections = self.config.server.max_connections;
         let server = serve(self.listener, router(self.hub.clone()), max_connections, gateway.draining.clone());
         let mut server = TaskTracker::new().spawn(server);
+        let stop_embedded = CancellationToken::new();
+        let embedded = self.embedded.map(|embedded| TaskTracker::new().spawn(embedded.keep(stop_embedded.clone())));
 
         shutdown.cancelled().await;
         let drain = duration_ms(self.config.server.drain_ms);
@@ -258,8 +260,9 @@ impl App {
         }
         self.hub.reads.pool().close().await;
         self.hub.database.pool().close().await;
-        if let Some(embedded) = self.embedded {
-            embedded.stop().await?;
+        stop_embedded.cancel();
+        if let Some(embedded) = embedded {
+            embedded.await?.stop().await?;
         }
         tracing::info!("stopped");
         Ok(())

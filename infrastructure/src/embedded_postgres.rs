@@ -22,7 +22,11 @@ use std::{
 };
 
 use sqlx::Connection;
-use tokio::{process::Child, time::timeout};
+use tokio::{
+    process::Child,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
 use self::{
     cluster::DATABASE,
@@ -32,6 +36,10 @@ use self::{
 };
 
 pub use self::error::EmbeddedPostgresError;
+
+/// How often a server that another process started is looked for, and one that did not start is tried again.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Where PostgreSQL may come from, and how it runs.
 #[derive(Debug, Clone)]
@@ -59,6 +67,9 @@ pub struct EmbeddedPostgres {
     url: String,
     version: String,
     directory: Directory,
+    user: ServerUser,
+    options: EmbeddedPostgresOptions,
+    temporary: bool,
     presence: Presence,
     child: Option<Child>,
 }
@@ -111,6 +122,41 @@ impl EmbeddedPostgres {
         &self.version
     }
 
+    /// Sees to it until `stop` that the server runs: one that was killed is started again where it was, so that whoever
+    /// lost a connection finds it there.
+    pub async fn keep(mut self, stop: CancellationToken) -> Self {
+        while stop.run_until_cancelled(self.ended()).await.is_some() {
+            tracing::warn!(data = %self.directory.path().display(), "PostgreSQL has ended: starting it again");
+            let again = Self::start_in(self.directory.clone(), self.user, &self.options, self.temporary);
+            match stop.run_until_cancelled(again).await {
+                Some(Ok(again)) => {
+                    if again.url != self.url {
+                        tracing::error!(
+                            "PostgreSQL had to take another port, where nobody here looks for it: start aihub again"
+                        );
+                    }
+                    self = again;
+                }
+                Some(Err(error)) => {
+                    tracing::error!(error.message = %error, "PostgreSQL does not start; trying again");
+                    let _ = stop.run_until_cancelled(sleep(RETRY_AFTER)).await;
+                }
+                None => break,
+            }
+        }
+        self
+    }
+
+    /// Resolves when nothing of the server is left.
+    async fn ended(&mut self) {
+        if let Some(watchdog) = &mut self.child {
+            let _ = watchdog.wait().await;
+        }
+        while !matches!(self.directory.server_lock(Duration::ZERO).await, Ok(Some(_))) {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Ends the use. If it was the last one, this waits until PostgreSQL has shut down: all connections are cut, what was
     /// committed is on disk. Close the pools before.
     pub async fn stop(self) -> Result<(), EmbeddedPostgresError> {
@@ -126,7 +172,7 @@ impl EmbeddedPostgres {
         }
         if let Some(mut watchdog) = child {
             // It may be removing a temporary directory.
-            let _ = timeout(Duration::from_secs(5), watchdog.wait()).await;
+            let _ = timeout(STOP_DEADLINE, watchdog.wait()).await;
         }
         Ok(())
     }
@@ -141,7 +187,7 @@ impl EmbeddedPostgres {
         let server_lock = if let Some(free) = directory.server_lock(Duration::ZERO).await? {
             free
         } else if let Some(server) = server::join(&directory).await? {
-            return Self::open(directory, server).await;
+            return Self::open(directory, user, options, temporary, server).await;
         } else {
             server::stop_left_behind(&directory, user).await?
         };
@@ -153,10 +199,16 @@ impl EmbeddedPostgres {
         }
         let launch = Launch { directory: &directory, binaries: &binaries, user, durable, temporary };
         let server = launch.start(&server_lock).await?;
-        Self::open(directory, server).await
+        Self::open(directory, user, options, temporary, server).await
     }
 
-    async fn open(directory: Directory, server: Server) -> Result<Self, EmbeddedPostgresError> {
+    async fn open(
+        directory: Directory,
+        user: ServerUser,
+        options: &EmbeddedPostgresOptions,
+        temporary: bool,
+        server: Server,
+    ) -> Result<Self, EmbeddedPostgresError> {
         let Server { address, mut connection, presence, child } = server;
         let version = sqlx::query_scalar("SELECT split_part(current_setting('server_version'), ' ', 1)");
         let version: String = version.fetch_one(&mut connection).await?;
@@ -165,6 +217,7 @@ impl EmbeddedPostgres {
             sqlx::query(&format!("CREATE DATABASE {DATABASE}")).execute(&mut connection).await?;
         }
         connection.close().await?;
-        Ok(Self { url: address.url(DATABASE), version, directory, presence, child })
+        let (url, options) = (address.url(DATABASE), options.clone());
+        Ok(Self { url, version, directory, user, options, temporary, presence, child })
     }
 }

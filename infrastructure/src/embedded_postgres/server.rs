@@ -84,13 +84,19 @@ pub(super) struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    /// Starts the server on a free port. The caller holds `server_lock`, so nothing else runs on the data.
+    /// Starts the server on a free port: after a crash on the one that it had, where others may still look for it. The
+    /// caller holds `server_lock`, so nothing else runs on the data.
     pub(super) async fn start(&self, server_lock: &File) -> Result<Server, EmbeddedPostgresError> {
-        // A crash leaves it behind, and postgres would take any process that has the id by now for its predecessor.
+        // A crash leaves its file behind, and postgres would take any process that has the id by now for its predecessor.
+        let mut crashed = PidFile::read(&self.directory.data());
         let _ = fs::remove_file(self.directory.data().join("postmaster.pid"));
         let mut attempt = 1;
         loop {
-            match self.start_on(free_port(self.directory.path())?, server_lock).await {
+            let port = match crashed.take() {
+                Some(PidFile { port, .. }) => port,
+                None => free_port(self.directory.path())?,
+            };
+            match self.start_on(port, server_lock).await {
                 Err(EmbeddedPostgresError::Ended { tail, .. })
                     if tail.contains("could not bind") && attempt < PORT_ATTEMPTS =>
                 {

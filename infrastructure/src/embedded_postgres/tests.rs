@@ -6,12 +6,14 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
 use nix::unistd::Uid;
 use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     EmbeddedPostgres, EmbeddedPostgresError, EmbeddedPostgresOptions,
@@ -85,6 +87,41 @@ async fn it_starts_from_an_empty_directory_and_keeps_its_data_over_a_restart() {
     second.stop().await.unwrap();
     let mode = fs::metadata(path.join("password")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn one_that_was_killed_is_there_again_where_it_was_while_somebody_keeps_it() {
+    let dir = temporary_dir();
+    let path = dir.path().join("postgres");
+    let options = EmbeddedPostgresOptions { durable: true, ..fetched_only() };
+    // One of the two has started it, and both find it gone.
+    let postgres = EmbeddedPostgres::start(&path, &options).await.unwrap();
+    let joined = EmbeddedPostgres::start(&path, &options).await.unwrap();
+    write_mark(&postgres).await;
+    let (url, stop) = (postgres.url().to_owned(), CancellationToken::new());
+    let tasks = TaskTracker::new();
+    let kept = [postgres, joined].map(|postgres| tasks.spawn(postgres.keep(stop.clone())));
+    for _ in 0..3 {
+        let mut before = PgConnection::connect(&url).await.unwrap();
+        kill(&postmaster(&path));
+        while before.ping().await.is_ok() {}
+        let found = async {
+            loop {
+                if let Ok(connection) = PgConnection::connect(&url).await {
+                    break connection;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let mut again = tokio::time::timeout(LONG, found).await.expect("it is started again");
+        let mark: String = sqlx::query_scalar("SELECT text FROM mark").fetch_one(&mut again).await.unwrap();
+        assert_eq!(mark, "kept");
+    }
+    stop.cancel();
+    for kept in kept {
+        kept.await.unwrap().stop().await.unwrap();
+    }
+    await_end(&path).await;
 }
 
 #[tokio::test]
@@ -165,10 +202,10 @@ async fn a_server_whose_watchdog_was_killed_too_is_stopped_before_the_next_start
     let dir = temporary_dir();
     let path = dir.path().join("postgres");
     let mut helper = start_helper(&path);
-    let postmaster = fs::read_to_string(path.join("data/postmaster.pid")).unwrap().lines().next().unwrap().to_owned();
+    let postmaster = postmaster(&path);
     for pid in process_group_of(&postmaster) {
         if pid != postmaster {
-            assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+            kill(&pid);
         }
     }
     helper.kill().unwrap();
@@ -176,6 +213,24 @@ async fn a_server_whose_watchdog_was_killed_too_is_stopped_before_the_next_start
     let next = EmbeddedPostgres::start(&path, &fetched_only()).await.unwrap();
     assert_eq!(read_mark(&next).await, "kept");
     next.stop().await.unwrap();
+}
+
+/// The id of the server's first process.
+fn postmaster(path: &Path) -> String {
+    fs::read_to_string(path.join("data/postmaster.pid")).unwrap().lines().next().unwrap().to_owned()
+}
+
+/// Kills it, and waits until it holds nothing open any more.
+fn kill(pid: &str) {
+    assert!(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
+    // `17 (postgres) Z …`: whether somebody asks how it ended is of no interest.
+    let is_dead = || match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(_) => true,
+    };
+    while !is_dead() {
+        thread::yield_now();
+    }
 }
 
 /// The ids in the process group that `pid` is in; empty where there is no `/proc` to tell.

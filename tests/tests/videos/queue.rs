@@ -27,6 +27,15 @@ fn at_most(places: usize) -> impl FnOnce(&mut Config) {
 #[tokio::test]
 async fn a_thousand_jobs_at_five_in_parallel_are_started_in_order_of_fairness() {
     let app = TestApp::start(at_most(5)).await;
+    // All places are taken until everybody has asked.
+    app.providers.rule(json!({ "hang_late": true, "times": 5 }));
+    let mut first = Vec::new();
+    for nth in 0..5 {
+        first.push(generate(&app, "first", &video(&format!("first {nth}"))).await);
+    }
+    for video_id in &first {
+        in_state(&app, "first", video_id, "rendering").await;
+    }
     app.providers.rule(json!({ "video_time_ms": 1 }));
     // One account wants most of it, and wants it first.
     let wanted = [("big", 700), ("middle", 200), ("small", 100)];
@@ -36,12 +45,16 @@ async fn a_thousand_jobs_at_five_in_parallel_are_started_in_order_of_fairness() 
             .await;
     }
     let all_requested = reader::head(app.database.pool()).await.unwrap().position;
+    for video_id in &first {
+        let path = format!("/api/mcp/sora2/{video_id}/cancel");
+        let (status, answer) = app.post(&path, &app.token("first"), &json!({})).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
     let audit = Audit::of_ended_videos(app.database.pool()).await;
-    assert_eq!(audit.videos.len(), 1_000);
     let completed =
         |video: &&aihub_tests::audit::AuditedVideo| matches!(video.end(), Some(VideoEvent::VideoCompleted { .. }));
     assert_eq!(audit.videos.values().filter(completed).count(), 1_000);
-    assert_eq!(app.providers.simulator.videos().len(), 1_000);
+    assert_eq!(app.providers.simulator.videos().len(), 1_005);
 
     let mut started: BTreeMap<String, usize> = BTreeMap::new();
     for video_id in starts(&app, all_requested).await {
