@@ -60,3 +60,12 @@ CREATE TABLE kept_media (
 );
 CREATE INDEX kept_media_ended_at ON kept_media (ended_at);
 CREATE INDEX kept_media_account ON kept_media (account);
+
+-- Jobs that ended while their files were fetched. What was stored of them by somebody who died before the log said so is
+-- nobody's, and is deleted.
+CREATE TABLE media_leftovers (
+    video_id text COLLATE "C" NOT NULL,
+    ended_at timestamptz      NOT NULL,
+    CONSTRAINT media_leftovers_video_id PRIMARY KEY (video_id)
+);
+CREATE INDEX media_leftovers_ended_at ON media_leftovers (ended_at);

@@ -47,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The most that one search finds.
 const MAX_FOUND: i64 = 100;
 
-/// Keeps `open_videos`, `video_turns`, `video_submissions` and `kept_media`.
+/// Keeps `open_videos`, `video_turns`, `video_submissions`, `kept_media` and `media_leftovers`.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenVideos;
 
@@ -118,13 +118,17 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         .fetch_all(&mut **transaction)
         .await?;
     let mut rows: BTreeMap<String, Row> = known.into_iter().map(|row| (row.video_id.clone(), row)).collect();
-    let (mut ended, mut news, mut turns) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+    let (mut ended, mut leftovers) = (Vec::new(), Vec::new());
+    let (mut news, mut turns) = (BTreeSet::new(), BTreeMap::new());
     for (event, change) in changes {
         let (video_id, position) = (&event.aggregate_id, event.position.cast_signed());
         if let VideoEvent::VideoRequested(request) = change {
             rows.entry(video_id.clone()).or_insert_with(|| Row::requested(video_id, request, position));
-        } else if let Some((asked, _)) = change.ended() {
-            rows.remove(video_id);
+        } else if let Some((asked, ended_at)) = change.ended() {
+            let was = rows.remove(video_id);
+            if was.is_some_and(|was| was.status == VideoStatus::Rendering.as_str()) {
+                leftovers.push((video_id.as_str(), ended_at));
+            }
             ended.push(video_id.as_str());
             news.insert(format!("{video_id} {}", asked.account));
         } else if let Some(row) = rows.get_mut(video_id)
@@ -144,6 +148,15 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     sqlx::query!("DELETE FROM open_videos WHERE video_id = ANY($1)", &ended as &[&str])
         .execute(&mut **transaction)
         .await?;
+    let (left_by, ended_at): (Vec<&str>, Vec<DateTime<Utc>>) = leftovers.into_iter().unzip();
+    sqlx::query!(
+        "INSERT INTO media_leftovers SELECT * FROM unnest($1::text[], $2::timestamptz[])
+         ON CONFLICT ON CONSTRAINT media_leftovers_video_id DO NOTHING",
+        &left_by as &[&str],
+        &ended_at
+    )
+    .execute(&mut **transaction)
+    .await?;
     sqlx::query!(
         "INSERT INTO open_videos SELECT * FROM json_populate_recordset(NULL::open_videos, $1::text::json)
          ON CONFLICT ON CONSTRAINT open_videos_video_id DO UPDATE
@@ -432,5 +445,26 @@ impl VideoQueue for PostgresVideoQueue {
 impl MediaHolders for PostgresVideoQueue {
     fn due(&self, kept_from: Option<DateTime<Utc>>) -> BoxFuture<'_, anyhow::Result<Vec<DueMedia>>> {
         self.due_now(kept_from).boxed()
+    }
+
+    fn leftovers(&self, ended_before: DateTime<Utc>) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
+        async move {
+            let left = sqlx::query_scalar!(
+                "SELECT video_id FROM media_leftovers WHERE ended_at < $1 ORDER BY ended_at LIMIT $2",
+                ended_before,
+                MAX_FOUND
+            );
+            Ok(left.fetch_all(self.pool()).await?)
+        }
+        .boxed()
+    }
+
+    fn forget_leftovers<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        async move {
+            let forget = sqlx::query!("DELETE FROM media_leftovers WHERE video_id = $1", video_id);
+            forget.execute(self.pool()).await?;
+            Ok(())
+        }
+        .boxed()
     }
 }

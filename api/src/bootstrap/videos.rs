@@ -154,7 +154,7 @@ fn webhook_sender(
     Ok(Arc::new(WebhookSender::new(database.pool().clone(), log, vault, clock, describe, options)?))
 }
 
-/// Has media deleted that is too old, or whose content was erased.
+/// Has media deleted that is too old, whose content was erased, or that nobody knows of.
 async fn keep_media(videos: Arc<Videos>, queue: PostgresVideoQueue, keep_days: Option<u32>, stop: CancellationToken) {
     let mut tick = interval(MEDIA_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -166,6 +166,9 @@ async fn keep_media(videos: Arc<Videos>, queue: PostgresVideoQueue, keep_days: O
             Err(error) => {
                 tracing::warn!(error.message = format!("{error:#}"), "media that is due could not be looked for");
             }
+        }
+        if let Err(error) = videos.delete_leftovers(&queue, videos.nothing_comes_before()).await {
+            tracing::warn!(error.message = format!("{error:#}"), "files that are left could not be looked for");
         }
     }
 }
