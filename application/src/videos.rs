@@ -21,7 +21,7 @@ mod driver;
 pub mod housekeeping;
 pub mod jobs;
 pub mod new_video;
-mod opening;
+pub(crate) mod opening;
 pub mod operator;
 pub mod queue;
 mod recovery;
@@ -32,7 +32,11 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     gateway::Gateway,
-    ports::{media_store::MediaStore, vault::VaultError},
+    ports::{
+        media_store::MediaStore,
+        seats::{Depth, Seats},
+        vault::VaultError,
+    },
 };
 use catalog::VideoCatalog;
 use jobs::{Jobs, Known};
@@ -41,9 +45,8 @@ use queue::VideoQueue;
 
 #[derive(Debug, Clone)]
 pub struct VideoSettings {
-    /// Over it: `QUEUE_FULL`, as for the next.
-    pub max_queued: u64,
-    pub max_queued_per_account: u64,
+    /// Beyond it: `QUEUE_FULL`.
+    pub max_queued: Depth,
     /// A job that nobody has taken for so long is ended.
     pub max_wait: Duration,
     /// From a job's submission to its provider's being done.
@@ -65,6 +68,7 @@ pub struct Videos {
     pub catalog: VideoCatalog,
     pub media: Arc<dyn MediaStore>,
     pub queue: Arc<dyn VideoQueue>,
+    pub seats: Arc<dyn Seats>,
 }
 
 impl Videos {

@@ -16,6 +16,7 @@
 //! | [`open_workflows`] | the workflows, and which of them have not ended |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
 //! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
+//! | [`seats`] | queues that are no longer than they may be, whoever asks at the same time |
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`standard_webhooks`] | signatures of webhooks, ours and others' |
@@ -38,6 +39,7 @@ pub mod open_files;
 pub mod open_workflows;
 pub mod orphaned_requests;
 pub mod providers;
+pub mod seats;
 pub mod secret_file;
 pub mod simulated_providers;
 pub mod standard_webhooks;

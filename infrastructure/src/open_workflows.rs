@@ -6,10 +6,7 @@ use std::{
     time::Duration,
 };
 
-use aihub_application::{
-    videos::queue::Depth,
-    workflows::list::{Listed, WorkflowList},
-};
+use aihub_application::workflows::list::{Listed, WorkflowList};
 use aihub_domain::workflow::{Workflow, event::WorkflowEvent};
 use anyhow::Context;
 use futures::{FutureExt, future::BoxFuture};
@@ -25,6 +22,7 @@ use crate::{
         subscription::EventHandler,
     },
     json_rows::json_rows,
+    seats,
 };
 
 /// The channel on which nodes hear of workflows: the id of each to which something happened.
@@ -75,6 +73,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         }
     }
     if !started.is_empty() {
+        seats::vacate(transaction, &started.keys().copied().collect::<Vec<_>>()).await?;
         sqlx::query!(
             "INSERT INTO workflows SELECT * FROM json_populate_recordset(NULL::workflows, $1::text::json)
              ON CONFLICT ON CONSTRAINT workflows_workflow_id DO NOTHING",
@@ -139,16 +138,6 @@ impl PostgresWorkflows {
         Ok(ids.fetch_all(self.database.pool()).await?)
     }
 
-    async fn count(&self, account: &str) -> anyhow::Result<Depth> {
-        let row = sqlx::query!(
-            r#"SELECT count(*) AS "all!", count(*) FILTER (WHERE account = $1) AS "of_account!"
-               FROM workflows WHERE running"#,
-            account
-        );
-        let row = row.fetch_one(self.database.pool()).await?;
-        Ok(Depth { all: row.all.cast_unsigned(), of_account: row.of_account.cast_unsigned() })
-    }
-
     async fn page(&self, account: &str, user: &str, before: Option<u64>, limit: usize) -> anyhow::Result<Vec<Listed>> {
         let rows = sqlx::query!(
             "SELECT workflow_id, position FROM workflows WHERE account = $1 AND user_id = $2 AND position < $3
@@ -166,10 +155,6 @@ impl PostgresWorkflows {
 impl WorkflowList for PostgresWorkflows {
     fn running(&self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
         self.running_now().boxed()
-    }
-
-    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>> {
-        self.count(account).boxed()
     }
 
     fn of_user<'a>(

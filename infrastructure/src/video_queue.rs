@@ -8,7 +8,7 @@ use std::{
 
 use aihub_application::videos::{
     housekeeping::{DueMedia, MediaHolders},
-    queue::{Depth, News, OpenVideo, VideoQueue},
+    queue::{News, OpenVideo, VideoQueue},
 };
 use aihub_domain::video::{
     VideoJob, VideoStatus,
@@ -32,6 +32,7 @@ use crate::{
         subscription::EventHandler,
     },
     json_rows::json_rows,
+    seats,
 };
 
 /// The name of [`OpenVideos`], under which its checkpoint is kept.
@@ -118,12 +119,13 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         .fetch_all(&mut **transaction)
         .await?;
     let mut rows: BTreeMap<String, Row> = known.into_iter().map(|row| (row.video_id.clone(), row)).collect();
-    let (mut ended, mut leftovers) = (Vec::new(), Vec::new());
+    let (mut arrived, mut ended, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
     let (mut news, mut turns) = (BTreeSet::new(), BTreeMap::new());
     for (event, change) in changes {
         let (video_id, position) = (&event.aggregate_id, event.position.cast_signed());
         if let VideoEvent::VideoRequested(request) = change {
             rows.entry(video_id.clone()).or_insert_with(|| Row::requested(video_id, request, position));
+            arrived.push(video_id.as_str());
         } else if let Some((asked, ended_at)) = change.ended() {
             let was = rows.remove(video_id);
             if was.is_some_and(|was| was.status == VideoStatus::Rendering.as_str()) {
@@ -166,6 +168,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     .execute(&mut **transaction)
     .await
     .context("the rows of the open videos")?;
+    seats::vacate(transaction, &arrived).await?;
     let (accounts, positions): (Vec<String>, Vec<i64>) = turns.into_iter().unzip();
     sqlx::query!(
         "INSERT INTO video_turns SELECT * FROM unnest($1::text[], $2::bigint[])
@@ -312,16 +315,6 @@ impl PostgresVideoQueue {
             .collect())
     }
 
-    async fn count(&self, account: &str) -> anyhow::Result<Depth> {
-        let row = sqlx::query!(
-            r#"SELECT count(*) AS "all!", count(*) FILTER (WHERE account = $1) AS "of_account!"
-               FROM open_videos WHERE status = 'queued'"#,
-            account
-        );
-        let row = row.fetch_one(self.pool()).await?;
-        Ok(Depth { all: row.all.cast_unsigned(), of_account: row.of_account.cast_unsigned() })
-    }
-
     async fn place_of(&self, video_id: &str) -> anyhow::Result<Option<u64>> {
         let place =
             sqlx::query_scalar!(r#"SELECT place AS "place!" FROM waiting_videos WHERE video_id = $1"#, video_id);
@@ -403,10 +396,6 @@ impl VideoQueue for PostgresVideoQueue {
 
     fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>> {
         self.overdue_now().boxed()
-    }
-
-    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>> {
-        self.count(account).boxed()
     }
 
     fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>> {

@@ -16,6 +16,7 @@ use aihub_infrastructure::{
     database::Database,
     leadership::lead,
     providers::http::{ApiKey, ExtraHeaders, ProviderHttp},
+    seats::PostgresSeats,
     video_providers::{
         openai::{OpenAiVideoOptions, OpenAiVideoProvider},
         veo::VeoProvider,
@@ -69,7 +70,8 @@ impl Works {
             node: gateway.settings.node.clone(),
         };
         let settings = config.video_settings();
-        let videos = Arc::new(Videos { settings, jobs, gateway, catalog, media, queue: Arc::new(queue.clone()) });
+        let (queue_of, seats) = (Arc::new(queue.clone()), Arc::new(PostgresSeats::new(database.clone())));
+        let videos = Arc::new(Videos { settings, jobs, gateway, catalog, media, queue: queue_of, seats });
         let sender = webhook_sender(&database, &videos, webhooks)?;
         workers.spawn(sender.run(stop.clone()));
         workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop.clone()));

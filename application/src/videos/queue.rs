@@ -16,13 +16,6 @@ pub struct OpenVideo {
     pub offers: Vec<String>,
 }
 
-/// How many jobs wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Depth {
-    pub all: u64,
-    pub of_account: u64,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// The queue has read what happened to the job.
@@ -48,8 +41,6 @@ pub trait VideoQueue: Send + Sync {
 
     /// Some of those that wait whose time to do so is over.
     fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
-
-    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>>;
 
     /// Where a job stands in the queue, from 1; `None` where it does not wait.
     fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>>;

@@ -3,8 +3,6 @@
 use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 
-use crate::videos::queue::Depth;
-
 /// One of somebody's workflows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -16,9 +14,6 @@ pub struct Listed {
 pub trait WorkflowList: Send + Sync {
     /// Those that have not ended, oldest first.
     fn running(&self) -> BoxFuture<'_, anyhow::Result<Vec<String>>>;
-
-    /// How many have not ended.
-    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>>;
 
     /// A user's, latest first, those that began before the position `before`.
     fn of_user<'a>(
