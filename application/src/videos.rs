@@ -30,9 +30,12 @@ mod submission;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::broadcast;
+
 use crate::{
     gateway::Gateway,
     ports::{
+        jobs::News,
         media_store::MediaStore,
         seats::{Depth, Seats},
         vault::VaultError,
@@ -69,6 +72,8 @@ pub struct Videos {
     pub media: Arc<dyn MediaStore>,
     pub queue: Arc<dyn VideoQueue>,
     pub seats: Arc<dyn Seats>,
+    /// Of videos and workflows.
+    pub news: broadcast::Sender<News>,
 }
 
 impl Videos {

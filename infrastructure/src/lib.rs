@@ -7,6 +7,7 @@
 //! | [`due_grants`] | grants whose time is over |
 //! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
+//! | [`job_news`] | what happens to videos and workflows, told to whoever waits for it |
 //! | [`json_rows`] | many rows as one parameter of a statement |
 //! | [`kafka`] | events on their way to Kafka, and back into views |
 //! | [`leadership`] | work that one node at a time does |
@@ -30,6 +31,7 @@ pub mod database;
 pub mod due_grants;
 pub mod embedded_postgres;
 pub mod event_store;
+pub mod job_news;
 pub mod json_rows;
 pub mod kafka;
 pub mod leadership;

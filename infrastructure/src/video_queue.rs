@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
-use aihub_application::videos::{
-    housekeeping::{DueMedia, MediaHolders},
-    queue::{News, OpenVideo, VideoQueue},
+use aihub_application::{
+    ports::jobs::JobKind,
+    videos::{
+        housekeeping::{DueMedia, MediaHolders},
+        queue::{OpenVideo, VideoQueue},
+    },
 };
 use aihub_domain::video::{
     VideoJob, VideoStatus,
@@ -19,11 +22,7 @@ use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
-use tokio::{
-    sync::broadcast,
-    time::{Instant, sleep},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     database::Database,
@@ -31,18 +30,13 @@ use crate::{
         decode::{LogEntry, events_of},
         subscription::EventHandler,
     },
+    job_news,
     json_rows::json_rows,
     seats,
 };
 
 /// The name of [`OpenVideos`], under which its checkpoint is kept.
 const NAME: &str = "open-videos";
-/// The channel on which nodes hear of jobs: `<video id> <account>` where one changed, `<video id>` where one is to be looked
-/// at.
-const CHANNEL: &str = "videos";
-/// News that are kept for a node's listeners; one that is further behind looks at everything anyway.
-const KEPT_NEWS: usize = 1_024;
-const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// How long it is waited for the queue to have read the log.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The most that one search finds.
@@ -132,7 +126,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
                 leftovers.push((video_id.as_str(), ended_at));
             }
             ended.push(video_id.as_str());
-            news.insert(format!("{video_id} {}", asked.account));
+            news.insert(job_news::changed(JobKind::Video, video_id, &asked.account));
         } else if let Some(row) = rows.get_mut(video_id)
             && row.position < position
         {
@@ -143,10 +137,10 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
             }
         }
         if let Some(account) = remember(transaction, video_id, change).await? {
-            news.insert(format!("{video_id} {account}"));
+            news.insert(job_news::changed(JobKind::Video, video_id, &account));
         }
     }
-    news.extend(rows.values().map(|row| format!("{} {}", row.video_id, row.account)));
+    news.extend(rows.values().map(|row| job_news::changed(JobKind::Video, &row.video_id, &row.account)));
     sqlx::query!("DELETE FROM open_videos WHERE video_id = ANY($1)", &ended as &[&str])
         .execute(&mut **transaction)
         .await?;
@@ -179,7 +173,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     )
     .execute(&mut **transaction)
     .await?;
-    notify(&mut **transaction, &news.into_iter().collect::<Vec<_>>()).await?;
+    job_news::tell(&mut **transaction, &news.into_iter().collect::<Vec<_>>()).await?;
     Ok(())
 }
 
@@ -220,52 +214,15 @@ async fn remember(
     Ok(None)
 }
 
-async fn notify(executor: impl sqlx::PgExecutor<'_>, what: &[String]) -> Result<(), sqlx::Error> {
-    let notify = sqlx::query!("SELECT pg_notify($1, what) FROM unnest($2::text[]) AS news (what)", CHANNEL, what);
-    notify.execute(executor).await.map(drop)
-}
-
 /// The questions. The answers are as good as [`OpenVideos`] is up to date.
 #[derive(Debug, Clone)]
 pub struct PostgresVideoQueue {
     database: Database,
-    news: broadcast::Sender<News>,
 }
 
 impl PostgresVideoQueue {
     pub fn new(database: Database) -> Self {
-        Self { database, news: broadcast::Sender::new(KEPT_NEWS) }
-    }
-
-    /// Hears of the queue, for whoever waits for [`news`](VideoQueue::news), until `stop`.
-    pub async fn follow(self, stop: CancellationToken) {
-        let listening = async {
-            loop {
-                if let Err(error) = self.listen().await {
-                    tracing::warn!(error = %error, "news of the videos are not heard; listening again");
-                }
-                sleep(RECONNECT_AFTER).await;
-            }
-        };
-        stop.run_until_cancelled(listening).await;
-    }
-
-    async fn listen(&self) -> Result<(), sqlx::Error> {
-        let mut listener = self.database.listener().await?;
-        listener.listen(CHANNEL).await?;
-        let _ = self.news.send(News::Missed);
-        loop {
-            // None: the connection was lost and made again.
-            let Some(told) = listener.try_recv().await? else {
-                let _ = self.news.send(News::Missed);
-                continue;
-            };
-            let (video_id, account) = told.payload().split_once(' ').unwrap_or((told.payload(), ""));
-            let (video_id, account) = (video_id.to_owned(), account.to_owned());
-            let news = if account.is_empty() { News::Nudged { video_id } } else { News::Changed { video_id, account } };
-            // Nobody may be waiting.
-            let _ = self.news.send(news);
-        }
+        Self { database }
     }
 
     fn pool(&self) -> &PgPool {
@@ -423,11 +380,7 @@ impl VideoQueue for PostgresVideoQueue {
     }
 
     fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
-        async move { Ok(notify(self.pool(), &[video_id.to_owned()]).await?) }.boxed()
-    }
-
-    fn news(&self) -> broadcast::Receiver<News> {
-        self.news.subscribe()
+        async move { Ok(job_news::tell(self.pool(), &[job_news::nudge(video_id)]).await?) }.boxed()
     }
 }
 

@@ -12,7 +12,10 @@ use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::videos::{ended, generate, in_state, video};
+use super::{
+    videos::{ended, generate, in_state, video},
+    workflows::{DOOR, names, start, workflow},
+};
 
 async fn subscribe(client: &mut Client, topics: &Value) {
     client.send(&json!({ "type": "subscribe", "topics": topics })).await;
@@ -129,6 +132,44 @@ async fn whoever_comes_back_gets_the_present_state_first() {
 }
 
 #[tokio::test]
+async fn a_workflow_is_watched_from_its_start_to_its_end_and_told_to_whoever_comes_back() {
+    let app = TestApp::start(|_| {}).await;
+    app.providers.rule(json!({ "hang_late": true }));
+    let (mut ada, mut eve) = (app.connect("ada").await, app.connect("eve").await);
+    subscribe(&mut ada, &json!(["workflows"])).await;
+    subscribe(&mut eve, &json!(["workflows"])).await;
+    let id = start(&app, &workflow("social", "a calm sea at sunset")).await;
+    let mut seen = Vec::new();
+    let made = loop {
+        let workflow = next(&mut ada, "workflow").await["workflow"].take();
+        assert_eq!(workflow["workflowId"], json!(id), "{workflow}");
+        seen.push(names(&workflow).into_iter().map(|(_, status)| status.to_owned()).collect::<Vec<_>>().join(" "));
+        if workflow["steps"][1]["videoIds"].is_array() {
+            break workflow;
+        }
+    };
+    let order = ["pending pending pending", "running pending pending", "completed pending pending"];
+    let order = [order.as_slice(), &["completed running pending"]].concat();
+    let places: Vec<_> = seen.iter().map(|seen| order.iter().position(|known| known == seen).unwrap()).collect();
+    assert!(places.is_sorted(), "{seen:?}");
+    assert!(made["steps"][0]["output"]["prompt"].is_string(), "{made}");
+
+    let mut again = app.connect("ada").await;
+    subscribe(&mut again, &json!(["workflows"])).await;
+    let present = next(&mut again, "workflow").await["workflow"].take();
+    assert_eq!((&present["workflowId"], &present["steps"]), (&made["workflowId"], &made["steps"]));
+    let (status, _) = app.post(&format!("{DOOR}/{id}/cancel"), &app.token("ada"), &json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    for client in [&mut ada, &mut again] {
+        while next(client, "workflow").await["workflow"]["state"] != "cancelled" {}
+    }
+    // One of her own is the first that Eve hears of.
+    let (_, own) = app.post(DOOR, &app.token("eve"), &workflow("enhance", "her own")).await;
+    assert_eq!(next(&mut eve, "workflow").await["workflow"]["workflowId"], own["workflowId"]);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn nobody_sees_the_jobs_of_another_account_or_of_another_user() {
     let app = TestApp::start(|_| {}).await;
     app.grant("acme", Microcredits::from_credits(10_000)).await;
@@ -216,7 +257,7 @@ async fn a_topic_that_there_is_not_is_refused_and_nothing_is_subscribed() {
     client.send(&json!({ "type": "subscribe", "id": "a", "topics": ["credits", "weather"] })).await;
     let refused = client.next().await;
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!("a"), &json!("VALIDATION_ERROR")), "{refused}");
-    let faults = json!([{ "field": "topics[1]", "reason": "is not a topic; there are videos, credits" }]);
+    let faults = json!([{ "field": "topics[1]", "reason": "is not a topic; there are videos, workflows, credits" }]);
     assert_eq!(refused["error"]["details"]["fields"], faults, "{refused}");
     client.send(&json!({ "type": "unsubscribe", "topics": ["videos"] })).await;
     assert_eq!(client.next().await, json!({ "type": "subscribed", "topics": [] }));

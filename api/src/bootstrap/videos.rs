@@ -14,6 +14,7 @@ use aihub_application::{
 };
 use aihub_infrastructure::{
     database::Database,
+    job_news,
     leadership::lead,
     providers::http::{ApiKey, ExtraHeaders, ProviderHttp},
     seats::PostgresSeats,
@@ -23,20 +24,15 @@ use aihub_infrastructure::{
         xai::XaiVideoProvider,
     },
     video_queue::PostgresVideoQueue,
-    webhooks::sender::{Describe, WebhookOptions, WebhookSender},
 };
-use anyhow::{Context, anyhow};
-use futures::FutureExt;
+use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::upstreams::SIMULATED_KEY;
-use crate::{
-    config::{
-        Config, duration_ms,
-        videos::{VideoProviderKind, VideoProviderSettings, VideoReach},
-    },
-    videos::{Surroundings, answer},
+use crate::config::{
+    Config, duration_ms,
+    videos::{VideoProviderKind, VideoProviderSettings, VideoReach},
 };
 
 /// How often media is looked for that is due to be deleted.
@@ -48,20 +44,15 @@ pub struct Works {
     pub gateway: Arc<Gateway>,
     pub catalog: VideoCatalog,
     pub media: Arc<dyn MediaStore>,
-    pub webhooks: WebhookOptions,
 }
 
 impl Works {
-    /// Starts what looks after jobs, their media and whoever wants to hear of them.
-    pub fn start(
-        self,
-        config: &Config,
-        workers: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<Arc<Videos>> {
-        let Self { database, gateway, catalog, media, webhooks } = self;
+    /// Starts what looks after jobs and their media.
+    pub fn start(self, config: &Config, workers: &TaskTracker, stop: &CancellationToken) -> Arc<Videos> {
+        let Self { database, gateway, catalog, media } = self;
         let queue = PostgresVideoQueue::new(database.clone());
-        workers.spawn(queue.clone().follow(stop.clone()));
+        let news = job_news::channel();
+        workers.spawn(job_news::follow(database.clone(), news.clone(), stop.clone()));
         let jobs = Jobs {
             log: gateway.log.clone(),
             accounts: gateway.accounts.clone(),
@@ -69,16 +60,21 @@ impl Works {
             rate: gateway.settings.rate,
             node: gateway.settings.node.clone(),
         };
-        let settings = config.video_settings();
-        let (queue_of, seats) = (Arc::new(queue.clone()), Arc::new(PostgresSeats::new(database.clone())));
-        let videos = Arc::new(Videos { settings, jobs, gateway, catalog, media, queue: queue_of, seats });
-        let sender = webhook_sender(&database, &videos, webhooks)?;
-        workers.spawn(sender.run(stop.clone()));
+        let videos = Arc::new(Videos {
+            settings: config.video_settings(),
+            jobs,
+            gateway,
+            catalog,
+            media,
+            queue: Arc::new(queue.clone()),
+            seats: Arc::new(PostgresSeats::new(database.clone())),
+            news,
+        });
         workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop.clone()));
         let driven = videos.clone();
         let drive = move |stop| driven.clone().drive(stop);
         workers.spawn(lead(database, "videos", stop.clone(), drive));
-        Ok(videos)
+        videos
     }
 }
 
@@ -133,27 +129,6 @@ fn backend(
         guard: Guard::new(name, settings.upstream_limits(), settings.breaker_policy()),
         webhook_secrets: settings.webhook_secret.iter().map(|secret| secret.expose().to_owned()).collect(),
     })
-}
-
-/// Tells clients of their videos' ends, in the form in which they would be told if they asked.
-fn webhook_sender(
-    database: &Database,
-    videos: &Arc<Videos>,
-    options: WebhookOptions,
-) -> anyhow::Result<Arc<WebhookSender>> {
-    let gateway = &videos.gateway;
-    let (log, vault, clock) = (gateway.log.clone(), gateway.vault.clone(), gateway.clock.clone());
-    let described = videos.clone();
-    let describe: Describe = Arc::new(move |video_id, job| {
-        let videos = described.clone();
-        async move {
-            let around = Surroundings::of(&videos, &video_id, &job).await;
-            let around = around.map_err(|problem| anyhow!("{}", problem.message))?;
-            Ok(answer(&video_id, &job, &around))
-        }
-        .boxed()
-    });
-    Ok(Arc::new(WebhookSender::new(database.pool().clone(), log, vault, clock, describe, options)?))
 }
 
 /// Has media deleted that is too old, whose content was erased, or that nobody knows of.

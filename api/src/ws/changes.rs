@@ -5,18 +5,28 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use aihub_application::videos::queue::News;
+use aihub_application::{
+    ports::jobs::{JobKind, News},
+    videos::{
+        Videos,
+        queue::{Places, VideoQueue},
+    },
+};
 use aihub_domain::{
     account::{Account, event::AccountEvent},
     money::Microcredits,
 };
 use aihub_infrastructure::event_store::{decode::LogEntry, subscription::live::Live};
 use cqrs_es::Aggregate;
-use tokio::sync::{
-    Notify, Semaphore,
-    broadcast::{Receiver, error::RecvError},
+use tokio::{
+    sync::{
+        Notify, Semaphore,
+        broadcast::{Receiver, error::RecvError},
+    },
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,12 +38,13 @@ const MAX_LOOKS: usize = 4;
 pub struct Changes {
     /// What there is to spend; `None` where that has to be looked at.
     pub balances: Arc<Watchers<Option<Microcredits>>>,
-    pub videos: Arc<Watchers<VideoChanges>>,
+    pub videos: Arc<Watchers<JobChanges>>,
+    pub workflows: Arc<Watchers<JobChanges>>,
     pub looks: Semaphore,
 }
 
 #[derive(Debug, Default)]
-pub struct VideoChanges {
+pub struct JobChanges {
     pub changed: BTreeSet<String>,
     /// There may have been others.
     pub missed: bool,
@@ -57,14 +68,19 @@ pub struct Watch<T> {
 
 impl Default for Changes {
     fn default() -> Self {
-        Self { balances: Arc::default(), videos: Arc::default(), looks: Semaphore::new(MAX_LOOKS) }
+        Self {
+            balances: Arc::default(),
+            videos: Arc::default(),
+            workflows: Arc::default(),
+            looks: Semaphore::new(MAX_LOOKS),
+        }
     }
 }
 
 impl Changes {
     /// Tells watchers what happens, until `stop`.
     pub async fn follow(self: Arc<Self>, log: Live, news: Receiver<News>, stop: CancellationToken) {
-        let following = async { tokio::join!(self.follow_balances(log), self.follow_videos(news)) };
+        let following = async { tokio::join!(self.follow_balances(log), self.follow_jobs(news)) };
         stop.run_until_cancelled(following).await;
     }
 
@@ -89,14 +105,25 @@ impl Changes {
         }
     }
 
-    async fn follow_videos(&self, mut news: Receiver<News>) {
+    pub fn jobs(&self, kind: JobKind) -> &Arc<Watchers<JobChanges>> {
+        match kind {
+            JobKind::Video => &self.videos,
+            JobKind::Workflow => &self.workflows,
+        }
+    }
+
+    async fn follow_jobs(&self, mut news: Receiver<News>) {
         loop {
             match news.recv().await {
-                Ok(News::Changed { video_id, account }) => self.videos.tell(&account, |changes| {
-                    changes.changed.insert(video_id.clone());
+                Ok(News::Changed { kind, id, account }) => self.jobs(kind).tell(&account, |changes| {
+                    changes.changed.insert(id.clone());
                 }),
                 Ok(News::Nudged { .. }) => {}
-                Ok(News::Missed) | Err(RecvError::Lagged(_)) => self.videos.tell_all(|changes| changes.missed = true),
+                Ok(News::Missed) | Err(RecvError::Lagged(_)) => {
+                    for jobs in [&self.videos, &self.workflows] {
+                        jobs.tell_all(|changes| changes.missed = true);
+                    }
+                }
                 // The service ends.
                 Err(RecvError::Closed) => return,
             }
@@ -214,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_account_that_nobody_watches_any_more_is_forgotten() {
-        let watchers = Arc::<Watchers<VideoChanges>>::default();
+        let watchers = Arc::<Watchers<JobChanges>>::default();
         let (one, two) = (watchers.watch("ann"), watchers.watch("ann"));
         drop(one);
         assert!(watchers.are_there("ann"));

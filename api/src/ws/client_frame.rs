@@ -10,7 +10,7 @@ use super::frame::Topic;
 
 /// The longest id that a client may give a request.
 pub const MAX_ID_BYTES: usize = 128;
-const KNOWN_TOPICS: &str = "videos, credits";
+const KNOWN_TOPICS: &str = "videos, workflows, credits";
 
 /// What a client says.
 #[derive(Debug)]

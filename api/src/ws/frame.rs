@@ -19,6 +19,8 @@ use crate::problem::Problem;
 pub enum Topic {
     /// The present state and every change of the caller's own jobs.
     Videos,
+    /// The same of the caller's workflows.
+    Workflows,
     /// What the account has to spend.
     Credits,
 }
@@ -65,6 +67,11 @@ pub enum ServerFrame<'a> {
     Video {
         /// As it is told over HTTP.
         video: &'a Value,
+    },
+    /// One of the caller's workflows, as it is now, with its videos as they are. What happens to those alone comes as `video`.
+    Workflow {
+        /// As it is told over HTTP.
+        workflow: &'a Value,
     },
     /// What the account has to spend now.
     Credits {

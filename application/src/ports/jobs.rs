@@ -11,6 +11,17 @@ pub enum JobKind {
     Workflow,
 }
 
+/// What happens to jobs, as it happens, on whichever node. Whoever falls behind, or hears nothing for a while, has to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Something did, and whoever lists jobs has read it.
+    Changed { kind: JobKind, id: String, account: String },
+    /// Somebody wants the video looked at.
+    Nudged { video_id: String },
+    /// The database was out of reach: what happened meanwhile is not told.
+    Missed,
+}
+
 impl JobKind {
     /// Its type in the log.
     pub fn as_str(self) -> &'static str {

@@ -2,7 +2,6 @@
 
 use aihub_domain::video::VideoStatus;
 use futures::future::BoxFuture;
-use tokio::sync::broadcast;
 
 /// A job that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,16 +13,6 @@ pub struct OpenVideo {
     pub provider: Option<String>,
     /// Who could have it, best first.
     pub offers: Vec<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// The queue has read what happened to the job.
-    Changed { video_id: String, account: String },
-    /// Somebody wants the job looked at.
-    Nudged { video_id: String },
-    /// The database was out of reach: what happened meanwhile is not told.
-    Missed,
 }
 
 pub trait VideoQueue: Send + Sync {
@@ -57,7 +46,4 @@ pub trait VideoQueue: Send + Sync {
 
     /// Has whoever drives the job look at it now, on whichever node.
     fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
-
-    /// What happens, as it happens, on whichever node. Whoever falls behind, or hears nothing for a while, has to look.
-    fn news(&self) -> broadcast::Receiver<News>;
 }

@@ -66,6 +66,7 @@ impl Workflows {
             workflow_type: new.workflow_type.clone(),
             steps: kind.steps.clone(),
             video: new.parameters(),
+            has_webhook: new.video.content.webhook_url.is_some(),
             content,
             started_at: now,
         };
