@@ -167,7 +167,7 @@ impl App {
             videos::Works { database: database.clone(), gateway: gateway.clone(), catalog, media: media.clone() };
         let videos = videos.start(&config, &workers, &stop_workers);
         let changes = Arc::new(Changes::default());
-        workers.spawn(changes.clone().follow(subscriptions.live(), videos.news.subscribe(), stop_workers.clone()));
+        workers.spawn(changes.clone().follow(subscriptions.live(), videos.clone(), stop_workers.clone()));
         let workflows = workflows::start(&config, videos, roles, &database, (&workers, &stop_workers));
         let webhooks = config.webhooks.options(&config.server.data_dir, config.is_production())?;
         workers.spawn(webhooks::sender(&database, &workflows, webhooks.clone())?.run(stop_workers.clone()));

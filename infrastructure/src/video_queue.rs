@@ -1,7 +1,7 @@
 //! The jobs that have not ended, kept from the log, and what is asked about them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use aihub_application::{
     ports::jobs::JobKind,
     videos::{
         housekeeping::{DueMedia, MediaHolders},
-        queue::{OpenVideo, VideoQueue},
+        queue::{OpenVideo, Places, VideoQueue},
     },
 };
 use aihub_domain::video::{
@@ -278,6 +278,19 @@ impl PostgresVideoQueue {
         Ok(place.fetch_optional(self.pool()).await?.map(i64::cast_unsigned))
     }
 
+    async fn places_of(&self, accounts: &[String]) -> anyhow::Result<HashMap<String, Places>> {
+        let waiting = sqlx::query!(
+            r#"SELECT account AS "account!", video_id AS "video_id!", place AS "place!"
+               FROM waiting_videos WHERE account = ANY($1)"#,
+            accounts
+        );
+        let mut places: HashMap<String, Places> = HashMap::new();
+        for row in waiting.fetch_all(self.pool()).await? {
+            places.entry(row.account).or_default().insert(row.video_id, row.place.cast_unsigned());
+        }
+        Ok(places)
+    }
+
     async fn submitting_to(&self, provider: &str) -> anyhow::Result<Vec<String>> {
         self.catch_up().await?;
         let submitting = sqlx::query_scalar!(
@@ -357,6 +370,10 @@ impl VideoQueue for PostgresVideoQueue {
 
     fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>> {
         self.place_of(video_id).boxed()
+    }
+
+    fn places<'a>(&'a self, accounts: &'a [String]) -> BoxFuture<'a, anyhow::Result<HashMap<String, Places>>> {
+        self.places_of(accounts).boxed()
     }
 
     fn submitting<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {

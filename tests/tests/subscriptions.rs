@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use aihub::config::amount::Credits;
 use aihub_domain::money::Microcredits;
 use aihub_tests::{
     app::TestApp,
@@ -63,7 +64,7 @@ async fn made_and_paid(client: &mut Client, available: i64) {
         if frame["type"] == "video" {
             states.push(frame["video"]["state"].as_str().unwrap().to_owned());
             completed = frame["video"]["url"].is_string();
-        } else {
+        } else if frame["type"] == "credits" {
             last = Some(microcredits(&frame["available"]));
         }
     }
@@ -166,6 +167,43 @@ async fn a_workflow_is_watched_from_its_start_to_its_end_and_told_to_whoever_com
     // One of her own is the first that Eve hears of.
     let (_, own) = app.post(DOOR, &app.token("eve"), &workflow("enhance", "her own")).await;
     assert_eq!(next(&mut eve, "workflow").await["workflow"]["workflowId"], own["workflowId"]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn jobs_that_wait_are_told_when_the_queue_moves_and_nobody_elses_are() {
+    let app = TestApp::start(|config| {
+        config.video_providers.get_mut("sora").unwrap().limits.max_concurrency = 1;
+        config.credits.welcome = Some(Credits(Microcredits::from_credits(100_000)));
+    })
+    .await;
+    app.providers.rule(json!({ "hang_late": true }));
+    let mut client = app.connect("ada").await;
+    subscribe(&mut client, &json!(["videos"])).await;
+    let mut ids = Vec::new();
+    for nth in 0..4 {
+        ids.push(generate(&app, "ada", &video(&format!("{nth}"))).await);
+        generate(&app, "bob", &video(&format!("{nth}"))).await;
+    }
+    // Account by account in turn; of hers one is made and three wait, of Bob's all four.
+    let positions = |frame: &Value| frame["positions"].as_object().unwrap().clone();
+    let before = loop {
+        let positions = positions(&next(&mut client, "queue").await);
+        if positions.len() == 3 {
+            break positions;
+        }
+    };
+    assert!(before.keys().all(|id| ids[1..].contains(id)), "{before:?}");
+    app.post(&format!("/api/mcp/sora2/{}/cancel", ids[1]), &app.token("ada"), &json!({})).await;
+    let after = loop {
+        let positions = positions(&next(&mut client, "queue").await);
+        if !positions.contains_key(&ids[1]) {
+            break positions;
+        }
+    };
+    for id in &ids[2..] {
+        assert!(after[id].as_u64() < before[id].as_u64(), "{before:?} {after:?}");
+    }
     app.stop().await;
 }
 
@@ -305,7 +343,7 @@ async fn answers_stream_on_while_a_video_is_watched() {
                 assert_eq!(frame["video"]["videoId"], id.as_str());
                 completed = frame["video"]["state"] == "completed";
             }
-            "credits" => {}
+            "credits" | "queue" => {}
             _ => panic!("{frame}"),
         }
         kinds.push(kind);

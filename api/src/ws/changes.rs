@@ -33,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 /// Looks at the log or the database that a node's sockets take at the same time. So sockets that all come back at once
 /// leave connections to the requests.
 const MAX_LOOKS: usize = 4;
+/// The least time between two looks at the whole queue.
+const PLACES_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Changes {
@@ -48,6 +50,8 @@ pub struct JobChanges {
     pub changed: BTreeSet<String>,
     /// There may have been others.
     pub missed: bool,
+    /// Of videos: where all of the account's that wait stand now; `None` where that was not looked at.
+    pub places: Option<Arc<Places>>,
 }
 
 /// The watched accounts.
@@ -79,9 +83,42 @@ impl Default for Changes {
 
 impl Changes {
     /// Tells watchers what happens, until `stop`.
-    pub async fn follow(self: Arc<Self>, log: Live, news: Receiver<News>, stop: CancellationToken) {
-        let following = async { tokio::join!(self.follow_balances(log), self.follow_jobs(news)) };
+    pub async fn follow(self: Arc<Self>, log: Live, videos: Arc<Videos>, stop: CancellationToken) {
+        let (news, moves) = (videos.news.subscribe(), videos.news.subscribe());
+        let following = async {
+            tokio::join!(self.follow_balances(log), self.follow_jobs(news), self.follow_queue(&*videos.queue, moves))
+        };
         stop.run_until_cancelled(following).await;
+    }
+
+    /// A job that is taken or comes moves all those behind it, which nothing is told of. So the whole queue is looked at for
+    /// all who watch, when something has happened, and at most every second: that costs the same however many watch.
+    async fn follow_queue(&self, queue: &dyn VideoQueue, mut moves: Receiver<News>) {
+        loop {
+            match moves.recv().await {
+                Err(RecvError::Closed) => return,
+                Ok(News::Changed { kind: JobKind::Workflow, .. } | News::Nudged { .. }) => continue,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+            }
+            // What else happens until then is in what is seen then.
+            sleep(PLACES_EVERY).await;
+            moves = moves.resubscribe();
+            let watched = self.videos.accounts();
+            if watched.is_empty() {
+                continue;
+            }
+            match queue.places(&watched).await {
+                Ok(mut places) => {
+                    for account in watched {
+                        let of_account = Arc::new(places.remove(&account).unwrap_or_default());
+                        self.videos.tell(&account, |changes| changes.places = Some(of_account.clone()));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error.message = format!("{error:#}"), "places in the queue could not be looked at");
+                }
+            }
+        }
     }
 
     async fn follow_balances(&self, mut log: Live) {
@@ -171,6 +208,10 @@ impl<T: Default> Watchers<T> {
 }
 
 impl<T> Watchers<T> {
+    fn accounts(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Arc<Unheard<T>>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,7 +12,7 @@ use aihub_application::{
     error::GatewayError,
     ports::jobs::JobKind,
     principal::Principal,
-    videos::jobs::Known,
+    videos::{jobs::Known, queue::Places},
     workflows::runs::Run,
 };
 use aihub_domain::money::Microcredits;
@@ -112,6 +112,7 @@ impl Feed {
         let mut watch = self.hub.settings.changes.jobs(kind).watch(&self.principal.account);
         let mut shown = HashMap::new();
         let mut due = VecDeque::new();
+        let (mut places, mut told_places) = (None, Places::new());
         let mut news = JobChanges { missed: true, ..JobChanges::default() };
         loop {
             if news.missed {
@@ -125,6 +126,7 @@ impl Feed {
                 }
             }
             put(&mut due, news.changed);
+            places = news.places.or(places);
             let Ok(room) = self.frames.reserve().await else { return };
             if let Some(id) = due.pop_front() {
                 match self.job(kind, &id, &mut shown).await {
@@ -136,8 +138,17 @@ impl Feed {
                         sleep(RETRY_AFTER).await;
                     }
                 }
+            } else if let Some(all) = places.take() {
+                // Only now: whose they are is known of those that were told of.
+                let is_own = |id: &String| shown.get(id).is_some_and(|shown: &Shown| !shown.is_others);
+                let own: Places = all.iter().filter(|(id, _)| is_own(id)).map(|(id, at)| (id.clone(), *at)).collect();
+                if own != told_places {
+                    room.send(ServerFrame::Queue { positions: &own }.to_json());
+                    told_places = own;
+                }
             }
-            news = if due.is_empty() { watch.next().await } else { watch.take().unwrap_or_default() };
+            let is_idle = due.is_empty() && places.is_none();
+            news = if is_idle { watch.next().await } else { watch.take().unwrap_or_default() };
         }
     }
 

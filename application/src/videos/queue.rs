@@ -1,7 +1,12 @@
 //! The queue of video jobs, as it is read from the log. What it says may be behind: a job itself has the last word.
 
+use std::collections::{BTreeMap, HashMap};
+
 use aihub_domain::video::VideoStatus;
 use futures::future::BoxFuture;
+
+/// Where jobs stand in the queue, from 1.
+pub type Places = BTreeMap<String, u64>;
 
 /// A job that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +38,9 @@ pub trait VideoQueue: Send + Sync {
 
     /// Where a job stands in the queue, from 1; `None` where it does not wait.
     fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>>;
+
+    /// Where each job of these accounts that waits stands, by account and then by job. It takes as long however many they are.
+    fn places<'a>(&'a self, accounts: &'a [String]) -> BoxFuture<'a, anyhow::Result<HashMap<String, Places>>>;
 
     /// The jobs that the provider is being called for, or was when the caller died, once everything that is in the log now
     /// is known.
