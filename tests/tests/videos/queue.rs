@@ -100,6 +100,27 @@ async fn jobs_that_wait_say_where_they_stand_and_the_urgent_go_first() {
 }
 
 #[tokio::test]
+async fn a_provider_is_given_no_more_jobs_a_minute_than_it_takes() {
+    let app = TestApp::start(|config| {
+        at_most(10)(config);
+        config.video_providers.get_mut("sora").unwrap().limits.requests_per_minute = Some(2.try_into().unwrap());
+    })
+    .await;
+    app.providers.rule(json!({ "video_time_ms": 1 }));
+    let mut ids = Vec::new();
+    for nth in 0..4 {
+        ids.push(generate(&app, "ada", &video(&format!("{nth}"))).await);
+    }
+    for id in &ids[..2] {
+        assert_eq!(ended(&app, "ada", id).await["status"], "completed");
+    }
+    for (id, place) in ids[2..].iter().zip([1, 2]) {
+        assert_eq!(in_state(&app, "ada", id, "queued").await["queuePosition"], place);
+    }
+    assert_eq!(app.providers.simulator.videos().len(), 2);
+}
+
+#[tokio::test]
 async fn however_many_ask_at_once_on_two_nodes_no_more_wait_than_may_and_nothing_is_held_for_the_others() {
     let change = |config: &mut Config| {
         at_most(1)(config);
