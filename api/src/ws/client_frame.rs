@@ -135,7 +135,10 @@ mod tests {
         assert_eq!(topics, BTreeSet::from([Topic::Videos, Topic::Credits]));
         let unknown = ClientFrame::parse(r#"{"type":"subscribe","id":"a","topics":["videos","news"]}"#).unwrap_err();
         assert_eq!((unknown.id.as_deref(), unknown.malformed), (Some("a"), false));
-        assert_eq!(unknown.faults, [FaultyField::new("topics[1]", "is not a topic; there are videos, credits")]);
+        assert_eq!(
+            unknown.faults,
+            [FaultyField::new("topics[1]", "is not a topic; there are videos, workflows, credits")]
+        );
         for topics in ["7", "null", "[]", r#"{"videos":true}"#] {
             let frame = format!(r#"{{"type":"unsubscribe","topics":{topics}}}"#);
             assert_eq!(faults(&frame).1, ["topics"]);

@@ -16,20 +16,20 @@ async fn a_status_is_waited_for_until_the_workflow_or_one_of_its_videos_changes(
     let id = start(&app, &workflow("enhance", "a calm sea")).await;
     let (path, token) = (format!("{DOOR}/{id}"), app.token("ada"));
     // Each answer comes with a tag of its own, and the end without having been asked for all the time.
-    let (mut tag, mut tags, mut states) = ("none".to_owned(), Vec::new(), Vec::new());
+    let (mut tag, mut tags, mut seen) = ("none".to_owned(), Vec::new(), Vec::new());
     loop {
         let (status, headers, answer) = app.get_if(&format!("{path}?wait=30"), &token, &tag).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         tag = headers["etag"].to_str().unwrap().to_owned();
         assert!(!tags.contains(&tag), "{tag} again: {answer}");
         tags.push(tag.clone());
-        states.push(answer["videos"][0]["state"].as_str().unwrap_or("none").to_owned());
+        seen.push(answer["videos"][0]["state"].as_str().unwrap_or("none").to_owned());
         if answer["status"] != "processing" {
             assert_eq!(answer["status"], "completed", "{answer}");
             break;
         }
     }
-    assert!(states.iter().any(|state| state == "rendering"), "its video's own changes are told: {states:?}");
+    assert!(seen.iter().any(|state| state == "rendering"), "its video's own changes are told: {seen:?}");
     let (status, _, _) = app.get_if(&path, &token, &tag).await;
     assert_eq!(status, StatusCode::NOT_MODIFIED);
     let began = Instant::now();
