@@ -11,7 +11,7 @@
 //! | [`submission`] | a job goes to a provider, once |
 //! | [`recovery`] | what is done about a submission whose answer was lost |
 //! | [`rendering`] | a job at its provider: watched, fetched, stored |
-//! | [`housekeeping`] | media that is too old, or whose content was erased |
+//! | [`housekeeping`] | media that is too old, whose content was erased, or that nobody knows of |
 //!
 //! Every step is an event, decided on the job as the log has it: whoever comes second, be it another node, a late answer
 //! or a repeated webhook, is refused by the log, looks again, and finds nothing left to do.
