@@ -1,16 +1,18 @@
 -- Webhooks to clients, see `infrastructure/src/webhooks.rs`. Where they go and what they say is not here: the one is sealed
 -- in the log, and the other is made when it is told.
 
--- Jobs that have not ended, and whose end is to be told.
+-- Videos and workflows that have not ended, and whose end is to be told.
 CREATE TABLE awaited_webhooks (
-    video_id text COLLATE "C" NOT NULL,
-    CONSTRAINT awaited_webhooks_video_id PRIMARY KEY (video_id)
+    job_id text COLLATE "C" NOT NULL,
+    CONSTRAINT awaited_webhooks_job_id PRIMARY KEY (job_id)
 );
 
 CREATE TABLE webhook_deliveries (
     -- The `webhook-id` of every attempt.
     delivery_id     text COLLATE "C" NOT NULL,
-    video_id        text COLLATE "C" NOT NULL,
+    job_id          text COLLATE "C" NOT NULL,
+    -- `video` or `workflow`.
+    job_kind        text             NOT NULL,
     account         text             NOT NULL,
     event_type      text             NOT NULL,
     occurred_at     timestamptz      NOT NULL,
@@ -27,4 +29,4 @@ CREATE TABLE webhook_deliveries (
 );
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (next_attempt_at) WHERE state = 'pending';
 CREATE INDEX webhook_deliveries_over ON webhook_deliveries (changed_at) WHERE state <> 'pending';
-CREATE INDEX webhook_deliveries_video_id ON webhook_deliveries (video_id);
+CREATE INDEX webhook_deliveries_job_id ON webhook_deliveries (job_id);

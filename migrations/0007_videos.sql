@@ -21,6 +21,50 @@ CREATE TABLE open_videos (
 CREATE INDEX open_videos_waiting ON open_videos (account) WHERE status = 'queued';
 CREATE INDEX open_videos_busy ON open_videos (account) WHERE status <> 'queued';
 
+-- Those who were let into a queue and are not in it yet: whoever asks next counts them along. Kept from the door's decision
+-- until the queue has read the applicant from the log. After a crash of the database nobody is on the way, and it is empty.
+CREATE UNLOGGED TABLE queue_seats (
+    seat_id        uuid             NOT NULL DEFAULT gen_random_uuid(),
+    aggregate_type text             NOT NULL,
+    aggregate_id   text COLLATE "C" NOT NULL,
+    account        text             NOT NULL,
+    taken_at       timestamptz      NOT NULL DEFAULT now(),
+    CONSTRAINT queue_seats_seat PRIMARY KEY (aggregate_id, seat_id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- Takes a seat if fewer wait than may. One caller after another, on whichever node; it commits before it answers, so that no
+-- caller can keep the others waiting.
+CREATE PROCEDURE take_seat(
+    IN applicant_type  text,
+    IN applicant_id    text,
+    IN applicant_account text,
+    IN most            bigint,
+    IN most_of_account bigint,
+    -- Null where there was none.
+    OUT seat           uuid,
+    OUT waiting        bigint,
+    OUT waiting_of_account bigint
+) LANGUAGE plpgsql AS $$
+BEGIN
+    -- The key is the ASCII text "seat" as a number. What follows sees what those who had the lock before have committed.
+    PERFORM pg_advisory_xact_lock(1936023924, hashtext(applicant_type));
+    -- Of those who did not come: their node died, or the log was away for longer than anybody waits for it.
+    DELETE FROM queue_seats s
+        WHERE s.taken_at < now() - interval '1 minute'
+          AND NOT EXISTS (SELECT FROM events e
+                          WHERE e.aggregate_type = s.aggregate_type AND e.aggregate_id = s.aggregate_id);
+    SELECT count(*), count(*) FILTER (WHERE account = applicant_account) INTO waiting, waiting_of_account
+        FROM (SELECT account FROM open_videos WHERE status = 'queued' AND applicant_type = 'video'
+              UNION ALL SELECT account FROM workflows WHERE running AND applicant_type = 'workflow'
+              UNION ALL SELECT account FROM queue_seats WHERE aggregate_type = applicant_type) AS queue;
+    IF waiting < most AND waiting_of_account < most_of_account THEN
+        INSERT INTO queue_seats (aggregate_type, aggregate_id, account)
+            VALUES (applicant_type, applicant_id, applicant_account) RETURNING seat_id INTO seat;
+    END IF;
+    COMMIT;
+END
+$$;
+
 -- When each account had its last turn.
 CREATE TABLE video_turns (
     account               text COLLATE "C" NOT NULL,
@@ -60,3 +104,12 @@ CREATE TABLE kept_media (
 );
 CREATE INDEX kept_media_ended_at ON kept_media (ended_at);
 CREATE INDEX kept_media_account ON kept_media (account);
+
+-- Jobs that ended while their files were fetched. What was stored of them by somebody who died before the log said so is
+-- nobody's, and is deleted.
+CREATE TABLE media_leftovers (
+    video_id text COLLATE "C" NOT NULL,
+    ended_at timestamptz      NOT NULL,
+    CONSTRAINT media_leftovers_video_id PRIMARY KEY (video_id)
+);
+CREATE INDEX media_leftovers_ended_at ON media_leftovers (ended_at);

@@ -3,6 +3,7 @@
 
 mod upstreams;
 mod videos;
+mod webhooks;
 mod workflows;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -162,18 +163,14 @@ impl App {
             stopping: CancellationToken::new(),
         });
         let catalog = videos::catalog(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
-        let webhooks = config.webhooks.options(&config.server.data_dir, config.is_production())?;
-        let videos = videos::Works {
-            database: database.clone(),
-            gateway: gateway.clone(),
-            catalog,
-            media: media.clone(),
-            webhooks: webhooks.clone(),
-        };
-        let videos = videos.start(&config, &workers, &stop_workers)?;
+        let videos =
+            videos::Works { database: database.clone(), gateway: gateway.clone(), catalog, media: media.clone() };
+        let videos = videos.start(&config, &workers, &stop_workers);
         let changes = Arc::new(Changes::default());
-        workers.spawn(changes.clone().follow(subscriptions.live(), videos.queue.news(), stop_workers.clone()));
+        workers.spawn(changes.clone().follow(subscriptions.live(), videos.clone(), stop_workers.clone()));
         let workflows = workflows::start(&config, videos, roles, &database, (&workers, &stop_workers));
+        let webhooks = config.webhooks.options(&config.server.data_dir, config.is_production())?;
+        workers.spawn(webhooks::sender(&database, &workflows, webhooks.clone())?.run(stop_workers.clone()));
         let answers = gateway.clone();
         let forget = move |subject: &str| answers.answers.forget_account(subject);
         workers.spawn(erasure::follow(database.clone(), vault, forget, stop_workers.clone()));

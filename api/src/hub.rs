@@ -44,7 +44,7 @@ pub struct HubSettings {
     pub ping_interval: Duration,
     /// What webhooks to clients are signed with, and where they may go.
     pub webhooks: WebhookOptions,
-    /// The longest that a video's status is waited for.
+    /// The longest that the status of a video or workflow is waited for.
     pub max_long_poll: Duration,
     /// The handlers of events that this node runs, which it is not ready without.
     pub handlers: Vec<&'static str>,

@@ -13,6 +13,7 @@
 //! | [`router`], [`routes`] | the HTTP routes |
 //! | [`server`] | connections: accepted, limited, drained |
 //! | [`telemetry`] | logs and metrics |
+//! | [`videos`], [`workflows`] | jobs as their owners see them |
 //! | [`ws`] | the WebSocket: frames and sessions |
 
 pub mod auth;
@@ -28,6 +29,7 @@ pub mod routes;
 pub mod server;
 pub mod telemetry;
 pub mod videos;
+pub mod workflows;
 pub mod ws;
 
 #[global_allocator]

@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod providers;
 pub mod reports;
 pub mod requests;
+mod status;
 pub mod videos;
 pub mod webhooks;
 pub mod workflows;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use aihub_application::{ports::media_store::MediaError, videos::Videos};
+use aihub_application::{
+    ports::media_store::MediaError,
+    videos::{Videos, jobs::Known},
+};
 use aihub_domain::video::{Refusal, VideoJob, VideoStatus, event::ErasureReason};
 use serde_json::{Value, json};
 
@@ -10,23 +13,17 @@ use crate::problem::Problem;
 
 /// What a job is told with beside itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surroundings {
+struct Surroundings {
     /// In the queue, from 1; where it waits.
-    pub place: Option<u64>,
-    pub url: Option<String>,
-    pub thumbnail_url: Option<String>,
+    place: Option<u64>,
+    url: Option<String>,
+    thumbnail_url: Option<String>,
 }
 
 impl Surroundings {
     /// URLs are made anew every time: those in an older answer may have expired.
-    pub async fn of(videos: &Videos, video_id: &str, job: &VideoJob) -> Result<Self, Problem> {
-        let place = match job.status() {
-            VideoStatus::Queued => {
-                let place = videos.queue.place(video_id).await;
-                place.map_err(|error| Problem::internal(&format!("{error:#}")))?
-            }
-            _ => None,
-        };
+    async fn of(videos: &Videos, video_id: &str, job: &VideoJob) -> Result<Self, Problem> {
+        let place = place(videos, video_id, job).await?;
         let media = job.media().filter(|_| job.status() == VideoStatus::Completed && job.media_erased().is_none());
         let internal = |error: MediaError| Problem::internal(&error);
         Ok(match media {
@@ -43,8 +40,27 @@ impl Surroundings {
     }
 }
 
-/// The video response. Fields that do not apply are left out.
-pub fn answer(video_id: &str, job: &VideoJob, around: &Surroundings) -> Value {
+/// The video response.
+pub async fn tell(videos: &Videos, known: &Known) -> Result<Value, Problem> {
+    Ok(answer(&known.video_id, &known.job, &Surroundings::of(videos, &known.video_id, &known.job).await?))
+}
+
+/// Another one whenever something else is told of the job, its URLs apart.
+pub async fn version(videos: &Videos, known: &Known) -> Result<String, Problem> {
+    let place = place(videos, &known.video_id, &known.job).await?.unwrap_or(0);
+    Ok(format!("{}-{place}", known.version()))
+}
+
+/// Where it waits.
+async fn place(videos: &Videos, video_id: &str, job: &VideoJob) -> Result<Option<u64>, Problem> {
+    if job.status() != VideoStatus::Queued {
+        return Ok(None);
+    }
+    videos.queue.place(video_id).await.map_err(|error| Problem::internal(&format!("{error:#}")))
+}
+
+/// Fields that do not apply are left out.
+fn answer(video_id: &str, job: &VideoJob, around: &Surroundings) -> Value {
     let Some(request) = job.request() else { return Value::Null };
     let outcome = job.outcome();
     let asked = request.asked(job.tried());

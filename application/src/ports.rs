@@ -2,7 +2,9 @@
 
 pub mod clock;
 pub mod event_log;
+pub mod jobs;
 pub mod media_store;
 pub mod provider;
+pub mod seats;
 pub mod vault;
 pub mod video_provider;

@@ -11,7 +11,7 @@
 //! | [`submission`] | a job goes to a provider, once |
 //! | [`recovery`] | what is done about a submission whose answer was lost |
 //! | [`rendering`] | a job at its provider: watched, fetched, stored |
-//! | [`housekeeping`] | media that is too old, or whose content was erased |
+//! | [`housekeeping`] | media that is too old, whose content was erased, or that nobody knows of |
 //!
 //! Every step is an event, decided on the job as the log has it: whoever comes second, be it another node, a late answer
 //! or a repeated webhook, is refused by the log, looks again, and finds nothing left to do.
@@ -21,7 +21,7 @@ mod driver;
 pub mod housekeeping;
 pub mod jobs;
 pub mod new_video;
-mod opening;
+pub(crate) mod opening;
 pub mod operator;
 pub mod queue;
 mod recovery;
@@ -30,9 +30,16 @@ mod submission;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::broadcast;
+
 use crate::{
     gateway::Gateway,
-    ports::{media_store::MediaStore, vault::VaultError},
+    ports::{
+        jobs::News,
+        media_store::MediaStore,
+        seats::{Depth, Seats},
+        vault::VaultError,
+    },
 };
 use catalog::VideoCatalog;
 use jobs::{Jobs, Known};
@@ -41,9 +48,8 @@ use queue::VideoQueue;
 
 #[derive(Debug, Clone)]
 pub struct VideoSettings {
-    /// Over it: `QUEUE_FULL`, as for the next.
-    pub max_queued: u64,
-    pub max_queued_per_account: u64,
+    /// Beyond it: `QUEUE_FULL`.
+    pub max_queued: Depth,
     /// A job that nobody has taken for so long is ended.
     pub max_wait: Duration,
     /// From a job's submission to its provider's being done.
@@ -65,6 +71,9 @@ pub struct Videos {
     pub catalog: VideoCatalog,
     pub media: Arc<dyn MediaStore>,
     pub queue: Arc<dyn VideoQueue>,
+    pub seats: Arc<dyn Seats>,
+    /// Of videos and workflows.
+    pub news: broadcast::Sender<News>,
 }
 
 impl Videos {

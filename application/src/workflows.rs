@@ -37,7 +37,7 @@ use aihub_domain::workflow::{Workflow, WorkflowError};
 use chrono::DateTime;
 
 use crate::{
-    ports::vault::VaultError,
+    ports::{seats::Depth, vault::VaultError},
     principal::{Capabilities, Principal},
     videos::Videos,
 };
@@ -48,9 +48,8 @@ use runs::Run;
 
 #[derive(Debug, Clone)]
 pub struct WorkflowSettings {
-    /// Workflows that have not ended. Over it: `QUEUE_FULL`, as for the next.
-    pub max_running: u64,
-    pub max_running_per_account: u64,
+    /// Workflows that have not ended. Beyond it: `QUEUE_FULL`.
+    pub max_running: Depth,
     /// How often a step of text is tried, the first time included.
     pub max_attempts: u32,
 }

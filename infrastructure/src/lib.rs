@@ -7,6 +7,7 @@
 //! | [`due_grants`] | grants whose time is over |
 //! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
+//! | [`job_news`] | what happens to videos and workflows, told to whoever waits for it |
 //! | [`json_rows`] | many rows as one parameter of a statement |
 //! | [`kafka`] | events on their way to Kafka, and back into views |
 //! | [`leadership`] | work that one node at a time does |
@@ -16,6 +17,7 @@
 //! | [`open_workflows`] | the workflows, and which of them have not ended |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
 //! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
+//! | [`seats`] | queues that are no longer than they may be, whoever asks at the same time |
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
 //! | [`standard_webhooks`] | signatures of webhooks, ours and others' |
@@ -29,6 +31,7 @@ pub mod database;
 pub mod due_grants;
 pub mod embedded_postgres;
 pub mod event_store;
+pub mod job_news;
 pub mod json_rows;
 pub mod kafka;
 pub mod leadership;
@@ -38,6 +41,7 @@ pub mod open_files;
 pub mod open_workflows;
 pub mod orphaned_requests;
 pub mod providers;
+pub mod seats;
 pub mod secret_file;
 pub mod simulated_providers;
 pub mod standard_webhooks;

@@ -35,11 +35,16 @@ use aihub_domain::video::event::StoredMedia;
 use anyhow::Context;
 use futures::{FutureExt, future::BoxFuture};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path, signer::Signer};
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use self::{inspect::Facts, location::Location, signature::UrlSecrets, spool::Spooled};
 
-const READ_BYTES: usize = 256 << 10;
+/// What is read at a time. Larger pieces are hardly faster, and a thread that makes a single one takes megabytes for it from the
+/// allocator; there are as many threads as there are files that are read.
+const READ_BYTES: usize = 64 << 10;
+/// Files that are inspected and uploaded at the same time: what an upload holds in memory is then held so many times, and not as
+/// often as there are jobs. Files that are still on their way from their providers are on disk.
+const UPLOADS_AT_ONCE: usize = 4;
 const MAX_KEY_BYTES: usize = 200;
 
 pub struct MediaOptions {
@@ -76,6 +81,7 @@ pub struct KeptMedia {
     /// Where they are files.
     folder: Option<PathBuf>,
     options: MediaOptions,
+    uploads: Semaphore,
     served_at: OnceLock<String>,
     clock: Arc<dyn Clock>,
 }
@@ -88,7 +94,8 @@ impl KeptMedia {
         if options.delivery == Delivery::Presigned && signer.is_none() {
             anyhow::bail!("a folder signs no URLs");
         }
-        Ok(Self { store, signer, prefix, folder, options, served_at: OnceLock::new(), clock })
+        let uploads = Semaphore::new(UPLOADS_AT_ONCE);
+        Ok(Self { store, signer, prefix, folder, options, uploads, served_at: OnceLock::new(), clock })
     }
 
     /// Says where this service listens; where a public URL is configured, that stands. Who listens on all addresses is reached at
@@ -107,6 +114,7 @@ impl KeptMedia {
         let path = self.path(key).ok_or_else(|| MediaError::Unusable("its key is no key".to_owned()))?;
         let Spooled { file, bytes, sha256 } =
             spool::spool(&self.options.spool_folder, self.options.max_bytes, file).await?;
+        let _turn = self.uploads.acquire().await.map_err(unavailable)?;
         let read = spawn_blocking(move || {
             let mut file = io::BufReader::new(file);
             io::Seek::rewind(&mut file).context("the spool of incoming media").map_err(MediaError::Unavailable)?;

@@ -3,11 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 use aihub_application::{
-    videos::queue::Depth,
+    ports::jobs::JobKind,
     workflows::list::{Listed, WorkflowList},
 };
 use aihub_domain::workflow::{Workflow, event::WorkflowEvent};
@@ -15,8 +14,6 @@ use anyhow::Context;
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::PgTransaction;
-use tokio::{sync::broadcast, time::sleep};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     database::Database,
@@ -24,14 +21,10 @@ use crate::{
         decode::{LogEntry, events_of},
         subscription::EventHandler,
     },
+    job_news,
     json_rows::json_rows,
+    seats,
 };
-
-/// The channel on which nodes hear of workflows: the id of each to which something happened.
-const CHANNEL: &str = "workflows";
-/// News that are kept for a node's listeners; one that is further behind looks at everything anyway.
-const KEPT_NEWS: usize = 1_024;
-const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
 /// Keeps `workflows`.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +68,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         }
     }
     if !started.is_empty() {
+        seats::vacate(transaction, &started.keys().copied().collect::<Vec<_>>()).await?;
         sqlx::query!(
             "INSERT INTO workflows SELECT * FROM json_populate_recordset(NULL::workflows, $1::text::json)
              ON CONFLICT ON CONSTRAINT workflows_workflow_id DO NOTHING",
@@ -91,9 +85,11 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     }
     if !changed.is_empty() {
         let changed: Vec<&str> = changed.into_iter().collect();
-        sqlx::query!("SELECT pg_notify($1, id) FROM unnest($2::text[]) id", CHANNEL, &changed as &[&str])
-            .fetch_all(&mut **transaction)
-            .await?;
+        let of =
+            sqlx::query!("SELECT workflow_id, account FROM workflows WHERE workflow_id = ANY($1)", &changed as &[&str]);
+        let of = of.fetch_all(&mut **transaction).await?.into_iter();
+        let news: Vec<_> = of.map(|of| job_news::changed(JobKind::Workflow, &of.workflow_id, &of.account)).collect();
+        job_news::tell(&mut **transaction, &news).await?;
     }
     Ok(())
 }
@@ -102,36 +98,11 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
 #[derive(Debug, Clone)]
 pub struct PostgresWorkflows {
     database: Database,
-    news: broadcast::Sender<Option<String>>,
 }
 
 impl PostgresWorkflows {
     pub fn new(database: Database) -> Self {
-        Self { database, news: broadcast::Sender::new(KEPT_NEWS) }
-    }
-
-    /// Hears of workflows, for whoever waits for [`news`](WorkflowList::news), until `stop`.
-    pub async fn follow(self, stop: CancellationToken) {
-        let listening = async {
-            loop {
-                if let Err(error) = self.listen().await {
-                    tracing::warn!(error = %error, "news of the workflows are not heard; listening again");
-                }
-                sleep(RECONNECT_AFTER).await;
-            }
-        };
-        stop.run_until_cancelled(listening).await;
-    }
-
-    async fn listen(&self) -> Result<(), sqlx::Error> {
-        let mut listener = self.database.listener().await?;
-        listener.listen(CHANNEL).await?;
-        loop {
-            // A connection that was lost and made again may have missed some.
-            let told = listener.try_recv().await?.map(|told| told.payload().to_owned());
-            // Nobody may be waiting.
-            let _ = self.news.send(told);
-        }
+        Self { database }
     }
 
     async fn running_now(&self) -> anyhow::Result<Vec<String>> {
@@ -139,14 +110,13 @@ impl PostgresWorkflows {
         Ok(ids.fetch_all(self.database.pool()).await?)
     }
 
-    async fn count(&self, account: &str) -> anyhow::Result<Depth> {
-        let row = sqlx::query!(
-            r#"SELECT count(*) AS "all!", count(*) FILTER (WHERE account = $1) AS "of_account!"
-               FROM workflows WHERE running"#,
-            account
+    async fn running_now_of(&self, account: &str, user: &str) -> anyhow::Result<Vec<String>> {
+        let ids = sqlx::query_scalar!(
+            "SELECT workflow_id FROM workflows WHERE account = $1 AND user_id = $2 AND running ORDER BY position",
+            account,
+            user
         );
-        let row = row.fetch_one(self.database.pool()).await?;
-        Ok(Depth { all: row.all.cast_unsigned(), of_account: row.of_account.cast_unsigned() })
+        Ok(ids.fetch_all(self.database.pool()).await?)
     }
 
     async fn page(&self, account: &str, user: &str, before: Option<u64>, limit: usize) -> anyhow::Result<Vec<Listed>> {
@@ -168,8 +138,8 @@ impl WorkflowList for PostgresWorkflows {
         self.running_now().boxed()
     }
 
-    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>> {
-        self.count(account).boxed()
+    fn running_of<'a>(&'a self, account: &'a str, user: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {
+        self.running_now_of(account, user).boxed()
     }
 
     fn of_user<'a>(
@@ -180,9 +150,5 @@ impl WorkflowList for PostgresWorkflows {
         limit: usize,
     ) -> BoxFuture<'a, anyhow::Result<Vec<Listed>>> {
         self.page(account, user, before, limit).boxed()
-    }
-
-    fn news(&self) -> broadcast::Receiver<Option<String>> {
-        self.news.subscribe()
     }
 }

@@ -1,14 +1,17 @@
 //! The jobs that have not ended, kept from the log, and what is asked about them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
-use aihub_application::videos::{
-    housekeeping::{DueMedia, MediaHolders},
-    queue::{Depth, News, OpenVideo, VideoQueue},
+use aihub_application::{
+    ports::jobs::JobKind,
+    videos::{
+        housekeeping::{DueMedia, MediaHolders},
+        queue::{OpenVideo, Places, VideoQueue},
+    },
 };
 use aihub_domain::video::{
     VideoJob, VideoStatus,
@@ -19,11 +22,7 @@ use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
-use tokio::{
-    sync::broadcast,
-    time::{Instant, sleep},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     database::Database,
@@ -31,23 +30,19 @@ use crate::{
         decode::{LogEntry, events_of},
         subscription::EventHandler,
     },
+    job_news,
     json_rows::json_rows,
+    seats,
 };
 
 /// The name of [`OpenVideos`], under which its checkpoint is kept.
 const NAME: &str = "open-videos";
-/// The channel on which nodes hear of jobs: `<video id> <account>` where one changed, `<video id>` where one is to be looked
-/// at.
-const CHANNEL: &str = "videos";
-/// News that are kept for a node's listeners; one that is further behind looks at everything anyway.
-const KEPT_NEWS: usize = 1_024;
-const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// How long it is waited for the queue to have read the log.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The most that one search finds.
 const MAX_FOUND: i64 = 100;
 
-/// Keeps `open_videos`, `video_turns`, `video_submissions` and `kept_media`.
+/// Keeps `open_videos`, `video_turns`, `video_submissions`, `kept_media` and `media_leftovers`.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenVideos;
 
@@ -118,15 +113,20 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         .fetch_all(&mut **transaction)
         .await?;
     let mut rows: BTreeMap<String, Row> = known.into_iter().map(|row| (row.video_id.clone(), row)).collect();
-    let (mut ended, mut news, mut turns) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+    let (mut arrived, mut ended, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut news, mut turns) = (BTreeSet::new(), BTreeMap::new());
     for (event, change) in changes {
         let (video_id, position) = (&event.aggregate_id, event.position.cast_signed());
         if let VideoEvent::VideoRequested(request) = change {
             rows.entry(video_id.clone()).or_insert_with(|| Row::requested(video_id, request, position));
-        } else if let Some((asked, _)) = change.ended() {
-            rows.remove(video_id);
+            arrived.push(video_id.as_str());
+        } else if let Some((asked, ended_at)) = change.ended() {
+            let was = rows.remove(video_id);
+            if was.is_some_and(|was| was.status == VideoStatus::Rendering.as_str()) {
+                leftovers.push((video_id.as_str(), ended_at));
+            }
             ended.push(video_id.as_str());
-            news.insert(format!("{video_id} {}", asked.account));
+            news.insert(job_news::changed(JobKind::Video, video_id, &asked.account));
         } else if let Some(row) = rows.get_mut(video_id)
             && row.position < position
         {
@@ -137,13 +137,22 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
             }
         }
         if let Some(account) = remember(transaction, video_id, change).await? {
-            news.insert(format!("{video_id} {account}"));
+            news.insert(job_news::changed(JobKind::Video, video_id, &account));
         }
     }
-    news.extend(rows.values().map(|row| format!("{} {}", row.video_id, row.account)));
+    news.extend(rows.values().map(|row| job_news::changed(JobKind::Video, &row.video_id, &row.account)));
     sqlx::query!("DELETE FROM open_videos WHERE video_id = ANY($1)", &ended as &[&str])
         .execute(&mut **transaction)
         .await?;
+    let (left_by, ended_at): (Vec<&str>, Vec<DateTime<Utc>>) = leftovers.into_iter().unzip();
+    sqlx::query!(
+        "INSERT INTO media_leftovers SELECT * FROM unnest($1::text[], $2::timestamptz[])
+         ON CONFLICT ON CONSTRAINT media_leftovers_video_id DO NOTHING",
+        &left_by as &[&str],
+        &ended_at
+    )
+    .execute(&mut **transaction)
+    .await?;
     sqlx::query!(
         "INSERT INTO open_videos SELECT * FROM json_populate_recordset(NULL::open_videos, $1::text::json)
          ON CONFLICT ON CONSTRAINT open_videos_video_id DO UPDATE
@@ -153,6 +162,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     .execute(&mut **transaction)
     .await
     .context("the rows of the open videos")?;
+    seats::vacate(transaction, &arrived).await?;
     let (accounts, positions): (Vec<String>, Vec<i64>) = turns.into_iter().unzip();
     sqlx::query!(
         "INSERT INTO video_turns SELECT * FROM unnest($1::text[], $2::bigint[])
@@ -163,7 +173,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     )
     .execute(&mut **transaction)
     .await?;
-    notify(&mut **transaction, &news.into_iter().collect::<Vec<_>>()).await?;
+    job_news::tell(&mut **transaction, &news.into_iter().collect::<Vec<_>>()).await?;
     Ok(())
 }
 
@@ -204,52 +214,15 @@ async fn remember(
     Ok(None)
 }
 
-async fn notify(executor: impl sqlx::PgExecutor<'_>, what: &[String]) -> Result<(), sqlx::Error> {
-    let notify = sqlx::query!("SELECT pg_notify($1, what) FROM unnest($2::text[]) AS news (what)", CHANNEL, what);
-    notify.execute(executor).await.map(drop)
-}
-
 /// The questions. The answers are as good as [`OpenVideos`] is up to date.
 #[derive(Debug, Clone)]
 pub struct PostgresVideoQueue {
     database: Database,
-    news: broadcast::Sender<News>,
 }
 
 impl PostgresVideoQueue {
     pub fn new(database: Database) -> Self {
-        Self { database, news: broadcast::Sender::new(KEPT_NEWS) }
-    }
-
-    /// Hears of the queue, for whoever waits for [`news`](VideoQueue::news), until `stop`.
-    pub async fn follow(self, stop: CancellationToken) {
-        let listening = async {
-            loop {
-                if let Err(error) = self.listen().await {
-                    tracing::warn!(error = %error, "news of the videos are not heard; listening again");
-                }
-                sleep(RECONNECT_AFTER).await;
-            }
-        };
-        stop.run_until_cancelled(listening).await;
-    }
-
-    async fn listen(&self) -> Result<(), sqlx::Error> {
-        let mut listener = self.database.listener().await?;
-        listener.listen(CHANNEL).await?;
-        let _ = self.news.send(News::Missed);
-        loop {
-            // None: the connection was lost and made again.
-            let Some(told) = listener.try_recv().await? else {
-                let _ = self.news.send(News::Missed);
-                continue;
-            };
-            let (video_id, account) = told.payload().split_once(' ').unwrap_or((told.payload(), ""));
-            let (video_id, account) = (video_id.to_owned(), account.to_owned());
-            let news = if account.is_empty() { News::Nudged { video_id } } else { News::Changed { video_id, account } };
-            // Nobody may be waiting.
-            let _ = self.news.send(news);
-        }
+        Self { database }
     }
 
     fn pool(&self) -> &PgPool {
@@ -299,20 +272,23 @@ impl PostgresVideoQueue {
             .collect())
     }
 
-    async fn count(&self, account: &str) -> anyhow::Result<Depth> {
-        let row = sqlx::query!(
-            r#"SELECT count(*) AS "all!", count(*) FILTER (WHERE account = $1) AS "of_account!"
-               FROM open_videos WHERE status = 'queued'"#,
-            account
-        );
-        let row = row.fetch_one(self.pool()).await?;
-        Ok(Depth { all: row.all.cast_unsigned(), of_account: row.of_account.cast_unsigned() })
-    }
-
     async fn place_of(&self, video_id: &str) -> anyhow::Result<Option<u64>> {
         let place =
             sqlx::query_scalar!(r#"SELECT place AS "place!" FROM waiting_videos WHERE video_id = $1"#, video_id);
         Ok(place.fetch_optional(self.pool()).await?.map(i64::cast_unsigned))
+    }
+
+    async fn places_of(&self, accounts: &[String]) -> anyhow::Result<HashMap<String, Places>> {
+        let waiting = sqlx::query!(
+            r#"SELECT account AS "account!", video_id AS "video_id!", place AS "place!"
+               FROM waiting_videos WHERE account = ANY($1)"#,
+            accounts
+        );
+        let mut places: HashMap<String, Places> = HashMap::new();
+        for row in waiting.fetch_all(self.pool()).await? {
+            places.entry(row.account).or_default().insert(row.video_id, row.place.cast_unsigned());
+        }
+        Ok(places)
     }
 
     async fn submitting_to(&self, provider: &str) -> anyhow::Result<Vec<String>> {
@@ -392,12 +368,12 @@ impl VideoQueue for PostgresVideoQueue {
         self.overdue_now().boxed()
     }
 
-    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>> {
-        self.count(account).boxed()
-    }
-
     fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>> {
         self.place_of(video_id).boxed()
+    }
+
+    fn places<'a>(&'a self, accounts: &'a [String]) -> BoxFuture<'a, anyhow::Result<HashMap<String, Places>>> {
+        self.places_of(accounts).boxed()
     }
 
     fn submitting<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {
@@ -421,16 +397,33 @@ impl VideoQueue for PostgresVideoQueue {
     }
 
     fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
-        async move { Ok(notify(self.pool(), &[video_id.to_owned()]).await?) }.boxed()
-    }
-
-    fn news(&self) -> broadcast::Receiver<News> {
-        self.news.subscribe()
+        async move { Ok(job_news::tell(self.pool(), &[job_news::nudge(video_id)]).await?) }.boxed()
     }
 }
 
 impl MediaHolders for PostgresVideoQueue {
     fn due(&self, kept_from: Option<DateTime<Utc>>) -> BoxFuture<'_, anyhow::Result<Vec<DueMedia>>> {
         self.due_now(kept_from).boxed()
+    }
+
+    fn leftovers(&self, ended_before: DateTime<Utc>) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
+        async move {
+            let left = sqlx::query_scalar!(
+                "SELECT video_id FROM media_leftovers WHERE ended_at < $1 ORDER BY ended_at LIMIT $2",
+                ended_before,
+                MAX_FOUND
+            );
+            Ok(left.fetch_all(self.pool()).await?)
+        }
+        .boxed()
+    }
+
+    fn forget_leftovers<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        async move {
+            let forget = sqlx::query!("DELETE FROM media_leftovers WHERE video_id = $1", video_id);
+            forget.execute(self.pool()).await?;
+            Ok(())
+        }
+        .boxed()
     }
 }

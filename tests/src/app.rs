@@ -172,6 +172,15 @@ impl TestApp {
         (status, headers, response.json().await.unwrap_or_default())
     }
 
+    /// The same, unless it is as `seen` says: then 304.
+    pub async fn get_if(&self, path: &str, token: &str, seen: &str) -> (StatusCode, HeaderMap, Value) {
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let request = client.get(format!("http://{}{path}", self.address)).bearer_auth(token);
+        let response = request.header("if-none-match", seen).send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        (status, headers, response.json().await.unwrap_or_default())
+    }
+
     /// `POST path` with a JSON body: status and the JSON of the answer.
     pub async fn post(&self, path: &str, token: &str, body: &Value) -> (StatusCode, Value) {
         self.send(Method::POST, path, token, Some(body), &[]).await

@@ -14,6 +14,7 @@
 //! | [`process`] | the service as a process of its own, to be killed |
 //! | [`providers`] | the simulated providers, and what they counted |
 //! | [`proxy`] | a network between a node and its database that can be cut and frozen |
+//! | [`receiver`] | a client's server, which is told of things |
 
 #![allow(
     clippy::unwrap_used,
@@ -35,6 +36,7 @@ pub mod postgres;
 pub mod process;
 pub mod providers;
 pub mod proxy;
+pub mod receiver;
 
 use std::{fmt::Debug, time::Duration};
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use aihub::config::amount::Credits;
 use aihub_domain::money::Microcredits;
 use aihub_tests::{
     app::TestApp,
@@ -12,7 +13,10 @@ use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::videos::{ended, generate, in_state, video};
+use super::{
+    videos::{ended, generate, in_state, video},
+    workflows::{DOOR, names, start, workflow},
+};
 
 async fn subscribe(client: &mut Client, topics: &Value) {
     client.send(&json!({ "type": "subscribe", "topics": topics })).await;
@@ -60,7 +64,7 @@ async fn made_and_paid(client: &mut Client, available: i64) {
         if frame["type"] == "video" {
             states.push(frame["video"]["state"].as_str().unwrap().to_owned());
             completed = frame["video"]["url"].is_string();
-        } else {
+        } else if frame["type"] == "credits" {
             last = Some(microcredits(&frame["available"]));
         }
     }
@@ -125,6 +129,81 @@ async fn whoever_comes_back_gets_the_present_state_first() {
     let (states, last) = states(&mut client, &id, "completed").await;
     assert_eq!(states[0], "rendering", "{states:?}");
     assert!(last["url"].is_string(), "{last}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_workflow_is_watched_from_its_start_to_its_end_and_told_to_whoever_comes_back() {
+    let app = TestApp::start(|_| {}).await;
+    app.providers.rule(json!({ "hang_late": true }));
+    let (mut ada, mut eve) = (app.connect("ada").await, app.connect("eve").await);
+    subscribe(&mut ada, &json!(["workflows"])).await;
+    subscribe(&mut eve, &json!(["workflows"])).await;
+    let id = start(&app, &workflow("social", "a calm sea at sunset")).await;
+    let mut seen = Vec::new();
+    let made = loop {
+        let workflow = next(&mut ada, "workflow").await["workflow"].take();
+        assert_eq!(workflow["workflowId"], json!(id), "{workflow}");
+        seen.push(names(&workflow).into_iter().map(|(_, status)| status.to_owned()).collect::<Vec<_>>().join(" "));
+        if workflow["steps"][1]["videoIds"].is_array() {
+            break workflow;
+        }
+    };
+    let order = ["pending pending pending", "running pending pending", "completed pending pending"];
+    let order = [order.as_slice(), &["completed running pending"]].concat();
+    let places: Vec<_> = seen.iter().map(|seen| order.iter().position(|known| known == seen).unwrap()).collect();
+    assert!(places.is_sorted(), "{seen:?}");
+    assert!(made["steps"][0]["output"]["prompt"].is_string(), "{made}");
+
+    let mut again = app.connect("ada").await;
+    subscribe(&mut again, &json!(["workflows"])).await;
+    let present = next(&mut again, "workflow").await["workflow"].take();
+    assert_eq!((&present["workflowId"], &present["steps"]), (&made["workflowId"], &made["steps"]));
+    let (status, _) = app.post(&format!("{DOOR}/{id}/cancel"), &app.token("ada"), &json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    for client in [&mut ada, &mut again] {
+        while next(client, "workflow").await["workflow"]["state"] != "cancelled" {}
+    }
+    // One of her own is the first that Eve hears of.
+    let (_, own) = app.post(DOOR, &app.token("eve"), &workflow("enhance", "her own")).await;
+    assert_eq!(next(&mut eve, "workflow").await["workflow"]["workflowId"], own["workflowId"]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn jobs_that_wait_are_told_when_the_queue_moves_and_nobody_elses_are() {
+    let app = TestApp::start(|config| {
+        config.video_providers.get_mut("sora").unwrap().limits.max_concurrency = 1;
+        config.credits.welcome = Some(Credits(Microcredits::from_credits(100_000)));
+    })
+    .await;
+    app.providers.rule(json!({ "hang_late": true }));
+    let mut client = app.connect("ada").await;
+    subscribe(&mut client, &json!(["videos"])).await;
+    let mut ids = Vec::new();
+    for nth in 0..4 {
+        ids.push(generate(&app, "ada", &video(&format!("{nth}"))).await);
+        generate(&app, "bob", &video(&format!("{nth}"))).await;
+    }
+    // Account by account in turn; of hers one is made and three wait, of Bob's all four.
+    let positions = |frame: &Value| frame["positions"].as_object().unwrap().clone();
+    let before = loop {
+        let positions = positions(&next(&mut client, "queue").await);
+        if positions.len() == 3 {
+            break positions;
+        }
+    };
+    assert!(before.keys().all(|id| ids[1..].contains(id)), "{before:?}");
+    app.post(&format!("/api/mcp/sora2/{}/cancel", ids[1]), &app.token("ada"), &json!({})).await;
+    let after = loop {
+        let positions = positions(&next(&mut client, "queue").await);
+        if !positions.contains_key(&ids[1]) {
+            break positions;
+        }
+    };
+    for id in &ids[2..] {
+        assert!(after[id].as_u64() < before[id].as_u64(), "{before:?} {after:?}");
+    }
     app.stop().await;
 }
 
@@ -216,7 +295,7 @@ async fn a_topic_that_there_is_not_is_refused_and_nothing_is_subscribed() {
     client.send(&json!({ "type": "subscribe", "id": "a", "topics": ["credits", "weather"] })).await;
     let refused = client.next().await;
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!("a"), &json!("VALIDATION_ERROR")), "{refused}");
-    let faults = json!([{ "field": "topics[1]", "reason": "is not a topic; there are videos, credits" }]);
+    let faults = json!([{ "field": "topics[1]", "reason": "is not a topic; there are videos, workflows, credits" }]);
     assert_eq!(refused["error"]["details"]["fields"], faults, "{refused}");
     client.send(&json!({ "type": "unsubscribe", "topics": ["videos"] })).await;
     assert_eq!(client.next().await, json!({ "type": "subscribed", "topics": [] }));
@@ -264,7 +343,7 @@ async fn answers_stream_on_while_a_video_is_watched() {
                 assert_eq!(frame["video"]["videoId"], id.as_str());
                 completed = frame["video"]["state"] == "completed";
             }
-            "credits" => {}
+            "credits" | "queue" => {}
             _ => panic!("{frame}"),
         }
         kinds.push(kind);

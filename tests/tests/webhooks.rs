@@ -7,7 +7,7 @@ use std::{
 
 use aihub_application::ports::{
     clock::{Clock, SystemClock},
-    event_log::{NewEvent, StreamAppend},
+    event_log::{EventLog, NewEvent, StreamAppend},
     vault::ContentVault,
 };
 use aihub_domain::{
@@ -29,7 +29,7 @@ use aihub_infrastructure::{
     vault::{PostgresVault, erasure::destroy_subject, master_key::MasterKey},
     webhooks::{
         deliveries::{Delivery, DeliveryFilter, DeliveryState, WebhookDeliveries, list, redeliver},
-        sender::{Describe, WebhookOptions, WebhookSender},
+        sender::{Describe, Described, WebhookOptions, WebhookSender},
     },
 };
 use aihub_tests::{
@@ -186,13 +186,22 @@ impl World {
 
     /// One that tells, until the guard is dropped.
     fn tell(&self, allow_private: bool) -> (DropGuard, JoinSet<()>) {
-        let describe: Describe = Arc::new(|id, job: VideoJob| {
-            async move { Ok(json!({ "videoId": id, "status": job.status().as_str() })) }.boxed()
+        let log = self.node.log.clone();
+        let describe: Describe = Arc::new(move |kind, id| {
+            let log = log.clone();
+            async move {
+                let mut job = VideoJob::default();
+                for event in log.load(kind.as_str(), &id, 0).await? {
+                    job.evolve(&event.decode(VideoJob::TYPE, &id)?);
+                }
+                let data = json!({ "videoId": id, "status": job.status().as_str() });
+                Ok(job.request().map(|request| Described { content: request.content.clone(), data }))
+            }
+            .boxed()
         });
         let masters = WebhookMasters::new(MASTER, [FORMER_MASTER]).unwrap();
         let sender = WebhookSender::new(
             self.database.pool().clone(),
-            self.node.log.clone(),
             Arc::new(vault(&self.database)),
             Arc::new(SystemClock),
             describe,
@@ -356,7 +365,7 @@ async fn what_cannot_or_must_not_be_told_is_given_up_and_says_why() {
     let _sender = world.tell(false);
     let over = world.all_over().await;
     let reasons: BTreeMap<_, _> =
-        over.iter().map(|one| (one.video_id.as_str(), (one.state.as_str(), one.last_error.as_deref()))).collect();
+        over.iter().map(|one| (one.job_id.as_str(), (one.state.as_str(), one.last_error.as_deref()))).collect();
     let expected = [("private", ("given_up", Some("refused_url"))), ("erased", ("given_up", Some("erased")))];
     assert_eq!(reasons, expected.into());
     assert!(receiver.seen.try_recv().is_err());
@@ -423,7 +432,7 @@ async fn a_log_that_is_read_again_brings_nothing_that_was_told_and_nothing_that_
     world.append("old", 1, &[VideoEvent::VideoFailed { asked: asked("acme"), code: "x".into(), failed_at }]).await;
     world.catch_up().await;
     let before = world.deliveries().await;
-    assert_eq!(before.iter().map(|one| one.video_id.as_str()).collect::<Vec<_>>(), ["video-1"]);
+    assert_eq!(before.iter().map(|one| one.job_id.as_str()).collect::<Vec<_>>(), ["video-1"]);
     subscription::reset(world.database.pool(), "webhook-deliveries").await.unwrap();
     world.catch_up().await;
     assert_eq!(world.deliveries().await, before);

@@ -4,20 +4,21 @@ mod crashes;
 mod doors;
 mod failures;
 mod life;
+mod told;
 
 use aihub_tests::{app::TestApp, until};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-const DOOR: &str = "/api/mcp/gpt/video-workflow";
+pub const DOOR: &str = "/api/mcp/gpt/video-workflow";
 
 /// A request for the shortest videos.
-fn workflow(workflow_type: &str, prompt: &str) -> Value {
+pub fn workflow(workflow_type: &str, prompt: &str) -> Value {
     json!({ "workflowType": workflow_type, "prompt": prompt, "duration": 4 })
 }
 
 /// Starts a workflow of `ada`, which is accepted.
-async fn start(app: &TestApp, body: &Value) -> String {
+pub async fn start(app: &TestApp, body: &Value) -> String {
     let (status, answer) = app.post(DOOR, &app.token("ada"), body).await;
     assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
     assert_eq!(answer["status"], "processing", "{answer}");
@@ -39,7 +40,7 @@ async fn ended(app: &TestApp, workflow_id: &str) -> Value {
     .await
 }
 
-fn names(answer: &Value) -> Vec<(&str, &str)> {
+pub fn names(answer: &Value) -> Vec<(&str, &str)> {
     let steps = answer["steps"].as_array().unwrap().iter();
     steps.map(|step| (step["name"].as_str().unwrap(), step["status"].as_str().unwrap())).collect()
 }

@@ -14,28 +14,25 @@ use aihub_application::{
 };
 use aihub_infrastructure::{
     database::Database,
+    job_news,
     leadership::lead,
     providers::http::{ApiKey, ExtraHeaders, ProviderHttp},
+    seats::PostgresSeats,
     video_providers::{
         openai::{OpenAiVideoOptions, OpenAiVideoProvider},
         veo::VeoProvider,
         xai::XaiVideoProvider,
     },
     video_queue::PostgresVideoQueue,
-    webhooks::sender::{Describe, WebhookOptions, WebhookSender},
 };
-use anyhow::{Context, anyhow};
-use futures::FutureExt;
+use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::upstreams::SIMULATED_KEY;
-use crate::{
-    config::{
-        Config, duration_ms,
-        videos::{VideoProviderKind, VideoProviderSettings, VideoReach},
-    },
-    videos::{Surroundings, answer},
+use crate::config::{
+    Config, duration_ms,
+    videos::{VideoProviderKind, VideoProviderSettings, VideoReach},
 };
 
 /// How often media is looked for that is due to be deleted.
@@ -47,20 +44,15 @@ pub struct Works {
     pub gateway: Arc<Gateway>,
     pub catalog: VideoCatalog,
     pub media: Arc<dyn MediaStore>,
-    pub webhooks: WebhookOptions,
 }
 
 impl Works {
-    /// Starts what looks after jobs, their media and whoever wants to hear of them.
-    pub fn start(
-        self,
-        config: &Config,
-        workers: &TaskTracker,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<Arc<Videos>> {
-        let Self { database, gateway, catalog, media, webhooks } = self;
+    /// Starts what looks after jobs and their media.
+    pub fn start(self, config: &Config, workers: &TaskTracker, stop: &CancellationToken) -> Arc<Videos> {
+        let Self { database, gateway, catalog, media } = self;
         let queue = PostgresVideoQueue::new(database.clone());
-        workers.spawn(queue.clone().follow(stop.clone()));
+        let news = job_news::channel();
+        workers.spawn(job_news::follow(database.clone(), news.clone(), stop.clone()));
         let jobs = Jobs {
             log: gateway.log.clone(),
             accounts: gateway.accounts.clone(),
@@ -68,15 +60,21 @@ impl Works {
             rate: gateway.settings.rate,
             node: gateway.settings.node.clone(),
         };
-        let settings = config.video_settings();
-        let videos = Arc::new(Videos { settings, jobs, gateway, catalog, media, queue: Arc::new(queue.clone()) });
-        let sender = webhook_sender(&database, &videos, webhooks)?;
-        workers.spawn(sender.run(stop.clone()));
+        let videos = Arc::new(Videos {
+            settings: config.video_settings(),
+            jobs,
+            gateway,
+            catalog,
+            media,
+            queue: Arc::new(queue.clone()),
+            seats: Arc::new(PostgresSeats::new(database.clone())),
+            news,
+        });
         workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop.clone()));
         let driven = videos.clone();
         let drive = move |stop| driven.clone().drive(stop);
         workers.spawn(lead(database, "videos", stop.clone(), drive));
-        Ok(videos)
+        videos
     }
 }
 
@@ -133,28 +131,7 @@ fn backend(
     })
 }
 
-/// Tells clients of their videos' ends, in the form in which they would be told if they asked.
-fn webhook_sender(
-    database: &Database,
-    videos: &Arc<Videos>,
-    options: WebhookOptions,
-) -> anyhow::Result<Arc<WebhookSender>> {
-    let gateway = &videos.gateway;
-    let (log, vault, clock) = (gateway.log.clone(), gateway.vault.clone(), gateway.clock.clone());
-    let described = videos.clone();
-    let describe: Describe = Arc::new(move |video_id, job| {
-        let videos = described.clone();
-        async move {
-            let around = Surroundings::of(&videos, &video_id, &job).await;
-            let around = around.map_err(|problem| anyhow!("{}", problem.message))?;
-            Ok(answer(&video_id, &job, &around))
-        }
-        .boxed()
-    });
-    Ok(Arc::new(WebhookSender::new(database.pool().clone(), log, vault, clock, describe, options)?))
-}
-
-/// Has media deleted that is too old, or whose content was erased.
+/// Has media deleted that is too old, whose content was erased, or that nobody knows of.
 async fn keep_media(videos: Arc<Videos>, queue: PostgresVideoQueue, keep_days: Option<u32>, stop: CancellationToken) {
     let mut tick = interval(MEDIA_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -166,6 +143,9 @@ async fn keep_media(videos: Arc<Videos>, queue: PostgresVideoQueue, keep_days: O
             Err(error) => {
                 tracing::warn!(error.message = format!("{error:#}"), "media that is due could not be looked for");
             }
+        }
+        if let Err(error) = videos.delete_leftovers(&queue, videos.nothing_comes_before()).await {
+            tracing::warn!(error.message = format!("{error:#}"), "files that are left could not be looked for");
         }
     }
 }

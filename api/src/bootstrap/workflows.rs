@@ -17,7 +17,6 @@ pub fn start(
     (workers, stop): (&TaskTracker, &CancellationToken),
 ) -> Arc<Workflows> {
     let list = PostgresWorkflows::new(database.clone());
-    workers.spawn(list.clone().follow(stop.clone()));
     let workflows = Arc::new(Workflows {
         settings: config.workflow_settings(),
         types: config.workflow_types(),

@@ -41,6 +41,8 @@ struct Whose {
     request: Option<String>,
     #[arg(long, value_name = "ID", requires = "as_of")]
     video: Option<String>,
+    #[arg(long, value_name = "ID", requires = "as_of")]
+    workflow: Option<String>,
 }
 
 impl Replay {

@@ -1,4 +1,4 @@
-//! `aihub webhooks`: what clients were told of their videos.
+//! `aihub webhooks`: what clients were told of their videos and workflows.
 
 use aihub_infrastructure::webhooks::deliveries::{self, DeliveryFilter};
 use anyhow::bail;
@@ -15,11 +15,12 @@ pub enum Webhooks {
     List {
         #[arg(long)]
         account: Option<String>,
+        /// A video or a workflow
         #[arg(long)]
-        video: Option<String>,
+        job: Option<String>,
     },
-    /// Tell a video's end once more
-    Redeliver { video_id: String },
+    /// Tell the end of a video or workflow once more
+    Redeliver { job_id: String },
 }
 
 impl Webhooks {
@@ -33,22 +34,22 @@ impl Webhooks {
     async fn act(self, ledger: &Ledger) -> anyhow::Result<()> {
         let pool = ledger.database.pool();
         match self {
-            Self::List { account, video } => {
-                let filter = DeliveryFilter { video_id: video.as_deref(), account: account.as_deref(), state: None };
+            Self::List { account, job } => {
+                let filter = DeliveryFilter { job_id: job.as_deref(), account: account.as_deref(), state: None };
                 for one in deliveries::list(pool, filter, MAX_LISTED).await? {
                     let last = one.last_status.map(|status| status.to_string()).or(one.last_error).unwrap_or_default();
                     out_line(format_args!(
                         "{}  {}  {}  {}  {} attempts  {last}",
-                        one.delivery_id, one.video_id, one.event_type, one.state, one.attempts
+                        one.delivery_id, one.job_id, one.event_type, one.state, one.attempts
                     ))?;
                 }
                 Ok(())
             }
-            Self::Redeliver { video_id } => {
-                if !deliveries::redeliver(pool, &video_id).await? {
-                    bail!("video {video_id} has no end that is to be told, or it was over a month ago");
+            Self::Redeliver { job_id } => {
+                if !deliveries::redeliver(pool, &job_id).await? {
+                    bail!("{job_id} has no end that is to be told, or it was over a month ago");
                 }
-                Ok(out_line(format_args!("the end of video {video_id} is told again, for up to a day"))?)
+                Ok(out_line(format_args!("the end of {job_id} is told again, for up to a day"))?)
             }
         }
     }

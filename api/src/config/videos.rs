@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, num::NonZeroU32};
 
 use aihub_application::{
+    ports::seats::Depth,
     upstream::{BreakerPolicy, guard::UpstreamLimits},
     videos::{VideoSettings, catalog::VideoModel},
 };
@@ -242,8 +243,7 @@ impl Config {
     pub fn video_settings(&self) -> VideoSettings {
         let keys = &self.videos;
         VideoSettings {
-            max_queued: keys.max_queued,
-            max_queued_per_account: keys.max_queued_per_account,
+            max_queued: Depth { all: keys.max_queued, of_account: keys.max_queued_per_account },
             max_wait: duration_ms(keys.max_wait_ms),
             deadline: duration_ms(keys.deadline_ms),
             storing: duration_ms(keys.storing_ms),

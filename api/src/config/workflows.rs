@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use aihub_application::{
+    ports::seats::Depth,
     request::AUTO,
     workflows::{
         WorkflowSettings,
@@ -132,7 +133,8 @@ impl WorkflowTypeSettings {
 impl Config {
     pub fn workflow_settings(&self) -> WorkflowSettings {
         let WorkflowKeys { max_running, max_running_per_account, max_attempts, .. } = self.workflows;
-        WorkflowSettings { max_running, max_running_per_account, max_attempts }
+        let max_running = Depth { all: max_running, of_account: max_running_per_account };
+        WorkflowSettings { max_running, max_attempts }
     }
 
     /// Those that are offered.

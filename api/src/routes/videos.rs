@@ -1,14 +1,15 @@
 //! `/api/mcp/sora2`: video jobs over HTTP. One's own, or any for those who read all reports.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use aihub_application::{
+    error::GatewayError,
+    ports::jobs::News,
     principal::{Principal, Reports},
     videos::{
         housekeeping::EraseError,
         jobs::{ChangeError, Known},
         new_video::NewVideo,
-        queue::News,
     },
 };
 use aihub_domain::video::{VideoError, VideoStatus, event::ErasureReason};
@@ -17,30 +18,27 @@ use aihub_projections::video_status::list::{self as video_list, Filter, InvalidC
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
-    time::{Instant, timeout_at},
-};
 
-use super::Caller;
+use super::{
+    Caller,
+    status::{Look, StatusQuery, Watched},
+};
 use crate::{
     hub::Hub,
     problem::Problem,
-    videos::{Surroundings, answer},
+    videos::{tell, version},
 };
 
 const DEFAULT_PAGE: u32 = 20;
 const MAX_PAGE: u32 = 100;
 const MAX_KEY_BYTES: usize = 256;
-/// A waiting status is looked at again without news after this long.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 pub async fn generate(
     State(hub): State<Arc<Hub>>,
@@ -49,12 +47,11 @@ pub async fn generate(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
-    let video = NewVideo::from_fields(object(&body)?, &caller.user)
-        .map_err(aihub_application::error::GatewayError::Validation)?;
+    let video = NewVideo::from_fields(object(&body)?, &caller.user).map_err(GatewayError::Validation)?;
     check_webhook(&hub, &video)?;
     let known = hub.videos.request(&caller, video, key.as_deref(), None).await?;
     let location = format!("/api/mcp/sora2/status/{}", known.video_id);
-    let mut response = (StatusCode::ACCEPTED, Json(tell(&hub, &known).await?)).into_response();
+    let mut response = (StatusCode::ACCEPTED, Json(tell(&hub.videos, &known).await?)).into_response();
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -69,55 +66,49 @@ pub fn check_webhook(hub: &Hub, video: &NewVideo) -> Result<(), Problem> {
         .map_err(|refused| Problem::faulty("webhookUrl", refused.to_string()))
 }
 
-#[derive(Debug, Deserialize)]
-pub struct StatusQuery {
-    /// Seconds to wait for a change.
-    #[serde(default)]
-    wait: u64,
-}
-
-/// With `If-None-Match`, 304 while nothing has changed since. With `?wait=30` that, or the next change, is waited for.
+/// See [`status`](super::status::status).
 pub async fn status(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
     Path(video_id): Path<String>,
-    query: Result<Query<StatusQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<StatusQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(StatusQuery { wait }) = query.map_err(|_| Problem::faulty("wait", "must be a number of seconds"))?;
-    let wait = Duration::from_secs(wait).min(hub.settings.max_long_poll);
-    // Heard from before the first look, so that no change falls between the two.
-    let mut news = hub.videos.queue.news();
-    let mut known = find(&hub, &caller, &video_id).await?;
-    let mut tag = etag(&hub, &known).await?;
-    let seen = headers.get(header::IF_NONE_MATCH).map_or_else(|| tag.clone(), HeaderValue::clone);
-    let give_up_at = Instant::now() + wait;
-    while !wait.is_zero() && tag == seen && !known.status().is_end() && !hub.gateway.draining.is_cancelled() {
-        let look_at = give_up_at.min(Instant::now() + LOOK_EVERY);
-        let changed = timeout_at(look_at, change_of(&mut news, &video_id));
-        tokio::select! {
-            _ = changed => {}
-            () = hub.gateway.draining.cancelled() => {}
-        }
-        known = find(&hub, &caller, &video_id).await?;
-        tag = etag(&hub, &known).await?;
-        if Instant::now() >= give_up_at {
-            break;
+    let video = WatchedVideo { hub: &hub, caller: &caller, video_id: &video_id };
+    super::status::status(&hub, &video, query, &headers).await
+}
+
+struct WatchedVideo<'a> {
+    hub: &'a Hub,
+    caller: &'a Principal,
+    video_id: &'a str,
+}
+
+impl Watched for WatchedVideo<'_> {
+    type Job = Known;
+
+    async fn look(&self) -> Result<Look<Known>, Problem> {
+        let known = find(self.hub, self.caller, self.video_id).await?;
+        let (version, has_ended) = (version(&self.hub.videos, &known).await?, known.status().is_end());
+        Ok(Look { job: known, version, has_ended })
+    }
+
+    fn is_about(&self, known: &Known, news: &News) -> bool {
+        match news {
+            News::Changed { id, .. } => *id == known.video_id,
+            News::Nudged { .. } => false,
+            News::Missed => true,
         }
     }
-    let mut response = if headers.contains_key(header::IF_NONE_MATCH) && tag == seen {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        let mut told = tell(&hub, &known).await?;
-        if let (Err(_), Some(fields)) = (require_owner(&caller, &known), told.as_object_mut()) {
+
+    async fn tell(&self, known: &Known) -> Result<Value, Problem> {
+        let mut told = tell(&self.hub.videos, known).await?;
+        if let (Err(_), Some(fields)) = (require_owner(self.caller, known), told.as_object_mut()) {
             // Who reads all reports is told of the job, and not given its content.
             fields.retain(|name, _| name != "url" && name != "thumbnailUrl");
         }
-        Json(told).into_response()
-    };
-    response.headers_mut().insert(header::ETAG, tag);
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    Ok(response)
+        Ok(told)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -138,7 +129,7 @@ pub struct ListQuery {
 pub async fn list(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Query(query) = query.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE);
@@ -163,23 +154,12 @@ pub async fn list(
         // The view says which; how each stands is told from the log.
         let known = hub.videos.jobs.load(&row.video_id).await.map_err(|error| Problem::internal(&error))?;
         if let Some(known) = known {
-            videos.push(tell(&hub, &known).await?);
+            videos.push(tell(&hub.videos, &known).await?);
         }
     }
     let is_full = page.value.len() == limit as usize;
     let next = page.value.last().filter(|_| is_full).map(|last| last.cursor().to_string());
     Ok(Json(json!({ "videos": videos, "nextCursor": next, "position": page.position })))
-}
-
-async fn change_of(news: &mut Receiver<News>, video_id: &str) {
-    loop {
-        match news.recv().await {
-            Ok(News::Changed { video_id: changed, .. }) if changed == video_id => return,
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => return,
-            Err(RecvError::Closed) => return std::future::pending().await,
-        }
-    }
 }
 
 pub async fn cancel(
@@ -194,7 +174,7 @@ pub async fn cancel(
         let reason = format!("the video is {state}, and cannot be cancelled any more");
         return Err(Problem::new("CONFLICT", reason).with_details(json!({ "state": state })));
     }
-    Ok(Json(tell(&hub, &known).await?))
+    Ok(Json(tell(&hub.videos, &known).await?))
 }
 
 /// Deletes the files. What is known of the job stays.
@@ -209,12 +189,7 @@ pub async fn delete(
         Err(EraseError::Job(error)) => return Err(refused(&error)),
         Err(error) => return Err(Problem::internal(&error)),
     };
-    Ok(Json(tell(&hub, &known).await?))
-}
-
-/// The video response.
-pub async fn tell(hub: &Hub, known: &Known) -> Result<Value, Problem> {
-    Ok(answer(&known.video_id, &known.job, &Surroundings::of(&hub.videos, &known.video_id, &known.job).await?))
+    Ok(Json(tell(&hub.videos, &known).await?))
 }
 
 /// A job that the caller may see. Whether somebody else's exists is nobody's business.
@@ -233,13 +208,6 @@ fn require_owner(caller: &Principal, known: &Known) -> Result<(), Problem> {
         Some(job) if job.account == caller.account && job.user == caller.user => Ok(()),
         _ => Ok(caller.capabilities.require_administration()?),
     }
-}
-
-/// Weak: the URLs in the answer are new every time.
-async fn etag(hub: &Hub, known: &Known) -> Result<HeaderValue, Problem> {
-    let place = Surroundings::of(&hub.videos, &known.video_id, &known.job).await?.place.unwrap_or(0);
-    let tag = format!("W/\"{}-{place}\"", known.version());
-    HeaderValue::try_from(tag).map_err(|error| Problem::internal(&error))
 }
 
 fn refused(error: &ChangeError) -> Problem {

@@ -5,38 +5,53 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use aihub_application::videos::queue::News;
+use aihub_application::{
+    ports::jobs::{JobKind, News},
+    videos::{
+        Videos,
+        queue::{Places, VideoQueue},
+    },
+};
 use aihub_domain::{
     account::{Account, event::AccountEvent},
     money::Microcredits,
 };
 use aihub_infrastructure::event_store::{decode::LogEntry, subscription::live::Live};
 use cqrs_es::Aggregate;
-use tokio::sync::{
-    Notify, Semaphore,
-    broadcast::{Receiver, error::RecvError},
+use tokio::{
+    sync::{
+        Notify, Semaphore,
+        broadcast::{Receiver, error::RecvError},
+    },
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 /// Looks at the log or the database that a node's sockets take at the same time. So sockets that all come back at once
 /// leave connections to the requests.
 const MAX_LOOKS: usize = 4;
+/// The least time between two looks at the whole queue.
+const PLACES_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Changes {
     /// What there is to spend; `None` where that has to be looked at.
     pub balances: Arc<Watchers<Option<Microcredits>>>,
-    pub videos: Arc<Watchers<VideoChanges>>,
+    pub videos: Arc<Watchers<JobChanges>>,
+    pub workflows: Arc<Watchers<JobChanges>>,
     pub looks: Semaphore,
 }
 
 #[derive(Debug, Default)]
-pub struct VideoChanges {
+pub struct JobChanges {
     pub changed: BTreeSet<String>,
     /// There may have been others.
     pub missed: bool,
+    /// Of videos: where all of the account's that wait stand now; `None` where that was not looked at.
+    pub places: Option<Arc<Places>>,
 }
 
 /// The watched accounts.
@@ -57,15 +72,53 @@ pub struct Watch<T> {
 
 impl Default for Changes {
     fn default() -> Self {
-        Self { balances: Arc::default(), videos: Arc::default(), looks: Semaphore::new(MAX_LOOKS) }
+        Self {
+            balances: Arc::default(),
+            videos: Arc::default(),
+            workflows: Arc::default(),
+            looks: Semaphore::new(MAX_LOOKS),
+        }
     }
 }
 
 impl Changes {
     /// Tells watchers what happens, until `stop`.
-    pub async fn follow(self: Arc<Self>, log: Live, news: Receiver<News>, stop: CancellationToken) {
-        let following = async { tokio::join!(self.follow_balances(log), self.follow_videos(news)) };
+    pub async fn follow(self: Arc<Self>, log: Live, videos: Arc<Videos>, stop: CancellationToken) {
+        let (news, moves) = (videos.news.subscribe(), videos.news.subscribe());
+        let following = async {
+            tokio::join!(self.follow_balances(log), self.follow_jobs(news), self.follow_queue(&*videos.queue, moves))
+        };
         stop.run_until_cancelled(following).await;
+    }
+
+    /// A job that is taken or comes moves all those behind it, which nothing is told of. So the whole queue is looked at for
+    /// all who watch, when something has happened, and at most every second: that costs the same however many watch.
+    async fn follow_queue(&self, queue: &dyn VideoQueue, mut moves: Receiver<News>) {
+        loop {
+            match moves.recv().await {
+                Err(RecvError::Closed) => return,
+                Ok(News::Changed { kind: JobKind::Workflow, .. } | News::Nudged { .. }) => continue,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+            }
+            // What else happens until then is in what is seen then.
+            sleep(PLACES_EVERY).await;
+            moves = moves.resubscribe();
+            let watched = self.videos.accounts();
+            if watched.is_empty() {
+                continue;
+            }
+            match queue.places(&watched).await {
+                Ok(mut places) => {
+                    for account in watched {
+                        let of_account = Arc::new(places.remove(&account).unwrap_or_default());
+                        self.videos.tell(&account, |changes| changes.places = Some(of_account.clone()));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error.message = format!("{error:#}"), "places in the queue could not be looked at");
+                }
+            }
+        }
     }
 
     async fn follow_balances(&self, mut log: Live) {
@@ -89,14 +142,25 @@ impl Changes {
         }
     }
 
-    async fn follow_videos(&self, mut news: Receiver<News>) {
+    pub fn jobs(&self, kind: JobKind) -> &Arc<Watchers<JobChanges>> {
+        match kind {
+            JobKind::Video => &self.videos,
+            JobKind::Workflow => &self.workflows,
+        }
+    }
+
+    async fn follow_jobs(&self, mut news: Receiver<News>) {
         loop {
             match news.recv().await {
-                Ok(News::Changed { video_id, account }) => self.videos.tell(&account, |changes| {
-                    changes.changed.insert(video_id.clone());
+                Ok(News::Changed { kind, id, account }) => self.jobs(kind).tell(&account, |changes| {
+                    changes.changed.insert(id.clone());
                 }),
                 Ok(News::Nudged { .. }) => {}
-                Ok(News::Missed) | Err(RecvError::Lagged(_)) => self.videos.tell_all(|changes| changes.missed = true),
+                Ok(News::Missed) | Err(RecvError::Lagged(_)) => {
+                    for jobs in [&self.videos, &self.workflows] {
+                        jobs.tell_all(|changes| changes.missed = true);
+                    }
+                }
                 // The service ends.
                 Err(RecvError::Closed) => return,
             }
@@ -144,6 +208,10 @@ impl<T: Default> Watchers<T> {
 }
 
 impl<T> Watchers<T> {
+    fn accounts(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Arc<Unheard<T>>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,7 +282,7 @@ mod tests {
 
     #[test]
     fn an_account_that_nobody_watches_any_more_is_forgotten() {
-        let watchers = Arc::<Watchers<VideoChanges>>::default();
+        let watchers = Arc::<Watchers<JobChanges>>::default();
         let (one, two) = (watchers.watch("ann"), watchers.watch("ann"));
         drop(one);
         assert!(watchers.are_there("ann"));

@@ -10,7 +10,7 @@ use super::frame::Topic;
 
 /// The longest id that a client may give a request.
 pub const MAX_ID_BYTES: usize = 128;
-const KNOWN_TOPICS: &str = "videos, credits";
+const KNOWN_TOPICS: &str = "videos, workflows, credits";
 
 /// What a client says.
 #[derive(Debug)]
@@ -135,7 +135,10 @@ mod tests {
         assert_eq!(topics, BTreeSet::from([Topic::Videos, Topic::Credits]));
         let unknown = ClientFrame::parse(r#"{"type":"subscribe","id":"a","topics":["videos","news"]}"#).unwrap_err();
         assert_eq!((unknown.id.as_deref(), unknown.malformed), (Some("a"), false));
-        assert_eq!(unknown.faults, [FaultyField::new("topics[1]", "is not a topic; there are videos, credits")]);
+        assert_eq!(
+            unknown.faults,
+            [FaultyField::new("topics[1]", "is not a topic; there are videos, workflows, credits")]
+        );
         for topics in ["7", "null", "[]", r#"{"videos":true}"#] {
             let frame = format!(r#"{{"type":"unsubscribe","topics":{topics}}}"#);
             assert_eq!(faults(&frame).1, ["topics"]);

@@ -8,7 +8,13 @@ use std::{
     time::Duration,
 };
 
-use aihub_application::{error::GatewayError, principal::Principal, videos::jobs::Known};
+use aihub_application::{
+    error::GatewayError,
+    ports::jobs::JobKind,
+    principal::Principal,
+    videos::{jobs::Known, queue::Places},
+    workflows::runs::Run,
+};
 use aihub_domain::money::Microcredits;
 use tokio::{
     sync::mpsc::{self, Sender},
@@ -17,14 +23,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
-    changes::VideoChanges,
+    changes::JobChanges,
     frame::{ServerFrame, Topic},
 };
-use crate::{
-    hub::Hub,
-    problem::Problem,
-    videos::{Surroundings, answer},
-};
+use crate::{hub::Hub, problem::Problem, videos, workflows};
 
 /// The least time between two balances.
 const CREDITS_EVERY: Duration = Duration::from_millis(200);
@@ -41,7 +43,8 @@ pub fn follow(hub: &Arc<Hub>, principal: &Arc<Principal>, topic: Topic) -> Recei
         let closed = feed.frames.closed();
         let told = async {
             match topic {
-                Topic::Videos => feed.tell_videos().await,
+                Topic::Videos => feed.tell_jobs(JobKind::Video).await,
+                Topic::Workflows => feed.tell_jobs(JobKind::Workflow).await,
                 Topic::Credits => feed.tell_credits().await,
             }
         };
@@ -57,6 +60,12 @@ struct Feed {
     hub: Arc<Hub>,
     principal: Arc<Principal>,
     frames: Sender<String>,
+}
+
+/// A job as the log has it.
+enum Job {
+    Video(Known),
+    Workflow(Run),
 }
 
 /// A job as it was last told.
@@ -98,84 +107,130 @@ impl Feed {
         self.hub.gateway.available(&self.principal).await
     }
 
-    async fn tell_videos(&self) {
+    async fn tell_jobs(&self, kind: JobKind) {
         // Watched from before the first look, so that no change falls between the two.
-        let mut watch = self.hub.settings.changes.videos.watch(&self.principal.account);
+        let mut watch = self.hub.settings.changes.jobs(kind).watch(&self.principal.account);
         let mut shown = HashMap::new();
         let mut due = VecDeque::new();
-        let mut news = VideoChanges { missed: true, ..VideoChanges::default() };
+        let (mut places, mut told_places) = (None, Places::new());
+        let mut news = JobChanges { missed: true, ..JobChanges::default() };
         loop {
             if news.missed {
-                match self.open_videos(&shown).await {
+                match self.open_jobs(kind, &shown).await {
                     Ok(open) => put(&mut due, open),
                     Err(error) => {
-                        tracing::warn!(error.message = format!("{error:#}"), "open videos could not be looked for");
+                        tracing::warn!(error.message = format!("{error:#}"), job.kind = %kind, "open jobs could not be looked for");
                         sleep(RETRY_AFTER).await;
                         continue;
                     }
                 }
             }
             put(&mut due, news.changed);
+            places = news.places.or(places);
             let Ok(room) = self.frames.reserve().await else { return };
-            if let Some(video_id) = due.pop_front() {
-                match self.video(&video_id, &mut shown).await {
+            if let Some(id) = due.pop_front() {
+                match self.job(kind, &id, &mut shown).await {
                     Ok(Some(frame)) => room.send(frame),
                     Ok(None) => {}
                     // It has been logged where it came from. The others are not kept waiting for this one.
                     Err(_) => {
-                        due.push_back(video_id);
+                        due.push_back(id);
                         sleep(RETRY_AFTER).await;
                     }
                 }
+            } else if let Some(all) = places.take() {
+                // Only now: whose they are is known of those that were told of.
+                let is_own = |id: &String| shown.get(id).is_some_and(|shown: &Shown| !shown.is_others);
+                let own: Places = all.iter().filter(|(id, _)| is_own(id)).map(|(id, at)| (id.clone(), *at)).collect();
+                if own != told_places {
+                    room.send(ServerFrame::Queue { positions: &own }.to_json());
+                    told_places = own;
+                }
             }
-            news = if due.is_empty() { watch.next().await } else { watch.take().unwrap_or_default() };
+            let is_idle = due.is_empty() && places.is_none();
+            news = if is_idle { watch.next().await } else { watch.take().unwrap_or_default() };
         }
     }
 
-    /// Those of the account, and those that were when they were last told.
-    async fn open_videos(&self, shown: &HashMap<String, Shown>) -> anyhow::Result<Vec<String>> {
+    /// Those that have not ended, and those that had not when they were last told.
+    async fn open_jobs(&self, kind: JobKind, shown: &HashMap<String, Shown>) -> anyhow::Result<Vec<String>> {
         let _turn = self.hub.settings.changes.looks.acquire().await;
-        let mut open: Vec<String> =
-            shown.iter().filter(|(_, shown)| shown.is_open).map(|(video_id, _)| video_id.clone()).collect();
-        open.extend(self.hub.videos.queue.of_account(&self.principal.account).await?);
+        let Principal { account, user, .. } = &*self.principal;
+        let mut open: Vec<String> = shown.iter().filter(|(_, shown)| shown.is_open).map(|(id, _)| id.clone()).collect();
+        open.extend(match kind {
+            JobKind::Video => self.hub.videos.queue.of_account(account).await?,
+            JobKind::Workflow => self.hub.workflows.list.running_of(account, user).await?,
+        });
         Ok(open)
     }
 
     /// The frame of a job, unless it is as it was last told.
-    async fn video(&self, video_id: &str, shown: &mut HashMap<String, Shown>) -> Result<Option<String>, Problem> {
-        let before = shown.get(video_id);
+    async fn job(
+        &self,
+        kind: JobKind,
+        id: &str,
+        shown: &mut HashMap<String, Shown>,
+    ) -> Result<Option<String>, Problem> {
+        let before = shown.get(id);
         if before.is_some_and(|before| before.is_others) {
             return Ok(None);
         }
         let _turn = self.hub.settings.changes.looks.acquire().await;
-        let known = self.hub.videos.jobs.load(video_id).await.map_err(|error| Problem::internal(&error))?;
-        let Some(known) = known else { return Ok(None) };
-        let is_others = known
-            .job
-            .request()
-            .is_none_or(|job| job.account != self.principal.account || job.user != self.principal.user);
-        let is_told = is_others || before.is_some_and(|before| before.version == known.version());
-        let frame = if is_told { None } else { Some(self.describe(&known).await?) };
-        let is_open = !known.status().is_end();
-        shown.insert(video_id.to_owned(), Shown { version: known.version(), is_open, is_others });
+        let loaded = match kind {
+            JobKind::Video => self.hub.videos.jobs.load(id).await.map(|known| known.map(Job::Video)),
+            JobKind::Workflow => self.hub.workflows.load(id).await.map(|run| run.map(Job::Workflow)),
+        };
+        let Some(job) = loaded.map_err(|error| Problem::internal(&error))? else { return Ok(None) };
+        let is_others = !job.is_of(&self.principal);
+        let is_told = is_others || before.is_some_and(|before| before.version == job.version());
+        let frame = if is_told { None } else { Some(job.frame(&self.hub).await?) };
+        shown.insert(id.to_owned(), Shown { version: job.version(), is_open: job.is_open(), is_others });
         if shown.len() > MAX_SHOWN {
             // At worst, the end of one of them is told once more.
             shown.retain(|_, shown| shown.is_open);
         }
         Ok(frame)
     }
+}
 
-    async fn describe(&self, known: &Known) -> Result<String, Problem> {
-        let around = Surroundings::of(&self.hub.videos, &known.video_id, &known.job).await?;
-        Ok(ServerFrame::Video { video: &answer(&known.video_id, &known.job, &around) }.to_json())
+impl Job {
+    fn is_of(&self, principal: &Principal) -> bool {
+        let owner = match self {
+            Self::Video(known) => known.job.request().map(|request| (&request.account, &request.user)),
+            Self::Workflow(run) => run.workflow.request().map(|request| (&request.account, &request.user)),
+        };
+        owner == Some((&principal.account, &principal.user))
+    }
+
+    fn version(&self) -> u64 {
+        match self {
+            Self::Video(known) => known.version(),
+            Self::Workflow(run) => run.version(),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Video(known) => !known.status().is_end(),
+            Self::Workflow(run) => !run.workflow.status().is_end(),
+        }
+    }
+
+    async fn frame(&self, hub: &Hub) -> Result<String, Problem> {
+        Ok(match self {
+            Self::Video(known) => ServerFrame::Video { video: &videos::tell(&hub.videos, known).await? }.to_json(),
+            Self::Workflow(run) => {
+                ServerFrame::Workflow { workflow: &workflows::tell(&hub.workflows, run).await? }.to_json()
+            }
+        })
     }
 }
 
 /// Behind what is due already, once.
 fn put(due: &mut VecDeque<String>, more: impl IntoIterator<Item = String>) {
-    for video_id in more {
-        if !due.contains(&video_id) {
-            due.push_back(video_id);
+    for id in more {
+        if !due.contains(&id) {
+            due.push_back(id);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use aihub_application::{
     answer::{AnswerEnd, Chunk, Done},
     ports::provider::ToolCallDelta,
+    videos::queue::Places,
 };
 use aihub_domain::{money::Microcredits, request::event::RequestKind};
 use chrono::{DateTime, Utc};
@@ -19,6 +20,8 @@ use crate::problem::Problem;
 pub enum Topic {
     /// The present state and every change of the caller's own jobs.
     Videos,
+    /// The same of the caller's workflows.
+    Workflows,
     /// What the account has to spend.
     Credits,
 }
@@ -65,6 +68,15 @@ pub enum ServerFrame<'a> {
     Video {
         /// As it is told over HTTP.
         video: &'a Value,
+    },
+    /// Where all of the caller's videos that wait stand now, from 1.
+    Queue {
+        positions: &'a Places,
+    },
+    /// One of the caller's workflows, as it is now, with its videos as they are. What happens to those alone comes as `video`.
+    Workflow {
+        /// As it is told over HTTP.
+        workflow: &'a Value,
     },
     /// What the account has to spend now.
     Credits {

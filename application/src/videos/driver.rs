@@ -17,13 +17,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    Videos,
-    catalog::VideoBackend,
-    queue::{News, OpenVideo},
-};
+use super::{Videos, catalog::VideoBackend, queue::OpenVideo};
 use crate::{
-    ports::video_provider::Recovery,
+    ports::{jobs::News, video_provider::Recovery},
     upstream::guard::{Turn, UnavailableReason},
 };
 
@@ -96,7 +92,7 @@ impl Videos {
 
 impl Driver {
     async fn run(self: Arc<Self>) {
-        let mut news = self.videos.queue.news();
+        let mut news = self.videos.news.subscribe();
         tracing::info!("this node looks after the videos");
         while !self.stop.is_cancelled() {
             if let Err(error) = self.look().await {

@@ -1,5 +1,7 @@
 //! Media that is deleted: the files go first, then the log says so, so that what it says is true. Records stay.
 
+use std::time::Duration;
+
 use aihub_domain::video::{VideoError, command::VideoCommand, event::ErasureReason};
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
@@ -8,8 +10,12 @@ use thiserror::Error;
 use super::{
     Videos,
     jobs::{ChangeError, DRIVER, Known},
+    rendering::media_key,
 };
-use crate::ports::media_store::MediaError;
+use crate::ports::{media_store::MediaError, video_provider::Variant};
+
+/// What the clocks of nodes differ by, and what a store may still be doing for somebody who gave up.
+const SLACK: Duration = Duration::from_mins(1);
 
 /// Media whose time is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +28,12 @@ pub struct DueMedia {
 pub trait MediaHolders: Send + Sync {
     /// Some of it: that of jobs which ended before `kept_from`, and that of subjects whose content was erased.
     fn due(&self, kept_from: Option<DateTime<Utc>>) -> BoxFuture<'_, anyhow::Result<Vec<DueMedia>>>;
+
+    /// Some of the jobs that ended before `ended_before` while their files were fetched, so that there may be some.
+    fn leftovers(&self, ended_before: DateTime<Utc>) -> BoxFuture<'_, anyhow::Result<Vec<String>>>;
+
+    /// There are none any more.
+    fn forget_leftovers<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
 }
 
 #[derive(Debug, Error)]
@@ -72,5 +84,36 @@ impl Videos {
             }
         }
         Ok(erased)
+    }
+
+    /// Deletes what is left of jobs that ended while their files were fetched: who stored one and finds the job ended deletes
+    /// it, but may have died before. Returns of how many jobs, whether there was anything or not.
+    pub async fn delete_leftovers(
+        &self,
+        holders: &dyn MediaHolders,
+        ended_before: DateTime<Utc>,
+    ) -> anyhow::Result<usize> {
+        let mut deleted = 0;
+        for video_id in holders.leftovers(ended_before).await? {
+            let files = [Variant::Video, Variant::Thumbnail].map(|variant| media_key(&video_id, variant));
+            let done = async {
+                for key in &files {
+                    self.media.delete(key).await?;
+                }
+                holders.forget_leftovers(&video_id).await
+            };
+            match done.await {
+                Ok(()) => deleted += 1,
+                Err(error) => {
+                    tracing::error!(video.id = %video_id, error.message = format!("{error:#}"), "files that are left cannot be deleted");
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Of jobs that ended before that, nobody stores anything any more: whoever fetches one has a deadline.
+    pub fn nothing_comes_before(&self) -> DateTime<Utc> {
+        self.jobs.clock.now() - (self.settings.deadline + self.settings.storing + SLACK)
     }
 }

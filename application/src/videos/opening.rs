@@ -13,12 +13,16 @@ use super::{
     Videos,
     jobs::Known,
     new_video::{NewVideo, VideoContent},
-    queue::Depth,
 };
 use crate::{
     accounts::ExecuteError,
     error::GatewayError,
-    ports::{event_log::AppendError, vault::VaultError},
+    ports::{
+        event_log::AppendError,
+        jobs::JobKind,
+        seats::{Applicant, Depth, Seats, Taken},
+        vault::VaultError,
+    },
     principal::Principal,
 };
 
@@ -51,10 +55,7 @@ impl Videos {
         }
         let now = self.gateway.clock.now();
         let offers = self.catalog.offers(&video, principal, now)?;
-        // Counted until the job is in the log: that bounds how many pass a full queue before it is seen to be full.
         let _running = self.gateway.limits.admit(principal, 0)?;
-        self.require_room(&principal.account).await?;
-
         let costs = offers.iter().filter_map(|offer| offer.price.cost(video.resolution, video.seconds));
         let dearest = costs.max().unwrap_or(PicoUsd(0));
         // A video that costs nothing still holds something, so that every job has its reservation.
@@ -84,15 +85,22 @@ impl Videos {
             requested_at: now,
         };
         let mut known = Known { video_id, job: VideoJob::default(), sequence: 0 };
+        let applicant = Applicant { kind: JobKind::Video, id: &known.video_id, account: &principal.account };
+        let seat = take_seat(&*self.seats, applicant, self.settings.max_queued).await?;
         match self.open(&mut known, request, principal).await {
+            Ok(()) => Ok(known),
+            Err(Opening::Unknown(error)) => Err(error),
+            Err(Opening::Refused(error)) => {
+                give_back(&*self.seats, seat).await;
+                Err(error)
+            }
             // The same key came in meanwhile, here or on another node.
             Err(Opening::Known) => {
+                give_back(&*self.seats, seat).await;
                 let known = self.jobs.load(&known.video_id).await.map_err(|error| GatewayError::internal(&error))?;
                 let known = known.ok_or_else(|| GatewayError::internal("a video is there and cannot be loaded"))?;
                 self.repeated(known, &video).await
             }
-            Err(Opening::Refused(error)) => Err(error),
-            Ok(()) => Ok(known),
         }
     }
 
@@ -130,20 +138,8 @@ impl Videos {
             Err(ExecuteError::Append(AppendError::Overloaded) | ExecuteError::Contended) => {
                 Err(GatewayError::QueueFull { running: 0, waiting: 0, retry_after: Duration::from_secs(1) }.into())
             }
-            // Whether it was committed is not known. If it was, it is a job like any other: the same key finds it.
-            Err(error) => Err(GatewayError::internal(&error).into()),
+            Err(error) => Err(Opening::Unknown(GatewayError::internal(&error))),
         }
-    }
-
-    async fn require_room(&self, account: &str) -> Result<(), GatewayError> {
-        let Depth { all, of_account } =
-            self.queue.depth(account).await.map_err(|error| GatewayError::internal(&format!("{error:#}")))?;
-        if all < self.settings.max_queued && of_account < self.settings.max_queued_per_account {
-            return Ok(());
-        }
-        let waiting =
-            usize::try_from(if all < self.settings.max_queued { of_account } else { all }).unwrap_or(usize::MAX);
-        Err(GatewayError::QueueFull { running: 0, waiting, retry_after: QUEUE_RETRY })
     }
 
     /// The job that this key made, if it was asked for the same.
@@ -179,12 +175,36 @@ impl Videos {
 enum Opening {
     /// There is a job of this name.
     Known,
+    /// There is none.
     Refused(GatewayError),
+    /// It may have been committed. If it was, it is a job like any other, which has its seat, and the same key finds it.
+    Unknown(GatewayError),
 }
 
 impl From<GatewayError> for Opening {
     fn from(error: GatewayError) -> Self {
         Self::Refused(error)
+    }
+}
+
+pub(crate) async fn take_seat(seats: &dyn Seats, applicant: Applicant<'_>, most: Depth) -> Result<Uuid, GatewayError> {
+    match seats.take(applicant, most).await {
+        Ok(Taken::Seat(seat)) => Ok(seat),
+        Ok(Taken::Full(Depth { all, of_account })) => {
+            let waiting = if all < most.all { of_account } else { all };
+            let waiting = usize::try_from(waiting).unwrap_or(usize::MAX);
+            Err(GatewayError::QueueFull { running: 0, waiting, retry_after: QUEUE_RETRY })
+        }
+        Err(error) => Err(GatewayError::internal(&format!("{error:#}"))),
+    }
+}
+
+pub(crate) async fn give_back(seats: &dyn Seats, seat: Uuid) {
+    if let Err(error) = seats.give_back(seat).await {
+        tracing::warn!(
+            error.message = format!("{error:#}"),
+            "a seat in a queue was not given back; it is free in a minute"
+        );
     }
 }
 

@@ -1,8 +1,12 @@
 //! The queue of video jobs, as it is read from the log. What it says may be behind: a job itself has the last word.
 
+use std::collections::{BTreeMap, HashMap};
+
 use aihub_domain::video::VideoStatus;
 use futures::future::BoxFuture;
-use tokio::sync::broadcast;
+
+/// Where jobs stand in the queue, from 1.
+pub type Places = BTreeMap<String, u64>;
 
 /// A job that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,23 +18,6 @@ pub struct OpenVideo {
     pub provider: Option<String>,
     /// Who could have it, best first.
     pub offers: Vec<String>,
-}
-
-/// How many jobs wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Depth {
-    pub all: u64,
-    pub of_account: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// The queue has read what happened to the job.
-    Changed { video_id: String, account: String },
-    /// Somebody wants the job looked at.
-    Nudged { video_id: String },
-    /// The database was out of reach: what happened meanwhile is not told.
-    Missed,
 }
 
 pub trait VideoQueue: Send + Sync {
@@ -49,10 +36,11 @@ pub trait VideoQueue: Send + Sync {
     /// Some of those that wait whose time to do so is over.
     fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
 
-    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>>;
-
     /// Where a job stands in the queue, from 1; `None` where it does not wait.
     fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>>;
+
+    /// Where each job of these accounts that waits stands, by account and then by job. It takes as long however many they are.
+    fn places<'a>(&'a self, accounts: &'a [String]) -> BoxFuture<'a, anyhow::Result<HashMap<String, Places>>>;
 
     /// The jobs that the provider is being called for, or was when the caller died, once everything that is in the log now
     /// is known.
@@ -66,7 +54,4 @@ pub trait VideoQueue: Send + Sync {
 
     /// Has whoever drives the job look at it now, on whichever node.
     fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
-
-    /// What happens, as it happens, on whichever node. Whoever falls behind, or hears nothing for a while, has to look.
-    fn news(&self) -> broadcast::Receiver<News>;
 }

@@ -164,7 +164,7 @@ impl Driver {
                 return Ok(());
             }
         };
-        let thumbnail = self.thumbnail(known, backend, provider_job_id).await;
+        let thumbnail = self.thumbnail(known, backend, provider_job_id, give_up_at).await;
         let files = [Some(video.key.clone()), thumbnail.as_ref().map(|file| file.key.clone())];
         let media = Box::new(Media { video, thumbnail });
         let store = VideoCommand::StoreVideo { media, stored_at: jobs.clock.now() };
@@ -183,9 +183,18 @@ impl Driver {
         }
     }
 
-    async fn thumbnail(&self, known: &Known, backend: &VideoBackend, provider_job_id: &str) -> Option<StoredMedia> {
+    async fn thumbnail(
+        &self,
+        known: &Known,
+        backend: &VideoBackend,
+        provider_job_id: &str,
+        give_up_at: DateTime<Utc>,
+    ) -> Option<StoredMedia> {
         for _ in 0..THUMBNAIL_TRIES {
-            match timeout(THUMBNAIL_TIME, self.fetch(known, backend, provider_job_id, Variant::Thumbnail)).await {
+            let left = (give_up_at - self.videos.jobs.clock.now()).to_std().unwrap_or_default();
+            match timeout(THUMBNAIL_TIME.min(left), self.fetch(known, backend, provider_job_id, Variant::Thumbnail))
+                .await
+            {
                 Ok(Ok(thumbnail)) => return thumbnail,
                 Err(_) => return None,
                 Ok(Err(error)) => {
@@ -204,10 +213,19 @@ impl Driver {
         variant: Variant,
     ) -> Result<Option<StoredMedia>, MediaError> {
         let Some(file) = backend.provider.download(provider_job_id, variant).await? else { return Ok(None) };
-        let (name, kind) = match variant {
-            Variant::Video => ("video.mp4", MediaKind::Video),
-            Variant::Thumbnail => ("thumbnail.jpg", MediaKind::Image),
+        let kind = match variant {
+            Variant::Video => MediaKind::Video,
+            Variant::Thumbnail => MediaKind::Image,
         };
-        self.videos.media.store(&format!("{}/{name}", known.video_id), kind, file).await.map(Some)
+        self.videos.media.store(&media_key(&known.video_id, variant), kind, file).await.map(Some)
     }
+}
+
+/// The same for whoever fetches it again: it takes the place of what somebody left behind who died.
+pub(super) fn media_key(video_id: &str, variant: Variant) -> String {
+    let name = match variant {
+        Variant::Video => "video.mp4",
+        Variant::Thumbnail => "thumbnail.jpg",
+    };
+    format!("{video_id}/{name}")
 }

@@ -11,13 +11,18 @@ use std::{
 };
 
 use aihub_domain::workflow::event::Work;
+use futures::FutureExt;
 use tokio::{
-    sync::{Notify, broadcast::error::TryRecvError},
+    sync::{
+        Notify,
+        broadcast::{Receiver, error::RecvError},
+    },
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Workflows;
+use crate::ports::jobs::{JobKind, News};
 
 /// How often it is looked for workflows without news.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -55,7 +60,7 @@ impl Workflows {
     /// Looks after all workflows until `stop`; each is left where it can be taken up again. To be run on one node at a time.
     pub async fn drive(self: Arc<Self>, stop: CancellationToken) {
         let (hands, tasks) = (Hands::default(), TaskTracker::new());
-        let mut news = self.list.news();
+        let mut news = self.videos.news.subscribe();
         tracing::info!("this node looks after the workflows");
         while !stop.is_cancelled() {
             match self.list.running().await {
@@ -76,14 +81,10 @@ impl Workflows {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = sleep(LOOK_EVERY) => {}
-                told = news.recv() => if let Ok(told) = told { wake(&hands, told.as_deref()) },
+                changed = change_of_any(&mut news) => wake(&hands, changed.as_deref()),
             }
-            loop {
-                match news.try_recv() {
-                    Ok(told) => wake(&hands, told.as_deref()),
-                    Err(TryRecvError::Lagged(_)) => wake(&hands, None),
-                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-                }
+            while let Some(changed) = change_of_any(&mut news).now_or_never() {
+                wake(&hands, changed.as_deref());
             }
             let _ = stop.run_until_cancelled(sleep(LOOK_AT_MOST_EVERY)).await;
         }
@@ -148,6 +149,18 @@ fn grasp(hands: &Hands, workflow_id: String) -> Option<Hand> {
     let wake = Arc::<Notify>::default();
     guard.insert(workflow_id.clone(), wake.clone());
     Some(Hand { hands: hands.clone(), workflow_id, wake })
+}
+
+/// Resolves when something happened to a workflow: to which one, where that is known.
+async fn change_of_any(news: &mut Receiver<News>) -> Option<String> {
+    loop {
+        match news.recv().await {
+            Ok(News::Changed { kind: JobKind::Workflow, id, .. }) => return Some(id),
+            Ok(News::Missed) | Err(RecvError::Lagged(_)) => return None,
+            Ok(News::Changed { .. } | News::Nudged { .. }) => {}
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
 }
 
 /// Has one looked at, or all of them.

@@ -1,9 +1,6 @@
 //! The workflows, as they are read from the log. What it says may be behind: a workflow itself has the last word.
 
 use futures::future::BoxFuture;
-use tokio::sync::broadcast;
-
-use crate::videos::queue::Depth;
 
 /// One of somebody's workflows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +14,8 @@ pub trait WorkflowList: Send + Sync {
     /// Those that have not ended, oldest first.
     fn running(&self) -> BoxFuture<'_, anyhow::Result<Vec<String>>>;
 
-    /// How many have not ended.
-    fn depth<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Depth>>;
+    /// A user's that have not ended, oldest first.
+    fn running_of<'a>(&'a self, account: &'a str, user: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
 
     /// A user's, latest first, those that began before the position `before`.
     fn of_user<'a>(
@@ -28,7 +25,4 @@ pub trait WorkflowList: Send + Sync {
         before: Option<u64>,
         limit: usize,
     ) -> BoxFuture<'a, anyhow::Result<Vec<Listed>>>;
-
-    /// The id of every workflow to which something happens, on whichever node; `None` where some may have been missed.
-    fn news(&self) -> broadcast::Receiver<Option<String>>;
 }

@@ -27,10 +27,10 @@ use super::{
 };
 use crate::{
     error::GatewayError,
+    ports::jobs::News,
     videos::{
         jobs::Known,
         new_video::{MAX_PROMPT_CHARS, NewVideo, VideoContent},
-        queue::News,
     },
 };
 
@@ -59,7 +59,7 @@ impl Workflows {
             return Ok(Next::Go);
         }
         // Heard from before the first video is asked for, so that no end falls between.
-        let mut news = self.videos.queue.news();
+        let mut news = self.videos.news.subscribe();
         let videos = match self.wanted(run, step).await? {
             Ok(videos) => videos,
             Err(failed) => return self.fail(run, at, failed).await,
@@ -240,7 +240,7 @@ fn is_for_later(error: &GatewayError) -> bool {
 async fn change_of(news: &mut Receiver<News>, open: &BTreeSet<&str>) -> Option<String> {
     loop {
         match news.recv().await {
-            Ok(News::Changed { video_id, .. }) if open.contains(video_id.as_str()) => return Some(video_id),
+            Ok(News::Changed { id, .. }) if open.contains(id.as_str()) => return Some(id),
             Ok(_) => {}
             Err(RecvError::Lagged(_)) => return None,
             Err(RecvError::Closed) => return std::future::pending().await,

@@ -1,8 +1,6 @@
 //! A workflow is started: written down, for the driver to find. Nothing is held for it: each of its requests and videos is
 //! held for by itself, when it comes to it.
 
-use std::time::Duration;
-
 use aihub_domain::{
     money::PicoUsd,
     workflow::{WorkflowError, command::WorkflowCommand, event::WorkflowRequest},
@@ -16,15 +14,13 @@ use super::{
 };
 use crate::{
     error::{FaultyField, GatewayError},
-    ports::vault::VaultError,
+    ports::{jobs::JobKind, seats::Applicant, vault::VaultError},
     principal::Principal,
-    videos::queue::Depth,
+    videos::opening::{give_back, take_seat},
 };
 
 /// Makes workflow ids out of idempotency keys.
 const WORKFLOW_NAMESPACE: Uuid = Uuid::from_u128(0x71c3_9e54_0ab8_4d1f_b6e2_58d4_903f_a7c6);
-/// When it is worth another try while too many workflows run.
-const FULL_RETRY: Duration = Duration::from_secs(30);
 
 impl Workflows {
     /// Checks `new` and starts it. The same `idempotency_key` of the same user with the same request is the same
@@ -57,7 +53,6 @@ impl Workflows {
         let now = gateway.clock.now();
         drop(gateway.limits.admit(principal, 0)?);
         self.require_credits(principal, &new).await?;
-        self.require_room(&principal.account).await?;
         let content = serde_json::to_vec(&new.content()).map_err(|error| GatewayError::internal(&error))?;
         let content =
             gateway.vault.seal(&principal.account, &workflow_id, &content).await.map_err(|error| match error {
@@ -71,14 +66,20 @@ impl Workflows {
             workflow_type: new.workflow_type.clone(),
             steps: kind.steps.clone(),
             video: new.parameters(),
+            has_webhook: new.video.content.webhook_url.is_some(),
             content,
             started_at: now,
         };
         let mut run = Run::new(workflow_id);
+        let applicant = Applicant { kind: JobKind::Workflow, id: &run.workflow_id, account: &principal.account };
+        let seat = take_seat(&*self.videos.seats, applicant, self.settings.max_running).await?;
         match self.change(&mut run, WorkflowCommand::StartWorkflow(Box::new(request)), &principal.user).await {
             Ok(()) => Ok(run),
             // The same key came in meanwhile, here or on another node.
-            Err(RunError::Refused(WorkflowError::AlreadyStarted)) => self.repeated(run, &new).await,
+            Err(RunError::Refused(WorkflowError::AlreadyStarted)) => {
+                give_back(&*self.videos.seats, seat).await;
+                self.repeated(run, &new).await
+            }
             // Whether it was committed is not known. If it was, it is a workflow like any other: the same key finds it.
             Err(error) => Err(GatewayError::internal(&error)),
         }
@@ -95,17 +96,6 @@ impl Workflows {
             return Err(GatewayError::InsufficientCredits { available, required });
         }
         Ok(())
-    }
-
-    async fn require_room(&self, account: &str) -> Result<(), GatewayError> {
-        let Depth { all, of_account } =
-            self.list.depth(account).await.map_err(|error| GatewayError::internal(&format!("{error:#}")))?;
-        let running = if of_account >= self.settings.max_running_per_account { of_account } else { all };
-        if all < self.settings.max_running && of_account < self.settings.max_running_per_account {
-            return Ok(());
-        }
-        let running = usize::try_from(running).unwrap_or(usize::MAX);
-        Err(GatewayError::QueueFull { running, waiting: 0, retry_after: FULL_RETRY })
     }
 
     /// The workflow that this key made, if it was asked for the same.

@@ -45,6 +45,11 @@ impl Run {
         Self { workflow_id, workflow: Workflow::default(), sequence: 0 }
     }
 
+    /// Counts the workflow's events.
+    pub fn version(&self) -> u64 {
+        self.sequence
+    }
+
     /// Of a workflow that was started, which every loaded one was.
     pub fn request(&self) -> Result<&WorkflowRequest, WorkflowError> {
         self.workflow.request().ok_or(WorkflowError::NotStarted)

@@ -87,6 +87,8 @@ pub struct WorkflowRequest {
     /// As they were configured then.
     pub steps: Vec<Step>,
     pub video: VideoParameters,
+    /// Whether the client is to be told of the end; where, is in the content.
+    pub has_webhook: bool,
     /// `{"prompt", "style", "webhookUrl", "language"}`
     pub content: SealedContent,
     pub started_at: DateTime<Utc>,

@@ -47,6 +47,7 @@ fn request(names: &[&str]) -> Box<WorkflowRequest> {
             fallback: true,
             session_id: None,
         },
+        has_webhook: false,
         content: sealed(),
         started_at: AT,
     })

@@ -12,15 +12,18 @@ use tokio_util::io::ReaderStream;
 
 use super::{KeptMedia, READ_BYTES, inspect::Facts, serve};
 
-/// Of a part of an upload. Buckets want 5 MiB or more, and no more than 10,000 of them.
+/// Of a part of an upload to a bucket, which wants 5 MiB or more, and no more than 10,000 of them.
 const PART_BYTES: usize = 8 << 20;
+/// A folder has no such wishes.
+const FOLDER_PART_BYTES: usize = 1 << 20;
 /// At once, beside the one that is being filled.
 const PARTS_IN_FLIGHT: usize = 2;
 
 impl KeptMedia {
     pub(super) async fn upload(&self, key: &str, path: Path, facts: &Facts, mut file: File) -> anyhow::Result<()> {
         file.rewind()?;
-        let mut writer = BufWriter::with_capacity(self.store.clone(), path, PART_BYTES)
+        let part_bytes = if self.folder.is_some() { FOLDER_PART_BYTES } else { PART_BYTES };
+        let mut writer = BufWriter::with_capacity(self.store.clone(), path, part_bytes)
             .with_max_concurrency(PARTS_IN_FLIGHT)
             .with_attributes(self.attributes(key, facts));
         let mut chunks = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES);

@@ -3,7 +3,11 @@
 
 use std::{fmt, sync::Arc};
 
-use aihub_domain::video::{VideoJob, event::VideoEvent};
+use aihub_application::ports::jobs::JobKind;
+use aihub_domain::{
+    video::{VideoJob, event::VideoEvent},
+    workflow::{Workflow, event::WorkflowEvent},
+};
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
@@ -25,10 +29,22 @@ pub struct WebhookDeliveries;
 #[derive(Serialize)]
 struct Ended<'a> {
     delivery_id: String,
-    video_id: &'a str,
+    job_id: &'a str,
+    job_kind: &'static str,
     account: &'a str,
     event_type: &'static str,
     occurred_at: DateTime<Utc>,
+}
+
+/// What an event means to who tells of ends.
+enum Meaning<'a> {
+    /// The end is to be told, when it comes.
+    Awaited,
+    Ended {
+        event_type: &'static str,
+        account: &'a str,
+        occurred_at: DateTime<Utc>,
+    },
 }
 
 impl EventHandler for WebhookDeliveries {
@@ -46,25 +62,27 @@ impl EventHandler for WebhookDeliveries {
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
-    let mut awaited = Vec::new();
-    let mut ended = Vec::new();
-    for change in events_of::<VideoJob>(events) {
-        let (event, change) = change?;
-        let video_id = event.aggregate_id.as_str();
-        match change {
-            VideoEvent::VideoRequested(request) if request.has_webhook => awaited.push(video_id),
-            _ => {
-                if let (Some(event_type), Some((asked, occurred_at))) = (event_type(change), change.ended()) {
-                    let delivery_id = delivery_id(video_id, event.sequence);
-                    ended.push(Ended { delivery_id, video_id, account: &asked.account, event_type, occurred_at });
-                }
+    let (mut awaited, mut ended) = (Vec::new(), Vec::new());
+    let videos = events_of::<VideoJob>(events)
+        .map(|change| change.map(|(event, change)| (event, JobKind::Video, meaning_of_video(change))));
+    let workflows = events_of::<Workflow>(events)
+        .map(|change| change.map(|(event, change)| (event, JobKind::Workflow, meaning_of_workflow(change))));
+    for change in videos.chain(workflows) {
+        let (event, kind, meaning) = change?;
+        let (job_id, job_kind) = (event.aggregate_id.as_str(), kind.as_str());
+        match meaning {
+            Some(Meaning::Awaited) => awaited.push(job_id),
+            Some(Meaning::Ended { event_type, account, occurred_at }) => {
+                let delivery_id = delivery_id(kind, job_id, event.sequence);
+                ended.push(Ended { delivery_id, job_id, job_kind, account, event_type, occurred_at });
             }
+            None => {}
         }
     }
     if !awaited.is_empty() {
         sqlx::query!(
             "INSERT INTO awaited_webhooks SELECT unnest($1::text[])
-             ON CONFLICT ON CONSTRAINT awaited_webhooks_video_id DO NOTHING",
+             ON CONFLICT ON CONSTRAINT awaited_webhooks_job_id DO NOTHING",
             &awaited as &[&str],
         )
         .execute(&mut **transaction)
@@ -74,12 +92,12 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         // What ended long ago is not told: then this reads the log from its beginning.
         sqlx::query!(
             "WITH ended AS (SELECT * FROM json_populate_recordset(NULL::webhook_deliveries, $1::text::json)),
-             awaited AS (DELETE FROM awaited_webhooks a USING ended WHERE a.video_id = ended.video_id RETURNING a.video_id)
-             INSERT INTO webhook_deliveries (delivery_id, video_id, account, event_type, occurred_at, state, attempts,
-                                             next_attempt_at, give_up_at, changed_at)
-             SELECT delivery_id, video_id, account, event_type, occurred_at, 'pending', 0,
+             awaited AS (DELETE FROM awaited_webhooks a USING ended WHERE a.job_id = ended.job_id RETURNING a.job_id)
+             INSERT INTO webhook_deliveries (delivery_id, job_id, job_kind, account, event_type, occurred_at, state,
+                                             attempts, next_attempt_at, give_up_at, changed_at)
+             SELECT delivery_id, job_id, job_kind, account, event_type, occurred_at, 'pending', 0,
                     now(), now() + interval '1 day', now()
-             FROM ended JOIN awaited USING (video_id) WHERE occurred_at > now() - interval '30 days'
+             FROM ended JOIN awaited USING (job_id) WHERE occurred_at > now() - interval '30 days'
              ON CONFLICT ON CONSTRAINT webhook_deliveries_delivery_id DO NOTHING",
             json_rows(&ended)?,
         )
@@ -89,20 +107,32 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     Ok(())
 }
 
-/// Of the events that are told.
-fn event_type(event: &VideoEvent) -> Option<&'static str> {
-    Some(match event {
+fn meaning_of_video(event: &VideoEvent) -> Option<Meaning<'_>> {
+    let event_type = match event {
+        VideoEvent::VideoRequested(request) => return request.has_webhook.then_some(Meaning::Awaited),
         VideoEvent::VideoCompleted { .. } => "video.completed",
         VideoEvent::VideoFailed { .. } => "video.failed",
         VideoEvent::VideoCancelled { .. } => "video.cancelled",
         VideoEvent::VideoExpired { .. } => "video.expired",
         _ => return None,
-    })
+    };
+    event.ended().map(|(asked, occurred_at)| Meaning::Ended { event_type, account: &asked.account, occurred_at })
+}
+
+fn meaning_of_workflow(event: &WorkflowEvent) -> Option<Meaning<'_>> {
+    let event_type = match event {
+        WorkflowEvent::WorkflowStarted(request) => return request.has_webhook.then_some(Meaning::Awaited),
+        WorkflowEvent::WorkflowCompleted { .. } => "workflow.completed",
+        WorkflowEvent::WorkflowFailed { .. } => "workflow.failed",
+        WorkflowEvent::WorkflowCancelled { .. } => "workflow.cancelled",
+        _ => return None,
+    };
+    event.ended().map(|(asked, occurred_at)| Meaning::Ended { event_type, account: &asked.account, occurred_at })
 }
 
 /// The same whenever the event is read, and no other's: a receiver knows a repetition by it.
-fn delivery_id(video_id: &str, sequence: u64) -> String {
-    let name = format!("aihub video {video_id}:{sequence}");
+fn delivery_id(kind: JobKind, job_id: &str, sequence: u64) -> String {
+    let name = format!("aihub {kind} {job_id}:{sequence}");
     format!("msg_{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).simple())
 }
 
@@ -137,9 +167,11 @@ impl fmt::Display for DeliveryState {
 pub struct Delivery {
     /// The `webhook-id` of every attempt.
     pub delivery_id: String,
-    pub video_id: String,
+    pub job_id: String,
+    /// `video` or `workflow`
+    pub job_kind: String,
     pub account: String,
-    /// `video.completed`, `video.failed`, `video.cancelled`, `video.expired`
+    /// `video.completed`, `video.failed`, `video.cancelled`, `video.expired`, `workflow.completed`, …
     pub event_type: String,
     pub occurred_at: DateTime<Utc>,
     /// As [`DeliveryState::as_str`] has it.
@@ -159,7 +191,7 @@ pub struct Delivery {
 /// Which deliveries are to be listed; everything that is said has to be so.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeliveryFilter<'a> {
-    pub video_id: Option<&'a str>,
+    pub job_id: Option<&'a str>,
     pub account: Option<&'a str>,
     pub state: Option<DeliveryState>,
 }
@@ -172,13 +204,13 @@ pub async fn list(
 ) -> Result<Vec<Delivery>, sqlx::Error> {
     sqlx::query_as!(
         Delivery,
-        "SELECT delivery_id, video_id, account, event_type, occurred_at, state, attempts, next_attempt_at, changed_at,
-                last_status, last_error
+        "SELECT delivery_id, job_id, job_kind, account, event_type, occurred_at, state, attempts, next_attempt_at,
+                changed_at, last_status, last_error
          FROM webhook_deliveries
-         WHERE ($1::text IS NULL OR video_id = $1) AND ($2::text IS NULL OR account = $2)
+         WHERE ($1::text IS NULL OR job_id = $1) AND ($2::text IS NULL OR account = $2)
            AND ($3::text IS NULL OR state = $3)
          ORDER BY occurred_at DESC, delivery_id LIMIT $4",
-        filter.video_id,
+        filter.job_id,
         filter.account,
         filter.state.map(DeliveryState::as_str),
         i64::from(limit),
@@ -189,12 +221,12 @@ pub async fn list(
 
 /// Has a job's end told again, also where it was taken or given up, for another day. Returns whether there is one to be
 /// told: those that were over a month ago are forgotten.
-pub async fn redeliver(executor: impl PgExecutor<'_>, video_id: &str) -> Result<bool, sqlx::Error> {
+pub async fn redeliver(executor: impl PgExecutor<'_>, job_id: &str) -> Result<bool, sqlx::Error> {
     let again = sqlx::query!(
         "UPDATE webhook_deliveries SET state = 'pending', attempts = 0, next_attempt_at = now(),
                 give_up_at = now() + interval '1 day', changed_at = now(), last_status = NULL, last_error = NULL
-         WHERE video_id = $1",
-        video_id,
+         WHERE job_id = $1",
+        job_id,
     );
     Ok(again.execute(executor).await?.rows_affected() > 0)
 }

@@ -14,7 +14,8 @@ pub(super) const LEASE: Duration = Duration::from_mins(1);
 #[derive(Debug, Clone)]
 pub(super) struct Leased {
     pub(super) delivery_id: String,
-    pub(super) video_id: String,
+    pub(super) job_id: String,
+    pub(super) job_kind: String,
     pub(super) account: String,
     pub(super) event_type: String,
     pub(super) occurred_at: DateTime<Utc>,
@@ -42,7 +43,7 @@ pub(super) async fn lease(pool: &PgPool, count: usize) -> Result<Vec<Leased>, sq
            UPDATE webhook_deliveries d
            SET next_attempt_at = now() + make_interval(secs => $2), attempts = d.attempts + 1
            FROM free WHERE d.delivery_id = free.delivery_id
-           RETURNING d.delivery_id, d.video_id, d.account, d.event_type, d.occurred_at, d.attempts,
+           RETURNING d.delivery_id, d.job_id, d.job_kind, d.account, d.event_type, d.occurred_at, d.attempts,
                      d.next_attempt_at AS until"#,
         i64::try_from(count).unwrap_or(i64::MAX),
         LEASE.as_secs_f64(),

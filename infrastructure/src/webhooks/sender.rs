@@ -4,12 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use aihub_application::ports::{
     clock::Clock,
-    event_log::{EventLog, LoadError},
+    jobs::JobKind,
     vault::{ContentVault, VaultError},
 };
-use aihub_domain::video::{VideoJob, event::VideoEvent};
+use aihub_domain::content::SealedContent;
 use chrono::SecondsFormat;
-use cqrs_es::Aggregate;
 use futures::future::BoxFuture;
 use metrics::counter;
 use reqwest::Client;
@@ -36,8 +35,15 @@ const FORGET_INTERVAL: Duration = Duration::from_hours(1);
 /// The most attempts of one node at a time.
 const MAX_IN_FLIGHT: usize = 32;
 
-/// What a message says of a job: the answer that the client would get if it asked. Takes the job's id and its state.
-pub type Describe = Arc<dyn Fn(String, VideoJob) -> BoxFuture<'static, anyhow::Result<Value>> + Send + Sync>;
+/// What there is to tell of a job; `None` where there is no such job.
+pub type Describe = Arc<dyn Fn(JobKind, String) -> BoxFuture<'static, anyhow::Result<Option<Described>>> + Send + Sync>;
+
+pub struct Described {
+    /// What the client wrote; in it, as `webhookUrl`, where it wants to be told.
+    pub content: SealedContent,
+    /// The answer that the client would get if it asked.
+    pub data: Value,
+}
 
 /// What is configured.
 #[derive(Debug, Clone)]
@@ -50,7 +56,6 @@ pub struct WebhookOptions {
 
 pub struct WebhookSender {
     pool: PgPool,
-    log: Arc<dyn EventLog>,
     vault: Arc<dyn ContentVault>,
     clock: Arc<dyn Clock>,
     describe: Describe,
@@ -75,14 +80,13 @@ enum Unmade {
 impl WebhookSender {
     pub fn new(
         pool: PgPool,
-        log: Arc<dyn EventLog>,
         vault: Arc<dyn ContentVault>,
         clock: Arc<dyn Clock>,
         describe: Describe,
         options: WebhookOptions,
     ) -> Result<Self, reqwest::Error> {
         let client = call::client(Arc::new(SystemResolver), options.allow_private)?;
-        Ok(Self { pool, log, vault, clock, describe, options, client })
+        Ok(Self { pool, vault, clock, describe, options, client })
     }
 
     /// Until `stop`, and then until what is under way has its answer: some ten seconds at most.
@@ -130,7 +134,7 @@ impl WebhookSender {
             Ok(call) => call::post(&self.client, call, self.clock.now()).await,
             Err(Unmade::Never(reason)) => Outcome::given_up(reason),
             Err(Unmade::Yet(error)) => {
-                tracing::warn!(video.id = %leased.video_id, error.message = %error, "a webhook cannot be made yet");
+                tracing::warn!(job.id = %leased.job_id, error.message = %error, "a webhook cannot be made yet");
                 Outcome::unavailable(leased.attempts)
             }
         };
@@ -139,7 +143,7 @@ impl WebhookSender {
                 counter!("aihub_webhook_attempts_total", "outcome" => state.clone()).increment(1);
                 if state == "given_up" {
                     tracing::warn!(
-                        video.id = %leased.video_id, webhook.attempts = leased.attempts, http.status = ?outcome.status,
+                        job.id = %leased.job_id, webhook.attempts = leased.attempts, http.status = ?outcome.status,
                         reason = ?outcome.error, "a webhook was given up",
                     );
                 }
@@ -148,16 +152,18 @@ impl WebhookSender {
             Ok(None) => {}
             // It is told again, under the same id.
             Err(error) => {
-                tracing::warn!(video.id = %leased.video_id, error.message = %error, "a webhook's outcome was not kept");
+                tracing::warn!(job.id = %leased.job_id, error.message = %error, "a webhook's outcome was not kept");
             }
         }
     }
 
     async fn call(&self, leased: &Leased) -> Result<Call, Unmade> {
-        let job = self.load(&leased.video_id).await?;
-        let url = self.url(&leased.video_id, &job).await?;
+        let unreadable = Unmade::Never("unreadable");
+        let Some(kind) = JobKind::parse(&leased.job_kind) else { return Err(unreadable) };
+        let described = (self.describe)(kind, leased.job_id.clone()).await.map_err(Unmade::Yet)?;
+        let Described { content, data } = described.ok_or(unreadable)?;
+        let url = self.url(&leased.job_id, &content).await?;
         let url = check_url(&url, self.options.allow_private).map_err(|_| Unmade::Never("refused_url"))?;
-        let data = (self.describe)(leased.video_id.clone(), job).await.map_err(Unmade::Yet)?;
         let occurred_at = leased.occurred_at.to_rfc3339_opts(SecondsFormat::Millis, true);
         let body =
             json!({ "type": leased.event_type, "timestamp": occurred_at, "data": data }).to_string().into_bytes();
@@ -167,19 +173,9 @@ impl WebhookSender {
         Ok(Call { url, id: leased.delivery_id.clone(), timestamp, signature, body, attempts: leased.attempts })
     }
 
-    async fn load(&self, video_id: &str) -> Result<VideoJob, Unmade> {
-        let mut job = VideoJob::default();
-        for event in self.log.load(VideoJob::TYPE, video_id, 0).await? {
-            let event: VideoEvent = event.decode(VideoJob::TYPE, video_id)?;
-            job.evolve(&event);
-        }
-        Ok(job)
-    }
-
-    async fn url(&self, video_id: &str, job: &VideoJob) -> Result<Zeroizing<String>, Unmade> {
+    async fn url(&self, job_id: &str, content: &SealedContent) -> Result<Zeroizing<String>, Unmade> {
         let unreadable = Unmade::Never("unreadable");
-        let Some(request) = job.request() else { return Err(unreadable) };
-        let content = match self.vault.open(video_id, &request.content).await {
+        let content = match self.vault.open(job_id, content).await {
             Ok(content) => Zeroizing::new(content),
             Err(VaultError::Erased) => return Err(Unmade::Never("erased")),
             Err(VaultError::Unreadable) => return Err(unreadable),
@@ -187,14 +183,5 @@ impl WebhookSender {
         };
         let content: Option<Content> = serde_json::from_slice(&content).ok();
         content.and_then(|content| content.webhook_url).map(Zeroizing::new).ok_or(unreadable)
-    }
-}
-
-impl From<LoadError> for Unmade {
-    fn from(error: LoadError) -> Self {
-        match error {
-            LoadError::Unavailable(error) => Self::Yet(error),
-            LoadError::Malformed { .. } => Self::Never("unreadable"),
-        }
     }
 }

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use aihub_application::erasure::erase_subject;
 use aihub_domain::subject::SubjectCommand;
 use aihub_infrastructure::video_queue::PostgresVideoQueue;
-use aihub_tests::{app::TestApp, until};
-use axum::{Router, body::Bytes, http::HeaderMap};
+use aihub_tests::{app::TestApp, receiver::Receiver, until};
 use chrono::TimeDelta;
+<<<<<<< HEAD
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::task::TaskTracker;
+=======
+use reqwest::{Client, Method, StatusCode};
+use serde_json::json;
+>>>>>>> videos
 
 use super::{ended, generate, video};
 
@@ -88,28 +92,16 @@ async fn media_that_was_kept_for_long_enough_is_deleted_and_nothing_else() {
 
 #[tokio::test]
 async fn a_client_is_told_on_its_own_server_in_a_message_that_only_we_can_have_signed() {
-    let (told, mut messages) = mpsc::channel::<(HeaderMap, Bytes)>(8);
-    let told = Arc::new(told);
-    let receiver = Router::new().fallback(move |headers: HeaderMap, body: Bytes| {
-        let told = told.clone();
-        async move { told.send((headers, body)).await.unwrap() }
-    });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    TaskTracker::new().spawn(axum::serve(listener, receiver).into_future());
-
+    let mut receiver = Receiver::start().await;
     let strict = TestApp::start(|_| {}).await;
-    let body = json!({ "prompt": "x", "duration": 4, "webhookUrl": url });
+    let body = json!({ "prompt": "x", "duration": 4, "webhookUrl": receiver.url });
     let (status, refused) = strict.post("/api/mcp/sora2/generate", &strict.token("ada"), &body).await;
     assert_eq!((status, &refused["details"]["fields"][0]["field"]), (StatusCode::BAD_REQUEST, &json!("webhookUrl")));
 
     let app = TestApp::start(|config| config.webhooks.allow_private = true).await;
     let id = generate(&app, "ada", &body).await;
-    let (headers, message) = tokio::time::timeout(aihub_tests::PATIENCE, messages.recv()).await.unwrap().unwrap();
     let (_, secret) = app.send(Method::GET, "/api/webhooks/secret", &app.token("ada"), None, &[]).await;
-    let verifier = standardwebhooks::Webhook::new(secret["secret"].as_str().unwrap()).unwrap();
-    verifier.verify(&message, &headers).unwrap();
-    let message: Value = serde_json::from_slice(&message).unwrap();
+    let message = receiver.next(secret["secret"].as_str().unwrap()).await;
     assert_eq!((&message["type"], &message["data"]["videoId"]), (&json!("video.completed"), &json!(id)));
     assert!(message["data"]["url"].as_str().is_some(), "{message}");
     until("it is listed as delivered", async || {

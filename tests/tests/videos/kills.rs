@@ -1,7 +1,9 @@
 //! `kill -9` at every step, and two nodes at once.
 
+use std::sync::Arc;
+
 use aihub_domain::video::event::VideoEvent;
-use aihub_infrastructure::event_store::reader;
+use aihub_infrastructure::{event_store::reader, video_queue::PostgresVideoQueue};
 use aihub_tests::{
     app::{TestApp, auth, http_client, token, variables},
     audit::Audit,
@@ -13,7 +15,7 @@ use aihub_tests::{
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::{generate, video};
+use super::{ended, generate, video};
 
 const JOBS: usize = 100;
 const ROUNDS: usize = 16;
@@ -95,6 +97,38 @@ fn check(audit: &Audit, providers: &Providers, idempotent: bool) {
     made.sort();
     ours.sort();
     assert_eq!(made, ours, "the provider made each once, idempotent: {idempotent}");
+}
+
+#[tokio::test]
+async fn a_file_that_a_killed_node_stored_of_a_job_that_ended_without_it_is_deleted() {
+    let (database, providers) = (Arc::new(database().await), Arc::new(Providers::start().await));
+    // The thumbnail comes after the video, and slowly: time enough to die in between.
+    providers.rule(json!({ "video_time_ms": 1, "content_bytes_per_second": 10_000 }));
+    let process = Process::start(env!("CARGO_BIN_EXE_aihub-under-test"), &variables(&database, &providers)).await;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let request = Client::builder().no_proxy().build().unwrap();
+    let request = request.post(format!("http://{}/api/mcp/sora2/generate", process.address));
+    let request = request.bearer_auth(token(&auth(), "ann", "ann", TimeDelta::hours(1))).body(video("x").to_string());
+    let answer: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
+    let id = answer["videoId"].as_str().unwrap();
+    let file = database.folder.path().join("media").join(id).join("video.mp4");
+    until("the video is stored", async || file.exists().then_some(())).await;
+    process.kill().await;
+    let is_stored = |event: &VideoEvent| matches!(event, VideoEvent::VideoStored { .. });
+    assert!(!Audit::of(database.pool()).await.videos[id].events.iter().any(is_stored), "the log does not know of it");
+
+    // The next node does not have the provider any more.
+    let gone = |config: &mut aihub::config::Config| config.video_providers.get_mut("sora").unwrap().enabled = false;
+    let app = TestApp::start_on(&database, &providers, gone).await;
+    assert_eq!(ended(&app, "ann", id).await["state"], "expired");
+    let (videos, queue) = (&app.hub.videos, PostgresVideoQueue::new(database.database.clone()));
+    let left = async |ended_before| videos.delete_leftovers(&queue, ended_before).await.unwrap();
+    assert_eq!(left(videos.nothing_comes_before()).await, 0, "somebody may be at it still");
+    assert!(file.exists());
+    let later = videos.jobs.clock.now() + TimeDelta::days(1);
+    until("it is known that there may be something", async || (left(later).await == 1).then_some(())).await;
+    assert!(!file.exists());
+    assert_eq!(left(later).await, 0, "and that is forgotten");
 }
 
 #[tokio::test]

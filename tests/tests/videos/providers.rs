@@ -9,8 +9,9 @@ use aihub_application::{
     videos::operator::Decision,
 };
 use aihub_domain::{money::Microcredits, video::event::VideoEvent};
-use aihub_infrastructure::simulated_providers::webhooks::Webhook;
+use aihub_infrastructure::simulated_providers::{served::Operation, webhooks::Webhook};
 use aihub_tests::{app::TestApp, until};
+use cqrs_es::DomainEvent;
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -70,6 +71,30 @@ async fn a_submission_whose_answer_was_lost_is_found_again_and_made_once() {
         let made = app.providers.simulator.videos();
         assert_eq!(made.len(), 1, "idempotent: {idempotent}, {made:?}");
         assert_eq!(made[0].submissions, if idempotent { 2 } else { 1 });
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_that_is_refused_does_not_speak_for_the_first_try_whose_answer_was_lost() {
+    for status in [429, 503] {
+        let app = TestApp::start(|_| {}).await;
+        // The provider has it, and takes long enough to say so that the next word can be another one.
+        app.providers.rule(json!({ "tear_created": true, "ttft_ms": 500, "video_time_ms": 100 }));
+        let id = generate(&app, "ada", &video("lost")).await;
+        until("the first try is taken", async || app.providers.simulator.videos().pop()).await;
+        app.providers.rule(json!({ "fail_before": { "status": status }, "times": 3 }));
+        let answer = ended(&app, "ada", &id).await;
+        assert_eq!((&answer["status"], &answer["refusals"]), (&json!("completed"), &json!(null)), "{status}: {answer}");
+
+        let made = app.providers.simulator.videos();
+        assert_eq!((made.len(), made[0].submissions), (1, 2), "{status}: the first one, found again: {made:?}");
+        let calls = app.providers.calls().into_iter().filter(|call| call.operation == Operation::Videos);
+        let tokens: Vec<_> = calls.map(|call| call.client_request_id).collect();
+        assert_eq!(tokens, vec![Some(format!("{id}-1")); 5], "{status}: lost, refused three times, answered");
+        let audit = app.audit().await;
+        let events: Vec<String> = audit.videos[&id].events.iter().map(DomainEvent::event_type).collect();
+        assert_eq!(events[..2], ["SubmissionStarted", "VideoSubmitted"], "{status}: {events:?}");
+        assert_eq!(audit.accounts["ada"].spent, 400_000_000);
     }
 }
 

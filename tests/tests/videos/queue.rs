@@ -113,25 +113,87 @@ async fn jobs_that_wait_say_where_they_stand_and_the_urgent_go_first() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_and_says_so() {
+async fn a_provider_is_given_no_more_jobs_a_minute_than_it_takes() {
     let app = TestApp::start(|config| {
-        at_most(1)(config);
-        config.videos.max_queued = 2;
+        at_most(10)(config);
+        config.video_providers.get_mut("sora").unwrap().limits.requests_per_minute = Some(2.try_into().unwrap());
     })
     .await;
+    app.providers.rule(json!({ "video_time_ms": 1 }));
+    let mut ids = Vec::new();
+    for nth in 0..4 {
+        ids.push(generate(&app, "ada", &video(&format!("{nth}"))).await);
+    }
+    for id in &ids[..2] {
+        assert_eq!(ended(&app, "ada", id).await["status"], "completed");
+    }
+    for (id, place) in ids[2..].iter().zip([1, 2]) {
+        assert_eq!(in_state(&app, "ada", id, "queued").await["queuePosition"], place);
+    }
+    assert_eq!(app.providers.simulator.videos().len(), 2);
+}
+
+#[tokio::test]
+async fn however_many_ask_at_once_on_two_nodes_no_more_wait_than_may_and_nothing_is_held_for_the_others() {
+    let change = |config: &mut Config| {
+        at_most(1)(config);
+        (config.videos.max_queued, config.videos.max_queued_per_account) = (20, 7);
+    };
+    let first = TestApp::start(change).await;
+    let second = TestApp::start_on(&first.database, &first.providers, change).await;
+    first.providers.rule(json!({ "hang_late": true }));
+    let running = generate(&first, "ada", &video("first")).await;
+    in_state(&first, "ada", &running, "rendering").await;
+
+    // Of one account 60 at once, then of sixty others.
+    let ask = async |nth: usize, user: &str| {
+        let node = if nth.is_multiple_of(2) { &first } else { &second };
+        node.post("/api/mcp/sora2/generate", &node.token(user), &video(&format!("{nth}"))).await
+    };
+    for (users, room) in [(1, 7), (60, 13)] {
+        let answers: Vec<_> = stream::iter(0..60)
+            .map(|nth| async move { ask(nth, &format!("user-{users}-{}", nth % users)).await })
+            .buffer_unordered(60)
+            .collect()
+            .await;
+        let (accepted, refused): (Vec<_>, Vec<_>) =
+            answers.into_iter().partition(|(status, _)| *status == StatusCode::ACCEPTED);
+        assert_eq!(accepted.len(), room);
+        for (status, refused) in refused {
+            assert_eq!(
+                (status, &refused["code"]),
+                (StatusCode::SERVICE_UNAVAILABLE, &json!("QUEUE_FULL")),
+                "{refused}"
+            );
+            assert_eq!(refused["details"]["waiting"], if users == 1 { 7 } else { 20 });
+            assert!(refused["retryAfterMs"].as_u64().is_some());
+        }
+    }
+    let audit = first.audit().await;
+    assert_eq!(audit.videos.len(), 21);
+    assert_eq!(audit.accounts.values().map(|account| account.holds.len()).sum::<usize>(), 21);
+}
+
+#[tokio::test]
+async fn a_place_in_the_queue_is_free_again_when_who_took_it_was_refused_or_started() {
+    let app = TestApp::start(|config| {
+        at_most(1)(config);
+        config.videos.max_queued = 1;
+        config.credits.welcome = Some(Credits(Microcredits::from_credits(500)));
+    })
+    .await;
+    // Three times more than there is room, and each is refused for what it costs.
+    for nth in 0..3 {
+        let dear = json!({ "prompt": format!("{nth}"), "duration": 12, "resolution": "720p" });
+        let (status, answer) = app.post("/api/mcp/sora2/generate", &app.token("ada"), &dear).await;
+        assert_eq!(status, StatusCode::PAYMENT_REQUIRED, "{answer}");
+    }
     app.providers.rule(json!({ "hang_late": true }));
     let running = generate(&app, "ada", &video("first")).await;
     in_state(&app, "ada", &running, "rendering").await;
-    for nth in 0..2 {
-        generate(&app, "ada", &video(&format!("{nth}"))).await;
-    }
-    let refused = aihub_tests::until("the queue is seen to be full", async || {
-        let (status, answer) = app.post("/api/mcp/sora2/generate", &app.token("bob"), &video("one too many")).await;
-        (status == StatusCode::SERVICE_UNAVAILABLE).then_some(answer)
-    })
-    .await;
-    assert_eq!(refused["code"], "QUEUE_FULL", "{refused}");
-    assert!(refused["retryAfterMs"].as_u64().is_some());
+    generate(&app, "bob", &video("second")).await;
+    let (status, answer) = app.post("/api/mcp/sora2/generate", &app.token("eve"), &video("third")).await;
+    assert_eq!((status, &answer["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("QUEUE_FULL")));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use aihub_domain::{
     account::Account,
     request::{Request, event::RequestEvent},
     video::VideoJob,
+    workflow::Workflow,
 };
 use aihub_infrastructure::{
     audit::{scan, trail::Entry},
@@ -64,7 +65,8 @@ async fn known(
         Whose { account: Some(id), .. } => state::<Account>(connection, id, position, account).await,
         Whose { request: Some(id), .. } => state::<Request>(connection, id, position, request).await,
         Whose { video: Some(id), .. } => state::<VideoJob>(connection, id, position, video).await,
-        _ => anyhow::bail!("say whose state: --account, --request or --video"),
+        Whose { workflow: Some(id), .. } => state::<Workflow>(connection, id, position, workflow).await,
+        _ => anyhow::bail!("say whose state: --account, --request, --video or --workflow"),
     }
 }
 
@@ -155,6 +157,28 @@ fn video(job: &VideoJob, _: &[RecordedEvent]) -> anyhow::Result<State> {
                 fields.insert(name, value);
             }
         }
+    }
+    Ok(fields)
+}
+
+fn workflow(workflow: &Workflow, _: &[RecordedEvent]) -> anyhow::Result<State> {
+    let mut fields = Map::from_iter([("status".to_owned(), json!(workflow.status()))]);
+    let Some(request) = workflow.request() else { return Ok(fields) };
+    fields.insert("account".to_owned(), json!(request.account));
+    fields.insert("user".to_owned(), json!(request.user));
+    fields.insert("workflow_type".to_owned(), json!(request.workflow_type));
+    fields.insert("started_at".to_owned(), json!(request.started_at));
+    if let Some(ended_at) = workflow.ended_at() {
+        fields.insert("ended_at".to_owned(), json!(ended_at));
+    }
+    if let Value::Object(video) = serde_json::to_value(&request.video)? {
+        fields.extend(video.into_iter().filter(|(_, value)| !value.is_null()));
+    }
+    // Everything but what the steps have made, which is content.
+    for (step, state) in workflow.steps() {
+        let Value::Object(mut known) = serde_json::to_value(state)? else { continue };
+        known.retain(|name, value| name != "output" && !value.is_null() && *value != json!([]));
+        fields.insert(format!("step {}", step.name), Value::Object(known));
     }
     Ok(fields)
 }
