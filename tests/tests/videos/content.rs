@@ -7,15 +7,8 @@ use aihub_domain::subject::SubjectCommand;
 use aihub_infrastructure::video_queue::PostgresVideoQueue;
 use aihub_tests::{app::TestApp, receiver::Receiver, until};
 use chrono::TimeDelta;
-<<<<<<< HEAD
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc};
-use tokio_util::task::TaskTracker;
-=======
-use reqwest::{Client, Method, StatusCode};
 use serde_json::json;
->>>>>>> videos
 
 use super::{ended, generate, video};
 

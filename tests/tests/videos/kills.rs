@@ -105,9 +105,7 @@ async fn a_file_that_a_killed_node_stored_of_a_job_that_ended_without_it_is_dele
     // The thumbnail comes after the video, and slowly: time enough to die in between.
     providers.rule(json!({ "video_time_ms": 1, "content_bytes_per_second": 10_000 }));
     let process = Process::start(env!("CARGO_BIN_EXE_aihub-under-test"), &variables(&database, &providers)).await;
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let request = Client::builder().no_proxy().build().unwrap();
-    let request = request.post(format!("http://{}/api/mcp/sora2/generate", process.address));
+    let request = http_client().post(format!("http://{}/api/mcp/sora2/generate", process.address));
     let request = request.bearer_auth(token(&auth(), "ann", "ann", TimeDelta::hours(1))).body(video("x").to_string());
     let answer: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
     let id = answer["videoId"].as_str().unwrap();
