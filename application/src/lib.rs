@@ -12,6 +12,7 @@
 //! | [`policies`] | what follows from what happened, without anyone asking |
 //! | [`ports`] | what the application needs from outside: the event log, providers, content keys, the clock |
 //! | [`principal`] | who asks, for which account, and what their roles allow |
+//! | [`refusals`] | what callers are refused, on its way into the log |
 //! | [`request`] | what a client asks for, checked field by field |
 //! | [`upstream`] | a provider with what guards it: breaker, cool-down, concurrency and rate |
 //! | [`videos`] | video jobs, from the request to the file, with the money on both ends |
@@ -28,6 +29,7 @@ pub mod limits;
 pub mod policies;
 pub mod ports;
 pub mod principal;
+pub mod refusals;
 pub mod request;
 pub mod upstream;
 pub mod videos;

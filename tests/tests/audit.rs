@@ -4,6 +4,7 @@ mod bundle;
 mod checkpoint;
 mod cli;
 mod http;
+mod refusals;
 mod replay;
 mod tamper;
 

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use super::a_log;
 
 /// What a command printed, and its exit code.
-async fn aihub(database: Option<&TestDatabase>, arguments: &[&str]) -> (i32, String) {
+pub async fn aihub(database: Option<&TestDatabase>, arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aihub-under-test"));
     command.env_clear().env("AIHUB__AUDIT__SIGNING_KEY", "dGhlIHRlc3RzJyBzaWduaW5nIGtleSwgMzIgYnl0ZXM=");
     command.env("AIHUB__CONTENT__MASTER_KEY", "dGhlIHRlc3RzJyBtYXN0ZXIga2V5LCAzMiBieXRlcyE=");
@@ -21,7 +21,7 @@ async fn aihub(database: Option<&TestDatabase>, arguments: &[&str]) -> (i32, Str
     (output.status.code().unwrap(), text)
 }
 
-async fn done(database: &TestDatabase, arguments: &[&str]) -> String {
+pub async fn done(database: &TestDatabase, arguments: &[&str]) -> String {
     let (code, text) = aihub(Some(database), arguments).await;
     assert_eq!(code, 0, "{arguments:?}: {text}");
     text
