@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`access`] | who looks at what, on record |
 //! | [`accounts`] | commands on credit accounts, decided in memory, committed in batches |
 //! | [`answer`] | an answer while it is being made, and afterwards for whoever comes back for it |
 //! | [`catalog`] | which provider has which model, at which price, and what stands in for what |
@@ -18,6 +19,7 @@
 //! | [`videos`] | video jobs, from the request to the file, with the money on both ends |
 //! | [`workflows`] | models write, then videos are made from what they wrote |
 
+pub mod access;
 pub mod accounts;
 pub mod answer;
 pub mod catalog;

@@ -15,6 +15,7 @@
 //! | [`open_files`] | how many files and sockets there may be |
 //! | [`open_workflows`] | the workflows, and which of them have not ended |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
+//! | [`os_user`] | who runs this process |
 //! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
@@ -37,6 +38,7 @@ pub mod nodes;
 pub mod open_files;
 pub mod open_workflows;
 pub mod orphaned_requests;
+pub mod os_user;
 pub mod providers;
 pub mod secret_file;
 pub mod simulated_providers;

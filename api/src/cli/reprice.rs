@@ -23,6 +23,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
+    access::Who,
     account::{Ledger, metadata},
     output::remark,
 };
@@ -44,7 +45,7 @@ pub struct Reprice {
     /// Make notes for the difference; the month has to be closed
     #[arg(long, requires_all = ["actor", "reason"])]
     apply: bool,
-    /// Who corrects
+    /// Who corrects, or looks [default for looking: the operating system's user]
     #[arg(long)]
     actor: Option<String>,
     /// Why, for the audit
@@ -107,7 +108,11 @@ impl Reprice {
                 }
                 Some(Corrector::new(ledger, self.month, key.clone(), actor, reason))
             }
-            _ => None,
+            (_, actor, _) => {
+                let asked = [("month", Some(self.month.to_string()))];
+                Who { actor }.looks(&ledger.database, "reprice", asked).await?;
+                None
+            }
         };
         let mut comparison = Comparison::default();
         {

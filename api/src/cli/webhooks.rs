@@ -4,7 +4,7 @@ use aihub_infrastructure::webhooks::deliveries::{self, DeliveryFilter};
 use anyhow::bail;
 use clap::Subcommand;
 
-use super::{account::Ledger, output::out_line};
+use super::{access::Who, account::Ledger, output::out_line};
 use crate::config::Config;
 
 const MAX_LISTED: u32 = 1_000;
@@ -17,6 +17,8 @@ pub enum Webhooks {
         account: Option<String>,
         #[arg(long)]
         video: Option<String>,
+        #[command(flatten)]
+        who: Who,
     },
     /// Tell a video's end once more
     Redeliver { video_id: String },
@@ -33,7 +35,9 @@ impl Webhooks {
     async fn act(self, ledger: &Ledger) -> anyhow::Result<()> {
         let pool = ledger.database.pool();
         match self {
-            Self::List { account, video } => {
+            Self::List { account, video, who } => {
+                let asked = [("account", account.clone()), ("video", video.clone())];
+                who.looks(&ledger.database, "webhooks.list", asked).await?;
                 let filter = DeliveryFilter { video_id: video.as_deref(), account: account.as_deref(), state: None };
                 for one in deliveries::list(pool, filter, MAX_LISTED).await? {
                     let last = one.last_status.map(|status| status.to_string()).or(one.last_error).unwrap_or_default();
