@@ -55,9 +55,9 @@ struct Key {
     model: String,
 }
 
-/// What is to be added, row by row.
+/// What is to be added, row by row, with the position of the last of it.
 #[derive(Debug, Default)]
-pub struct Additions(BTreeMap<Key, Usage>);
+pub struct Additions(BTreeMap<Key, (Usage, i64)>);
 
 impl Usage {
     pub fn of(entry: &UsageEntry) -> Self {
@@ -95,9 +95,11 @@ impl Usage {
 
 impl Additions {
     pub fn add(&mut self, period: NaiveDate, entry: UsageEntry) {
-        let usage = Usage::of(&entry);
-        let UsageEntry { account, user_id, provider, model, .. } = entry;
-        self.0.entry(Key { period, account, user_id, provider, model }).or_default().add(&usage);
+        let added = Usage::of(&entry);
+        let UsageEntry { position, account, user_id, provider, model, .. } = entry;
+        let (usage, last) = self.0.entry(Key { period, account, user_id, provider, model }).or_default();
+        usage.add(&added);
+        *last = position;
     }
 
     /// Adds to `table`, whose rows are named by `period` (`day` or `month`) and the four names.
@@ -112,18 +114,14 @@ impl Additions {
             model: String,
             #[serde(flatten)]
             usage: Usage,
+            last_position: i64,
         }
         if self.0.is_empty() {
             return Ok(());
         }
-        let rows = self.0.into_iter().map(|(Key { period, account, user_id, provider, model }, usage)| Row {
-            day: period,
-            month: period,
-            account,
-            user_id,
-            provider,
-            model,
-            usage,
+        let rows = self.0.into_iter().map(|(key, (usage, last_position))| {
+            let Key { period, account, user_id, provider, model } = key;
+            Row { day: period, month: period, account, user_id, provider, model, usage, last_position }
         });
         let upsert = format!(
             "INSERT INTO {table} AS u
@@ -138,7 +136,7 @@ impl Additions {
                  video_seconds = u.video_seconds + excluded.video_seconds,
                  list_microcredits = u.list_microcredits + excluded.list_microcredits,
                  charged_microcredits = u.charged_microcredits + excluded.charged_microcredits,
-                 cost_picousd = u.cost_picousd + excluded.cost_picousd"
+                 cost_picousd = u.cost_picousd + excluded.cost_picousd, last_position = excluded.last_position"
         );
         sqlx::query(&upsert).bind(json_rows(&rows.collect::<Vec<_>>())?).execute(connection).await?;
         Ok(())
