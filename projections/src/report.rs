@@ -170,7 +170,7 @@ async fn send(pieces: &mut mpsc::Sender<Bytes>, writer: &mut Writer) -> Result<(
 /// The views that a report is made from, and for usage the smallest that has what is asked for.
 fn views_of(selection: &Selection, format: Format) -> (Vec<&'static str>, Option<Source>) {
     match selection.name {
-        _ if format == Format::Focus => (vec![usage_ledger::NAME], None),
+        _ if format == Format::Focus => (vec![usage_ledger::NAME, credit_ledger::NAME], None),
         Name::Usage | Name::Margin => {
             let names = vec![usage_ledger::NAME, usage_daily::NAME, usage_monthly::NAME];
             (names, Some(Source::smallest(selection)))
