@@ -17,6 +17,7 @@ use super::{
     Config,
     amount::Usd,
     duration_ms,
+    prices::overlap,
     providers::{BreakerSettings, ProviderTimeouts},
 };
 use crate::auth::secret::Secret;
@@ -214,7 +215,11 @@ impl VideoModelSettings {
 }
 
 impl VideoPriceSettings {
-    fn price(&self) -> VideoPrice {
+    pub fn overlaps(&self, other: &Self) -> bool {
+        overlap((self.valid_from, self.valid_until), (other.valid_from, other.valid_until))
+    }
+
+    pub fn price(&self) -> VideoPrice {
         VideoPrice {
             id: self.id.clone(),
             per_second: self.usd_per_second.iter().map(|(resolution, usd)| (*resolution, usd.0)).collect(),

@@ -74,8 +74,8 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
     };
     // A microcredit for five tokens, which come in tens.
     let rate = MicrocreditsPerUsd(1_000_000);
-    let prices: Prices =
-        BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6-2026".to_owned(), vec![price()])]))]);
+    let tokens = BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6-2026".to_owned(), vec![price()])]))]);
+    let prices = Prices { tokens, ..Prices::default() };
     let compare = async || {
         let mut month = BookedMonth::of(database.pool(), october).await.unwrap();
         assert!(month.is_closed);
