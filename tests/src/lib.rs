@@ -13,6 +13,7 @@
 //! | [`process`] | the service as a process of its own, to be killed |
 //! | [`providers`] | the simulated providers, and what they counted |
 //! | [`proxy`] | a network between a node and its database that can be cut and frozen |
+//! | [`traffic`] | requests in numbers, for benchmarks |
 
 #![allow(
     clippy::unwrap_used,
@@ -33,6 +34,7 @@ pub mod postgres;
 pub mod process;
 pub mod providers;
 pub mod proxy;
+pub mod traffic;
 
 use std::{fmt::Debug, time::Duration};
 
