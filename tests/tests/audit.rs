@@ -2,7 +2,7 @@
 
 mod bundle;
 mod checkpoint;
-mod cli;
+pub mod cli;
 mod http;
 mod refusals;
 mod replay;
