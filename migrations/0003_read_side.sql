@@ -320,7 +320,7 @@ CREATE TABLE read.usage_ledger_v1 (
     charged_microcredits bigint      NOT NULL,
     cost_picousd         bigint      NOT NULL
 );
-CREATE INDEX ON read.usage_ledger_v1 USING brin (accounting_month, usage_day, position) WITH (pages_per_range = 32);
+CREATE INDEX ON read.usage_ledger_v1 USING brin (accounting_month, usage_day) WITH (pages_per_range = 32);
 
 COMMENT ON TABLE read.usage_ledger_state_v1 IS 'How far usage_ledger_v1 is filled';
 COMMENT ON COLUMN read.usage_ledger_state_v1.one IS 'There is one row';
@@ -420,6 +420,7 @@ CREATE TABLE read.usage_daily_v1 (
     list_microcredits    bigint           NOT NULL,
     charged_microcredits bigint           NOT NULL,
     cost_picousd         numeric(38, 0)   NOT NULL,
+    first_position       bigint           NOT NULL,
     last_position        bigint           NOT NULL,
     PRIMARY KEY (day, account, user_id, provider, model)
 ) WITH (fillfactor = 50);
@@ -448,6 +449,7 @@ CREATE TABLE read.usage_monthly_v1 (
     list_microcredits    bigint           NOT NULL,
     charged_microcredits bigint           NOT NULL,
     cost_picousd         numeric(38, 0)   NOT NULL,
+    first_position       bigint           NOT NULL,
     last_position        bigint           NOT NULL,
     PRIMARY KEY (month, account, user_id, provider, model)
 ) WITH (fillfactor = 50);
@@ -484,6 +486,7 @@ BEGIN
         EXECUTE format('COMMENT ON COLUMN read.%I.list_microcredits IS ''What the usage comes to by the price list, in millionths of a credit''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.charged_microcredits IS ''What the account paid, in millionths of a credit''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.cost_picousd IS ''The provider''''s cost, in millionths of a millionth of a US dollar, exact''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.first_position IS ''Where the first event of these stands in the log''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.last_position IS ''Where the last event of these stands in the log''', name);
     END LOOP;
 END

@@ -55,9 +55,17 @@ struct Key {
     model: String,
 }
 
-/// What is to be added, row by row, with the position of the last of it.
+/// What is to be added, row by row.
 #[derive(Debug, Default)]
-pub struct Additions(BTreeMap<Key, (Usage, i64)>);
+pub struct Additions(BTreeMap<Key, Addition>);
+
+#[derive(Debug)]
+struct Addition {
+    usage: Usage,
+    /// Of the events that it comes from.
+    first_position: i64,
+    last_position: i64,
+}
 
 impl Usage {
     pub fn of(entry: &UsageEntry) -> Self {
@@ -97,9 +105,11 @@ impl Additions {
     pub fn add(&mut self, period: NaiveDate, entry: UsageEntry) {
         let added = Usage::of(&entry);
         let UsageEntry { position, account, user_id, provider, model, .. } = entry;
-        let (usage, last) = self.0.entry(Key { period, account, user_id, provider, model }).or_default();
-        usage.add(&added);
-        *last = position;
+        let addition = self.0.entry(Key { period, account, user_id, provider, model });
+        let none = Addition { usage: Usage::default(), first_position: position, last_position: position };
+        let addition = addition.or_insert(none);
+        addition.usage.add(&added);
+        addition.last_position = position;
     }
 
     /// Adds to `table`, whose rows are named by `period` (`day` or `month`) and the four names.
@@ -114,14 +124,16 @@ impl Additions {
             model: String,
             #[serde(flatten)]
             usage: Usage,
+            first_position: i64,
             last_position: i64,
         }
         if self.0.is_empty() {
             return Ok(());
         }
-        let rows = self.0.into_iter().map(|(key, (usage, last_position))| {
+        let rows = self.0.into_iter().map(|(key, addition)| {
             let Key { period, account, user_id, provider, model } = key;
-            Row { day: period, month: period, account, user_id, provider, model, usage, last_position }
+            let Addition { usage, first_position, last_position } = addition;
+            Row { day: period, month: period, account, user_id, provider, model, usage, first_position, last_position }
         });
         let upsert = format!(
             "INSERT INTO {table} AS u

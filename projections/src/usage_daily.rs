@@ -127,20 +127,23 @@ pub async fn report(
     Ok(snapshot.close(report).await?)
 }
 
-/// The days between, both included, that something was added to behind a position: all others are now as they were there.
+/// The days between, both included, that something was added to behind a position, and where the first event of each
+/// stands. All others are now as they were there.
 pub async fn changed_since(
     connection: &mut PgConnection,
     position: u64,
     (from, to): (NaiveDate, NaiveDate),
-) -> Result<Vec<NaiveDate>, sqlx::Error> {
-    sqlx::query_scalar!(
-        "SELECT DISTINCT day FROM usage_daily_v1 WHERE day BETWEEN $1 AND $2 AND last_position > $3 ORDER BY day",
+) -> Result<Vec<(NaiveDate, u64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT day, min(first_position) AS "first!" FROM usage_daily_v1 WHERE day BETWEEN $1 AND $2
+           GROUP BY day HAVING max(last_position) > $3 ORDER BY day"#,
         from,
         to,
         position.cast_signed(),
     )
     .fetch_all(connection)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.day, row.first.cast_unsigned())).collect())
 }
 
 #[derive(Debug, Clone, Copy)]

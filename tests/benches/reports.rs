@@ -85,7 +85,7 @@ async fn fill(database: &TestDatabase, rows: u64) {
     );
     let sums =
         "count(*), 0, 0, sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),
-                sum(reasoning_tokens), sum(video_seconds), sum(list_microcredits), sum(charged_microcredits), sum(cost_picousd), max(position)";
+                sum(reasoning_tokens), sum(video_seconds), sum(list_microcredits), sum(charged_microcredits), sum(cost_picousd), min(position), max(position)";
     let names = "account, user_id, provider, model";
     let added_up = format!(
         "INSERT INTO usage_daily_v1 SELECT usage_day, {names}, {sums} FROM usage_ledger_v1 GROUP BY usage_day, {names};

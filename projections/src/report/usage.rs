@@ -22,7 +22,8 @@ pub enum Source {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
-    Days(Vec<NaiveDate>),
+    /// These, with the position of the first event of each.
+    Days(Vec<(NaiveDate, u64)>),
     /// It is not known which have not.
     All,
 }
@@ -51,31 +52,35 @@ impl Source {
     }
 
     /// Rows with the columns of the daily view, or with `month` for `day`.
-    fn rows(&self, query: &mut ReportQuery, days: (NaiveDate, NaiveDate), basis: &Basis) -> String {
-        let (changed, (from, to)) = match self {
-            Self::Monthly | Self::Daily => return self.view().to_owned(),
-            Self::Past(Changed::All) => (None, days),
-            Self::Past(Changed::Days(changed)) => match (changed.first(), changed.last()) {
-                (Some(first), Some(last)) => (Some(changed), (*first, *last)),
-                _ => return usage_daily::NAME.to_owned(),
-            },
-        };
-        let (from, to) = (query.bind(Bind::Day(from)), query.bind(Bind::Day(to)));
+    fn rows(&self, query: &mut ReportQuery, (from, to): (NaiveDate, NaiveDate), basis: &Basis) -> String {
+        let Self::Past(changed) = self else { return self.view().to_owned() };
         let up_to = query.bind(Bind::Position(basis.position));
-        // The index is on months first.
         let ledger = format!(
             "SELECT usage_day AS day, {NAMES}, 1 AS requests, (status IN ('failed', 'abandoned', 'expired'))::int AS failed,
                     estimated::int AS estimated, {AMOUNTS}
-             FROM usage_ledger_v1
-             WHERE accounting_month BETWEEN date_trunc('month', {from})::date AND date_trunc('month', {to})::date
-                 AND usage_day BETWEEN {from} AND {to} AND position <= {up_to}"
+             FROM usage_ledger_v1 WHERE position <= {up_to}"
         );
-        let Some(changed) = changed else { return format!("({ledger}) past") };
-        let changed = query.bind(Bind::Days(changed.clone()));
-        format!(
-            "(SELECT day, {NAMES}, requests, failed, estimated, {AMOUNTS} FROM usage_daily_v1 WHERE day <> ALL ({changed})
-              UNION ALL {ledger} AND usage_day = ANY ({changed})) past"
-        )
+        match changed {
+            Changed::All => {
+                let (from, to) = (query.bind(Bind::Day(from)), query.bind(Bind::Day(to)));
+                // The index is on months first.
+                format!(
+                    "({ledger} AND accounting_month BETWEEN date_trunc('month', {from})::date AND date_trunc('month', {to})::date
+                         AND usage_day BETWEEN {from} AND {to}) past"
+                )
+            }
+            Changed::Days(changed) => {
+                // Few rows of the ledger are of these days and in front of the position.
+                let first = changed.iter().map(|(_, first)| *first).min().unwrap_or(u64::MAX >> 1);
+                let first = query.bind(Bind::Position(first));
+                let changed = query.bind(Bind::Days(changed.iter().map(|(day, _)| *day).collect()));
+                format!(
+                    "(SELECT day, {NAMES}, requests, failed, estimated, {AMOUNTS} FROM usage_daily_v1
+                      WHERE day <> ALL ({changed})
+                      UNION ALL {ledger} AND position >= {first} AND usage_day = ANY ({changed})) past"
+                )
+            }
+        }
     }
 }
 
