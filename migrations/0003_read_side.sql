@@ -420,6 +420,8 @@ CREATE TABLE read.usage_daily_v1 (
     list_microcredits    bigint           NOT NULL,
     charged_microcredits bigint           NOT NULL,
     cost_picousd         numeric(38, 0)   NOT NULL,
+    first_position       bigint           NOT NULL,
+    last_position        bigint           NOT NULL,
     PRIMARY KEY (day, account, user_id, provider, model)
 ) WITH (fillfactor = 50);
 
@@ -447,6 +449,8 @@ CREATE TABLE read.usage_monthly_v1 (
     list_microcredits    bigint           NOT NULL,
     charged_microcredits bigint           NOT NULL,
     cost_picousd         numeric(38, 0)   NOT NULL,
+    first_position       bigint           NOT NULL,
+    last_position        bigint           NOT NULL,
     PRIMARY KEY (month, account, user_id, provider, model)
 ) WITH (fillfactor = 50);
 
@@ -482,6 +486,8 @@ BEGIN
         EXECUTE format('COMMENT ON COLUMN read.%I.list_microcredits IS ''What the usage comes to by the price list, in millionths of a credit''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.charged_microcredits IS ''What the account paid, in millionths of a credit''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.cost_picousd IS ''The provider''''s cost, in millionths of a millionth of a US dollar, exact''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.first_position IS ''Where the first event of these stands in the log''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.last_position IS ''Where the last event of these stands in the log''', name);
     END LOOP;
 END
 $$;

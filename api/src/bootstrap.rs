@@ -19,6 +19,7 @@ use aihub_application::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
     },
+    refusals::Refusals,
 };
 use aihub_infrastructure::{
     audit::{
@@ -158,6 +159,7 @@ impl App {
             catalog: Catalog { upstreams, equivalents: config.routing.equivalents.clone() },
             limits: Limits::new(config.limits.per_user, config.limits.per_account, config.limits.node),
             answers: Answers::default(),
+            refusals: Refusals::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
@@ -174,9 +176,7 @@ impl App {
         let answers = gateway.clone();
         let forget = move |subject: &str| answers.answers.forget_account(subject);
         workers.spawn(erasure::follow(database.clone(), vault, forget, stop_workers.clone()));
-        if let Some(retention_days) = config.content.retention_days {
-            workers.spawn(keep_retention(gateway.clone(), retention_days, stop_workers.clone()));
-        }
+        keep_records(&config, &gateway, &workers, &stop_workers);
         workers.spawn(keep_house(gateway, orphaned, due, metrics.clone(), stop_workers.clone()));
 
         let listener = listen(config.server.listen).await?;
@@ -248,6 +248,9 @@ impl App {
         }
         if let Some(simulated) = &self.simulated {
             simulated.stop.cancel();
+        }
+        if timeout(LAST_COMMITS, write_down_refusals(&gateway)).await.is_err() {
+            tracing::warn!("what was refused last is not in the log");
         }
         self.stop_workers.cancel();
         self.log.close();
@@ -389,6 +392,15 @@ async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {
     Ok(Simulated { addr, simulator, stop })
 }
 
+/// What the log is told now and then without anybody asking.
+fn keep_records(config: &Config, gateway: &Arc<Gateway>, workers: &TaskTracker, stop: &CancellationToken) {
+    if let Some(retention_days) = config.content.retention_days {
+        workers.spawn(keep_retention(gateway.clone(), retention_days, stop.clone()));
+    }
+    let interval = duration_ms(config.audit.refusals_interval_ms);
+    workers.spawn(keep_refusals(gateway.clone(), interval, stop.clone()));
+}
+
 /// Has content erased that is too old.
 async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: CancellationToken) {
     let mut tick = tokio::time::interval(RETENTION_EVERY);
@@ -399,6 +411,21 @@ async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: Cancel
             Ok(None) => {}
             Err(error) => tracing::warn!(error.message = %error, "content that is too old was not looked for"),
         }
+    }
+}
+
+/// Has refusals written down, until whoever stops the service does it for the last time.
+async fn keep_refusals(gateway: Arc<Gateway>, interval: Duration, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(interval);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        write_down_refusals(&gateway).await;
+    }
+}
+
+async fn write_down_refusals(gateway: &Gateway) {
+    if let Err(error) = gateway.refusals.write_down(&*gateway.log, &gateway.settings.node).await {
+        tracing::warn!(error.message = %error, "what was refused is not in the log yet");
     }
 }
 

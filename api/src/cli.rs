@@ -3,11 +3,13 @@
 //! Exit codes: 0 done, 1 failed, 2 the command line is wrong (those of `audit` stand there), 78 (`EX_CONFIG` of sysexits.h) the configuration is
 //! wrong, 130 interrupted.
 
+mod access;
 mod account;
 mod audit;
 mod chat;
 mod close;
 mod config;
+mod database;
 mod erase;
 mod health;
 mod keys;

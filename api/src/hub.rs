@@ -8,7 +8,13 @@ use std::{
     time::Duration,
 };
 
-use aihub_application::{gateway::Gateway, videos::Videos, workflows::Workflows};
+use aihub_application::{
+    error::GatewayError,
+    gateway::Gateway,
+    principal::{MissingCapability, Principal},
+    videos::Videos,
+    workflows::Workflows,
+};
 use aihub_infrastructure::{
     audit::note::VerifierKey, database::Database, event_store::subscription::Subscriptions,
     kafka::reachability::Reachability, media::KeptMedia, webhooks::sender::WebhookOptions,
@@ -18,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     auth::Authenticator,
+    problem::Problem,
     ws::{changes::Changes, frame::SocketLimits},
 };
 
@@ -93,6 +100,13 @@ impl Hub {
         let place = SocketPlace(self.sockets.clone());
         let before = self.sockets.fetch_add(1, Ordering::AcqRel);
         (before < self.settings.max_sockets).then_some(place)
+    }
+
+    /// What a caller is told that may not do something. The only way to it, so that all of it comes into the log.
+    pub fn forbidden(&self, caller: &Principal, missing: MissingCapability) -> Problem {
+        let error = GatewayError::from(missing);
+        self.gateway.note(caller, &error);
+        error.into()
     }
 }
 

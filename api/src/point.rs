@@ -1,9 +1,9 @@
 //! A point in the log, as a person names it.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use aihub_infrastructure::event_store::reader;
-use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use sqlx::PgConnection;
 use thiserror::Error;
 
@@ -29,6 +29,15 @@ impl FromStr for Point {
         }
         let time = DateTime::parse_from_rfc3339(text).map_err(|_| InvalidPoint)?;
         Ok(Self::Time(time.to_utc()))
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Position(position) => position.fmt(f),
+            Self::Time(time) => f.write_str(&time.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+        }
     }
 }
 
@@ -63,6 +72,9 @@ mod tests {
         assert_eq!("42".parse::<Point>().unwrap(), Point::Position(42));
         assert_eq!("2026-11-22".parse::<Point>().unwrap(), at("2026-11-22T00:00:00Z"));
         assert_eq!("2026-11-22T19:00:00+01:00".parse::<Point>().unwrap(), at("2026-11-22T18:00:00Z"));
+        for text in ["42", "2026-11-22T18:00:00.5Z"] {
+            assert_eq!(text.parse::<Point>().unwrap().to_string(), text);
+        }
         assert!("yesterday".parse::<Point>().is_err());
     }
 }

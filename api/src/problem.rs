@@ -150,12 +150,6 @@ impl From<AuthError> for Problem {
     }
 }
 
-impl From<aihub_application::principal::MissingCapability> for Problem {
-    fn from(missing: aihub_application::principal::MissingCapability) -> Self {
-        GatewayError::from(missing).into()
-    }
-}
-
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.status();

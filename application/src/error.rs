@@ -1,7 +1,7 @@
 //! Why a request got no answer, in the words of the protocol. One place in `api` turns these into frames and
 //! `application/problem+json`.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use aihub_domain::{
     account::{AccountError, Period},
@@ -25,7 +25,7 @@ pub enum GatewayError {
     #[error(
         "no video provider that may be asked makes {asked}; see `details.available` for what could be asked instead"
     )]
-    VideoNotOffered { asked: String, available: Vec<Offering> },
+    VideoNotOffered { asked: Box<AskedVideo>, available: Vec<Offering> },
     #[error("{available} credits are available and {required} are required")]
     InsufficientCredits { available: Microcredits, required: Microcredits },
     #[error("account {account} is not open: ask for a grant of credits, which opens it")]
@@ -62,6 +62,22 @@ pub enum GatewayError {
     /// The reason is in the log under `reference`, and nowhere else.
     #[error("an internal error; the operator finds it under {reference}")]
     Internal { reference: String },
+}
+
+/// A video that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedVideo {
+    /// `8 s of 720p in 16:9`.
+    pub format: String,
+    pub provider: String,
+    pub model: Option<String>,
+}
+
+impl fmt::Display for AskedVideo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from provider {}", self.format, self.provider)?;
+        self.model.as_deref().map_or(Ok(()), |model| write!(f, " with model {model}"))
+    }
 }
 
 /// A field that is at fault, and why.

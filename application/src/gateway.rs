@@ -43,6 +43,7 @@ use crate::{
         vault::ContentVault,
     },
     principal::Principal,
+    refusals::Refusals,
     request::AnswerRequest,
 };
 use answers::Known;
@@ -80,6 +81,8 @@ pub struct Gateway {
     pub catalog: Catalog,
     pub limits: Limits,
     pub answers: Answers,
+    /// Of requests, and whatever else callers ask for.
+    pub refusals: Refusals,
     /// Every request's task. Shutdown waits for it.
     pub tasks: TaskTracker,
     /// No new work.
@@ -142,6 +145,20 @@ impl Gateway {
     ///
     /// `client_id` is the client's name for it, under which it can be resumed.
     pub fn submit(
+        self: &Arc<Self>,
+        principal: &Arc<Principal>,
+        client_id: &str,
+        request: AnswerRequest,
+    ) -> Result<Submitted, GatewayError> {
+        self.admit(principal, client_id, request).inspect_err(|error| self.note(principal, error))
+    }
+
+    /// Counts what somebody was refused, for the log.
+    pub fn note(&self, principal: &Principal, error: &GatewayError) {
+        self.refusals.note(principal, error, self.clock.now());
+    }
+
+    fn admit(
         self: &Arc<Self>,
         principal: &Arc<Principal>,
         client_id: &str,
@@ -212,6 +229,11 @@ impl Gateway {
                 self.told(&job, nothing, ending, Metered::default(), Microcredits::ZERO)
             }
         };
+        if let Err(Failed { error, .. }) = &end
+            && !finish.accepted
+        {
+            self.note(&job.principal, error);
+        }
         drop(running);
         finish.end = Some(end.map_or_else(AnswerEnd::Failed, AnswerEnd::Done));
     }

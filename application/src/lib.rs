@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`access`] | who looks at what, on record |
 //! | [`accounts`] | commands on credit accounts, decided in memory, committed in batches |
 //! | [`answer`] | an answer while it is being made, and afterwards for whoever comes back for it |
 //! | [`catalog`] | which provider has which model, at which price, and what stands in for what |
@@ -12,11 +13,13 @@
 //! | [`policies`] | what follows from what happened, without anyone asking |
 //! | [`ports`] | what the application needs from outside: the event log, providers, content keys, the clock |
 //! | [`principal`] | who asks, for which account, and what their roles allow |
+//! | [`refusals`] | what callers are refused, on its way into the log |
 //! | [`request`] | what a client asks for, checked field by field |
 //! | [`upstream`] | a provider with what guards it: breaker, cool-down, concurrency and rate |
 //! | [`videos`] | video jobs, from the request to the file, with the money on both ends |
 //! | [`workflows`] | models write, then videos are made from what they wrote |
 
+pub mod access;
 pub mod accounts;
 pub mod answer;
 pub mod catalog;
@@ -28,6 +31,7 @@ pub mod limits;
 pub mod policies;
 pub mod ports;
 pub mod principal;
+pub mod refusals;
 pub mod request;
 pub mod upstream;
 pub mod videos;

@@ -1,4 +1,4 @@
-//! Somebody looked at what is not theirs: an auditor's use of the audit routes. Each use is a stream of its own.
+//! Somebody looked at what is not theirs: auditing, or reports on others. Each use is a stream of its own.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,9 @@ pub enum AccessCommand {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccessRecord {
-    /// Who, as the token names them.
+    /// Who, as the token names them, or the operating system.
     pub user: String,
+    /// Empty on the command line.
     pub account: String,
     /// What was done: `audit.trail`.
     pub action: String,

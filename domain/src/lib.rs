@@ -8,6 +8,7 @@
 //! | [`money`] | credits and provider cost, both integers |
 //! | [`period`] | accounting months, and their close |
 //! | [`price`] | token usage, dated prices, and the formula from one to the other |
+//! | [`refusal`] | what was refused before anything was accepted |
 //! | [`request`] | requests to models: accepted once, ended once |
 //! | [`retention`] | how long content is kept |
 //! | [`subject`] | whose content it is, and its erasure |
@@ -20,6 +21,7 @@ pub mod content;
 pub mod money;
 pub mod period;
 pub mod price;
+pub mod refusal;
 pub mod request;
 pub mod retention;
 pub mod subject;

@@ -16,6 +16,7 @@
 //! | [`open_files`] | how many files and sockets there may be |
 //! | [`open_workflows`] | the workflows, and which of them have not ended |
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
+//! | [`os_user`] | who runs this process |
 //! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
 //! | [`seats`] | queues that are no longer than they may be, whoever asks at the same time |
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
@@ -40,6 +41,7 @@ pub mod nodes;
 pub mod open_files;
 pub mod open_workflows;
 pub mod orphaned_requests;
+pub mod os_user;
 pub mod providers;
 pub mod seats;
 pub mod secret_file;

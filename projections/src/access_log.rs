@@ -1,4 +1,4 @@
-//! Who looked at what is not theirs: each use of the audit routes, by its position.
+//! Who looked at what is not theirs, over HTTP or on the command line: each use by its position.
 
 use std::{collections::BTreeMap, sync::Arc};
 

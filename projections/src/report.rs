@@ -34,7 +34,7 @@ use self::{
     format::{Format, FormatError, Heading, Writer},
     query::ReportQuery,
     selection::{Fault, Name, Selection},
-    usage::Source,
+    usage::{Changed, Source},
     watermark::{Basis, Views, Watermark},
 };
 use crate::{credit_ledger, usage_daily, usage_ledger, usage_monthly};
@@ -88,9 +88,9 @@ impl Report {
         let mut views = Views::open(pool, &tables).await?;
         let (position, source) = position(&mut views, &selection, &names, source).await?;
         let basis = views.basis(position).await?;
-        let query = match (selection.name, format) {
-            (_, Format::Focus) => focus::query(&selection, &basis),
-            (Name::Usage | Name::Margin, _) => usage::query(&selection, source, &basis),
+        let query = match (selection.name, source) {
+            (Name::Usage | Name::Margin, Some(source)) => usage::query(&selection, &source, &basis),
+            (Name::Usage | Name::Margin, None) => focus::query(&selection, &basis),
             (Name::Statement, _) => accounts::statement(&selection, &basis),
             (Name::Holds, _) => accounts::holds(&selection, &basis),
             (Name::TrialBalance, _) => accounts::trial_balance(&selection, &basis),
@@ -168,16 +168,16 @@ async fn send(pieces: &mut mpsc::Sender<Bytes>, writer: &mut Writer) -> Result<(
 }
 
 /// The views that a report is made from, and for usage the smallest that has what is asked for.
-fn views_of(selection: &Selection, format: Format) -> (Vec<&'static str>, Source) {
-    let names = match selection.name {
-        _ if format == Format::Focus => vec![usage_ledger::NAME],
+fn views_of(selection: &Selection, format: Format) -> (Vec<&'static str>, Option<Source>) {
+    match selection.name {
+        _ if format == Format::Focus => (vec![usage_ledger::NAME, credit_ledger::NAME], None),
         Name::Usage | Name::Margin => {
-            vec![usage_ledger::NAME, usage_daily::NAME, usage_monthly::NAME]
+            let names = vec![usage_ledger::NAME, usage_daily::NAME, usage_monthly::NAME];
+            (names, Some(Source::smallest(selection)))
         }
-        Name::Statement | Name::Holds => vec![credit_ledger::NAME],
-        Name::TrialBalance | Name::Close => vec![credit_ledger::NAME, usage_ledger::NAME],
-    };
-    (names, Source::smallest(selection))
+        Name::Statement | Name::Holds => (vec![credit_ledger::NAME], None),
+        Name::TrialBalance | Name::Close => (vec![credit_ledger::NAME, usage_ledger::NAME], None),
+    }
 }
 
 /// Where in the log the report stands, and where its usage comes from.
@@ -188,16 +188,18 @@ async fn position(
     views: &mut Views,
     selection: &Selection,
     names: &[&'static str],
-    smallest: Source,
-) -> Result<(u64, Source), ReportError> {
-    let is_usage = matches!(selection.name, Name::Usage | Name::Margin);
+    smallest: Option<Source>,
+) -> Result<(u64, Option<Source>), ReportError> {
+    // What a position is looked up in, and what the report is made from where none is asked for.
+    let (past, present) = match &smallest {
+        Some(source) => (&[usage_ledger::NAME][..], &[source.view()][..]),
+        None => (names, names),
+    };
     let asked = match selection.as_of {
-        Some(as_of) if is_usage => Some(views.as_of(as_of, &[usage_ledger::NAME]).await?),
-        Some(as_of) => Some(views.as_of(as_of, names).await?),
+        Some(as_of) => Some(views.as_of(as_of, past).await?),
         None => None,
     };
-    let added_up_to = views.position(&[smallest.view()]);
-    let last = if is_usage { added_up_to } else { views.position(names) };
+    let last = views.position(present);
     let last_month = selection.days.map(|(_, to)| Month::of_day(to));
     let close = last_month.and_then(|month| views.close_of(month, last)).map(|close| (close.watermark, close.position));
     let position = match (asked, close) {
@@ -205,10 +207,19 @@ async fn position(
         (None, Some((_, closed_at))) if selection.name == Name::Close => closed_at,
         (None, Some((watermark, _))) => watermark,
         // One view is true at every position that it has come to.
-        (None, None) if is_usage || names.len() == 1 => last,
+        (None, None) if present.len() == 1 => last,
         (None, None) => views.end_of_commit(last).await?,
     };
+    let Some(smallest) = smallest else { return Ok((position, None)) };
     // What is added up is true where its view stands, and for closed months anywhere behind their close.
-    let is_added_up = position == added_up_to || close.is_some_and(|(watermark, _)| position >= watermark);
-    Ok((position, if is_added_up { smallest } else { Source::Ledger }))
+    if position == last || close.is_some_and(|(watermark, _)| position >= watermark) {
+        return Ok((position, Some(smallest)));
+    }
+    let changed = match selection.days {
+        Some(days) if views.position(&[usage_daily::NAME]) >= position => {
+            Changed::Days(usage_daily::changed_since(&mut views.transaction, position, days).await?)
+        }
+        _ => Changed::All,
+    };
+    Ok((position, Some(Source::Past(changed))))
 }

@@ -1,6 +1,5 @@
-//! What a month would have cost at other prices, request by request. Nothing changes by it; who wants it to appends the
-//! corrections that come out as credit and debit notes. Prices are those of tokens, so it is about requests: a video was
-//! charged for at the price that its client was told.
+//! What a month would have cost at other prices, request by request and video by video. Nothing changes by it; who wants it
+//! to appends the corrections that come out as credit and debit notes.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +7,9 @@ use aihub_domain::{
     money::{Microcredits, MicrocreditsPerUsd},
     period::Month,
     price::{Price, TokenUsage},
+    video::{format::Resolution, price::VideoPrice},
 };
+use chrono::{DateTime, Utc};
 use futures::{Stream, TryStreamExt, future::ready};
 use sqlx::PgPool;
 
@@ -20,12 +21,30 @@ use crate::{
         watermark::{Basis, Views, Watermark},
     },
     usage_ledger::{self, UsageEntry},
+    video_status,
 };
 
-/// The prices that a model should have had, by provider and model. What is not in it keeps its price.
-pub type Prices = BTreeMap<String, BTreeMap<String, Vec<Price>>>;
+/// By provider and model.
+pub type OfModels<P> = BTreeMap<String, BTreeMap<String, Vec<P>>>;
 
-/// A request at both prices.
+/// The prices that models should have had. What is not in it keeps its price.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prices {
+    pub tokens: OfModels<Price>,
+    pub videos: OfModels<VideoPrice>,
+}
+
+/// What was charged for, with what the price of a video goes by besides its seconds.
+#[derive(sqlx::FromRow)]
+struct Charged {
+    #[sqlx(flatten)]
+    entry: UsageEntry,
+    resolution: Option<String>,
+    /// A video has the price of then.
+    requested_at: Option<DateTime<Utc>>,
+}
+
+/// A request or a video at both prices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repriced {
     pub entry: UsageEntry,
@@ -62,8 +81,8 @@ pub struct BookedMonth {
 
 impl BookedMonth {
     pub async fn of(pool: &PgPool, month: Month) -> Result<Self, ReportError> {
-        let names = [usage_ledger::NAME, credit_ledger::NAME];
-        let mut views = Views::open(pool, &[usage_ledger::NAME, credit_ledger::NAME, "month_close_v1"]).await?;
+        let names = [usage_ledger::NAME, credit_ledger::NAME, video_status::NAME];
+        let mut views = Views::open(pool, &[&names[..], &["month_close_v1"]].concat()).await?;
         let last = views.position(&names);
         let close = views.close_of(month, last).map(|close| close.watermark);
         let basis = views.basis(close.unwrap_or(last)).await?;
@@ -76,36 +95,43 @@ impl BookedMonth {
         Ok(Self { views, month, is_closed: close.is_some(), basis, notes })
     }
 
-    /// The requests that another price is given for, by account and in the order of the log.
+    /// The requests and videos that another price is given for, by account and in the order of the log.
     pub fn requests<'a>(
         &'a mut self,
         prices: &'a Prices,
         rate: MicrocreditsPerUsd,
     ) -> impl Stream<Item = Result<Repriced, sqlx::Error>> + 'a {
         let entries = sqlx::query_as(
-            "SELECT * FROM usage_ledger_v1
-             WHERE accounting_month = $1 AND position <= $2 AND price_id IS NOT NULL AND kind <> 'video'
-             ORDER BY account, position",
+            "SELECT u.*, v.resolution, v.requested_at
+             FROM usage_ledger_v1 u LEFT JOIN video_status_v1 v ON u.kind = 'video' AND v.video_id = u.request_id
+             WHERE u.accounting_month = $1 AND u.position <= $2 AND u.price_id IS NOT NULL
+             ORDER BY u.account, u.position",
         )
         .bind(self.month.first_day())
         .bind(self.basis.position.cast_signed())
         .fetch(&mut *self.views.transaction);
-        entries.try_filter_map(move |entry| ready(Ok(Repriced::of(entry, prices, rate))))
+        entries.try_filter_map(move |charged| ready(Ok(Repriced::of(charged, prices, rate))))
     }
 }
 
 impl Repriced {
-    /// `None` where no other price was valid when it ended.
-    fn of(entry: UsageEntry, prices: &Prices, rate: MicrocreditsPerUsd) -> Option<Self> {
-        let price =
-            prices.get(&entry.provider)?.get(&entry.model)?.iter().find(|price| price.is_valid_at(entry.ended_at))?;
-        let cost = price.cost(&TokenUsage {
-            input: entry.input_tokens.cast_unsigned(),
-            cached_input: entry.cached_input_tokens.cast_unsigned(),
-            cache_write: entry.cache_write_tokens.cast_unsigned(),
-            output: entry.output_tokens.cast_unsigned(),
-            reasoning: entry.reasoning_tokens.cast_unsigned(),
-        });
+    /// `None` where no other price was valid then.
+    fn of(charged: Charged, prices: &Prices, rate: MicrocreditsPerUsd) -> Option<Self> {
+        let Charged { entry, resolution, requested_at } = charged;
+        let cost = if entry.kind == "video" {
+            let (resolution, requested_at): (Resolution, _) = (resolution?.parse().ok()?, requested_at?);
+            let price = of_model(&prices.videos, &entry)?.iter().find(|price| price.is_valid_at(requested_at))?;
+            price.cost(resolution, entry.video_seconds.try_into().ok()?)?
+        } else {
+            let price = of_model(&prices.tokens, &entry)?.iter().find(|price| price.is_valid_at(entry.ended_at))?;
+            price.cost(&TokenUsage {
+                input: entry.input_tokens.cast_unsigned(),
+                cached_input: entry.cached_input_tokens.cast_unsigned(),
+                cache_write: entry.cache_write_tokens.cast_unsigned(),
+                output: entry.output_tokens.cast_unsigned(),
+                reasoning: entry.reasoning_tokens.cast_unsigned(),
+            })
+        };
         Some(Self { charge: rate.charge(cost), cost_picousd: cost.0, entry })
     }
 
@@ -115,6 +141,10 @@ impl Repriced {
         let (charged, list) = (self.entry.charged_microcredits, self.entry.list_microcredits);
         if self.charge.0 < charged { self.charge.0 - charged } else { (self.charge.0 - list.max(charged)).max(0) }
     }
+}
+
+fn of_model<'a, P>(prices: &'a OfModels<P>, entry: &UsageEntry) -> Option<&'a Vec<P>> {
+    prices.get(&entry.provider)?.get(&entry.model)
 }
 
 impl Comparison {

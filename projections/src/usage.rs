@@ -57,7 +57,15 @@ struct Key {
 
 /// What is to be added, row by row.
 #[derive(Debug, Default)]
-pub struct Additions(BTreeMap<Key, Usage>);
+pub struct Additions(BTreeMap<Key, Addition>);
+
+#[derive(Debug)]
+struct Addition {
+    usage: Usage,
+    /// Of the events that it comes from.
+    first_position: i64,
+    last_position: i64,
+}
 
 impl Usage {
     pub fn of(entry: &UsageEntry) -> Self {
@@ -95,9 +103,13 @@ impl Usage {
 
 impl Additions {
     pub fn add(&mut self, period: NaiveDate, entry: UsageEntry) {
-        let usage = Usage::of(&entry);
-        let UsageEntry { account, user_id, provider, model, .. } = entry;
-        self.0.entry(Key { period, account, user_id, provider, model }).or_default().add(&usage);
+        let added = Usage::of(&entry);
+        let UsageEntry { position, account, user_id, provider, model, .. } = entry;
+        let addition = self.0.entry(Key { period, account, user_id, provider, model });
+        let none = Addition { usage: Usage::default(), first_position: position, last_position: position };
+        let addition = addition.or_insert(none);
+        addition.usage.add(&added);
+        addition.last_position = position;
     }
 
     /// Adds to `table`, whose rows are named by `period` (`day` or `month`) and the four names.
@@ -112,18 +124,16 @@ impl Additions {
             model: String,
             #[serde(flatten)]
             usage: Usage,
+            first_position: i64,
+            last_position: i64,
         }
         if self.0.is_empty() {
             return Ok(());
         }
-        let rows = self.0.into_iter().map(|(Key { period, account, user_id, provider, model }, usage)| Row {
-            day: period,
-            month: period,
-            account,
-            user_id,
-            provider,
-            model,
-            usage,
+        let rows = self.0.into_iter().map(|(key, addition)| {
+            let Key { period, account, user_id, provider, model } = key;
+            let Addition { usage, first_position, last_position } = addition;
+            Row { day: period, month: period, account, user_id, provider, model, usage, first_position, last_position }
         });
         let upsert = format!(
             "INSERT INTO {table} AS u
@@ -138,7 +148,7 @@ impl Additions {
                  video_seconds = u.video_seconds + excluded.video_seconds,
                  list_microcredits = u.list_microcredits + excluded.list_microcredits,
                  charged_microcredits = u.charged_microcredits + excluded.charged_microcredits,
-                 cost_picousd = u.cost_picousd + excluded.cost_picousd"
+                 cost_picousd = u.cost_picousd + excluded.cost_picousd, last_position = excluded.last_position"
         );
         sqlx::query(&upsert).bind(json_rows(&rows.collect::<Vec<_>>())?).execute(connection).await?;
         Ok(())

@@ -7,7 +7,7 @@ use aihub_infrastructure::event_store::{decode::LogEntry, subscription::EventHan
 use chrono::NaiveDate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgPool, PgTransaction};
+use sqlx::{PgConnection, PgPool, PgTransaction};
 use thiserror::Error;
 
 use crate::{
@@ -125,6 +125,25 @@ pub async fn report(
         report.push(UsageRow { day, account, user, provider, model, usage });
     }
     Ok(snapshot.close(report).await?)
+}
+
+/// The days between, both included, that something was added to behind a position, and where the first event of each
+/// stands. All others are now as they were there.
+pub async fn changed_since(
+    connection: &mut PgConnection,
+    position: u64,
+    (from, to): (NaiveDate, NaiveDate),
+) -> Result<Vec<(NaiveDate, u64)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT day, min(first_position) AS "first!" FROM usage_daily_v1 WHERE day BETWEEN $1 AND $2
+           GROUP BY day HAVING max(last_position) > $3 ORDER BY day"#,
+        from,
+        to,
+        position.cast_signed(),
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.day, row.first.cast_unsigned())).collect())
 }
 
 #[derive(Debug, Clone, Copy)]

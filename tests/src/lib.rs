@@ -15,6 +15,7 @@
 //! | [`providers`] | the simulated providers, and what they counted |
 //! | [`proxy`] | a network between a node and its database that can be cut and frozen |
 //! | [`receiver`] | a client's server, which is told of things |
+//! | [`traffic`] | requests in numbers, for benchmarks |
 
 #![allow(
     clippy::unwrap_used,
@@ -37,6 +38,7 @@ pub mod process;
 pub mod providers;
 pub mod proxy;
 pub mod receiver;
+pub mod traffic;
 
 use std::{fmt::Debug, time::Duration};
 

@@ -2,8 +2,9 @@
 
 mod bundle;
 mod checkpoint;
-mod cli;
+pub mod cli;
 mod http;
+mod refusals;
 mod replay;
 mod tamper;
 

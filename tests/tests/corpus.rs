@@ -7,6 +7,7 @@ use aihub_domain::{
     access::{Access, AccessEvent},
     account::{Account, event::AccountEvent},
     period::{Period, event::PeriodEvent},
+    refusal::{Refusal, RefusalEvent},
     request::{Request, event::RequestEvent},
     retention::{Retention, RetentionEvent},
     subject::{Subject, SubjectEvent},
@@ -108,6 +109,14 @@ impl Numbered for AccessEvent {
     }
 }
 
+impl Numbered for RefusalEvent {
+    const COUNT: usize = 1;
+    fn number(&self) -> usize {
+        let Self::RequestsRefused(_) = self;
+        0
+    }
+}
+
 impl Numbered for WorkflowEvent {
     const COUNT: usize = 8;
     fn number(&self) -> usize {
@@ -190,13 +199,15 @@ fn every_event_of_every_version_that_was_ever_written_still_loads() {
     check::<Subject>();
     check::<Retention>();
     check::<Access>();
+    check::<Refusal>();
     check::<VideoJob>();
     check::<Workflow>();
 }
 
 #[test]
 fn no_version_is_dropped_from_the_corpus() {
-    let all: Vec<String> = ["access", "account", "period", "request", "retention", "subject", "video", "workflow"]
+    let aggregates = ["access", "account", "period", "refusal", "request", "retention", "subject", "video", "workflow"];
+    let all: Vec<String> = aggregates
         .iter()
         .flat_map(|aggregate| stored(aggregate))
         .map(|event| format!("{}@{}", event.event_type, event.event_version))
@@ -215,6 +226,7 @@ fn no_version_is_dropped_from_the_corpus() {
             "ReservationExtended@1.0",
             "UsageLimitsSet@1.0",
             "MonthClosed@1.0",
+            "RequestsRefused@1.0",
             "RequestAbandoned@1.0",
             "RequestAccepted@1.0",
             "RequestCancelled@1.0",

@@ -5,6 +5,7 @@ mod ledgers;
 mod months;
 mod rebuilding;
 mod reports;
+mod stopping;
 mod usage;
 mod videos;
 

@@ -17,11 +17,15 @@ use aihub_infrastructure::{
     database::Database,
     embedded_postgres::EmbeddedPostgres,
     event_store::{PostgresEventLog, upcast::Upcasters, writer::WriterOptions},
+    os_user::os_user,
 };
 use clap::Subcommand;
 use tokio_util::task::TaskTracker;
 
 use crate::{bootstrap::open_database, config::Config};
+
+/// What the command line is called among the nodes.
+pub const NODE: &str = "cli";
 
 #[derive(Debug, Subcommand)]
 pub enum Account {
@@ -87,13 +91,13 @@ pub fn metadata(actor: &str, correlation_id: &str) -> Arc<Metadata> {
     Arc::new(Metadata::from([
         ("actor", actor.to_owned()),
         ("correlationId", correlation_id.to_owned()),
-        ("node", "cli".to_owned()),
+        ("node", NODE.to_owned()),
     ]))
 }
 
 /// The person at this machine, as far as it knows.
 pub fn actor(named: Option<String>) -> String {
-    named.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "cli".to_owned())
+    named.unwrap_or_else(os_user)
 }
 
 pub fn account_name(text: &str) -> Result<String, String> {

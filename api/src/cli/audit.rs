@@ -10,12 +10,15 @@ use aihub_application::ports::clock::SystemClock;
 use aihub_infrastructure::{
     audit::{AuditError, checkpoint, note::VerifierKey},
     database::Database,
-    embedded_postgres::EmbeddedPostgres,
 };
 use clap::{Args, Subcommand};
 use thiserror::Error;
 
-use super::output::{out, out_line};
+use super::{
+    access::Who,
+    database::with_opened,
+    output::{out, out_line},
+};
 use crate::{
     bootstrap::{open_database, signing_key},
     config::Config,
@@ -26,7 +29,7 @@ pub enum Audit {
     /// Check every event, the chain, the streams, the signed checkpoints and the balances
     Verify(verify::Verify),
     /// Sign what the log is now, after verifying what came since the last time, and print it
-    Checkpoint,
+    Checkpoint(Who),
     /// Print the proof that an event is in the log, for `verify-bundle`
     Prove(bundle::Prove),
     /// Write a stretch of the log into a file that proves itself
@@ -84,7 +87,9 @@ impl Audit {
             Self::VerifyBundle(verify) => verify.run(),
             Self::Key => Ok(out_line(signing_key(config)?.verifier())?),
             Self::Verify(verify) => with_database(config, async |database| verify.run(config, database).await).await,
-            Self::Checkpoint => with_database(config, async |database| make_checkpoint(config, database).await).await,
+            Self::Checkpoint(who) => {
+                with_database(config, async |database| make_checkpoint(config, database, who).await).await
+            }
             Self::Trail(trail) => with_database(config, async |database| trail.run(database).await).await,
             Self::Prove(prove) => with_database(config, async |database| prove.run(config, database).await).await,
             Self::Export(export) => with_database(config, async |database| export.run(config, database).await).await,
@@ -105,26 +110,19 @@ impl Keys {
     }
 }
 
-async fn make_checkpoint(config: &Config, database: &Database) -> anyhow::Result<()> {
+async fn make_checkpoint(config: &Config, database: &Database, who: Who) -> anyhow::Result<()> {
     let made = checkpoint::make(database, &signing_key(config)?, &SystemClock).await.map_err(Finding::from)?;
     match made {
-        Some((_, note)) => Ok(out(note)?),
+        Some((_, note)) => {
+            who.looks(database, "audit.checkpoint", []).await?;
+            Ok(out(note)?)
+        }
         None => Err(Finding::Incomplete("the log is empty".to_owned()).into()),
     }
 }
 
-/// The work, on a database that is closed behind it.
-pub async fn with_database(
-    config: &Config,
-    work: impl AsyncFnOnce(&Database) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let opened = open_database(config).await;
-    let (database, embedded) = opened.map_err(|error| Finding::Unreadable(format!("{error:#}")))?;
-    let done = work(&database).await;
-    database.pool().close().await;
-    let stopped = match embedded {
-        Some(embedded) => EmbeddedPostgres::stop(embedded).await,
-        None => Ok(()),
-    };
-    done.and(stopped.map_err(Into::into))
+/// A database that cannot be reached is a log that cannot be read.
+async fn with_database(config: &Config, work: impl AsyncFnOnce(&Database) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let opened = open_database(config).await.map_err(|error| Finding::Unreadable(format!("{error:#}")))?;
+    with_opened(opened, work).await
 }

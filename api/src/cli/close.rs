@@ -5,9 +5,12 @@ use aihub_domain::period::{Month, event::PeriodEvent};
 use aihub_infrastructure::{audit::checkpoint, event_store::upcast::Upcasters};
 use clap::Args;
 
-use super::output::{out, remark};
+use super::{
+    database::with_database,
+    output::{out, remark},
+};
 use crate::{
-    bootstrap::{open_database, signing_key},
+    bootstrap::signing_key,
     config::Config,
     month_close::{Closed, close_month},
 };
@@ -23,20 +26,19 @@ pub struct Close {
 
 impl Close {
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let (database, embedded) = open_database(config).await?;
-        let closed = close_month(&database, &Upcasters::default(), self.month, &self.actor, SystemClock.now()).await;
-        // What the month was is signed at once, where this machine can.
-        if closed.is_ok()
-            && let Ok(key) = signing_key(config)
-            && let Err(error) = checkpoint::make(&database, &key, &SystemClock).await
-        {
-            remark(format_args!("no checkpoint was signed: {error}"))?;
-        }
-        database.pool().close().await;
-        if let Some(embedded) = embedded {
-            embedded.stop().await?;
-        }
-        Ok(out(describe(&closed?))?)
+        let closed = with_database(config, async |database| {
+            let closed =
+                close_month(database, &Upcasters::default(), self.month, &self.actor, SystemClock.now()).await?;
+            // What the month was is signed at once, where this machine can.
+            if let Ok(key) = signing_key(config)
+                && let Err(error) = checkpoint::make(database, &key, &SystemClock).await
+            {
+                remark(format_args!("no checkpoint was signed: {error}"))?;
+            }
+            Ok(closed)
+        })
+        .await?;
+        Ok(out(describe(&closed))?)
     }
 }
 

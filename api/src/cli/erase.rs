@@ -24,7 +24,7 @@ pub struct Erase {
     /// Why, for the audit
     #[arg(long)]
     reason: String,
-    /// Who erases [default: $USER]
+    /// Who erases [default: the operating system's user]
     #[arg(long)]
     actor: Option<String>,
 }

@@ -5,7 +5,7 @@ use anyhow::bail;
 use clap::Subcommand;
 
 use super::{
-    audit::with_database,
+    database::with_database,
     output::{out_line, progress, progress_done},
 };
 use crate::{bootstrap::master_keys, config::Config};

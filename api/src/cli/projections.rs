@@ -19,8 +19,11 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 
-use super::output::{out, out_line, remark};
-use crate::{bootstrap::open_database, config::Config};
+use super::{
+    database::with_database,
+    output::{out, out_line, remark},
+};
+use crate::config::Config;
 
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -45,13 +48,7 @@ pub enum Projections {
 
 impl Projections {
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let (database, embedded) = open_database(config).await?;
-        let done = self.run_on(&database).await;
-        database.pool().close().await;
-        if let Some(embedded) = embedded {
-            embedded.stop().await?;
-        }
-        done
+        with_database(config, async |database| self.run_on(database).await).await
     }
 
     async fn run_on(self, database: &Database) -> anyhow::Result<()> {

@@ -12,8 +12,12 @@ use chrono::NaiveDate;
 use clap::{Args, ValueEnum};
 use rust_decimal::{Decimal, prelude::ToPrimitive};
 
-use super::output::{out, remark};
-use crate::{bootstrap::open_database, config::Config};
+use super::{
+    access::Who,
+    database::with_database,
+    output::{out, remark},
+};
+use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub struct Reconcile {
@@ -36,6 +40,8 @@ pub struct Reconcile {
     /// What the provider is called in the configuration; may be given several times [default: openai or claude]
     #[arg(long)]
     provider: Vec<String>,
+    #[command(flatten)]
+    who: Who,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -74,13 +80,16 @@ impl Reconcile {
         anyhow::ensure!(from <= to, "{from} is after {to}");
         export.figures.retain(|(day, _), _| (from..=to).contains(day));
 
-        let (database, embedded) = open_database(config).await?;
-        let known = ours(database.pool(), &providers, (from, to)).await;
-        database.pool().close().await;
-        if let Some(embedded) = embedded {
-            embedded.stop().await?;
-        }
-        let (known, basis) = known?;
+        let (known, basis) = with_database(config, async |database| {
+            let asked = [
+                ("provider", Some(providers.join(","))),
+                ("from", Some(from.to_string())),
+                ("to", Some(to.to_string())),
+            ];
+            self.who.looks(database, "reconcile", asked).await?;
+            Ok(ours(database.pool(), &providers, (from, to)).await?)
+        })
+        .await?;
         let found = differences(&known, &export.figures, vendor, self.tolerance.0);
         out(table(&found))?;
         let beyond = found.iter().filter(|found| found.is_beyond).count();

@@ -5,8 +5,8 @@ use aihub_infrastructure::kafka::relay;
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use super::output::out_line;
-use crate::{bootstrap::open_database, config::Config};
+use super::{database::with_database, output::out_line};
+use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub struct Relay {
@@ -17,17 +17,11 @@ pub struct Relay {
 
 impl Relay {
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
-        let (database, embedded) = open_database(config).await?;
-        let moved = relay::publish_again_from(database.pool(), self.from).await;
-        database.pool().close().await;
-        if let Some(embedded) = embedded {
-            embedded.stop().await?;
-        }
-        ensure!(
-            moved.context("the relay's checkpoint was not moved")?,
-            "position {} is not published yet, so it cannot be published again",
-            self.from
-        );
+        let moved = with_database(config, async |database| {
+            let moved = relay::publish_again_from(database.pool(), self.from).await;
+            moved.context("the relay's checkpoint was not moved")
+        });
+        ensure!(moved.await?, "position {} is not published yet, so it cannot be published again", self.from);
         Ok(out_line(format_args!("a hub that is told of Kafka publishes everything from position {} on", self.from))?)
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::audit::with_database;
+use super::{access::Who, database::with_database};
 use crate::{config::Config, point::Point};
 
 #[derive(Debug, Args)]
@@ -30,6 +30,8 @@ pub struct Replay {
     /// postgres://user:password@host:port/name
     #[arg(long, value_name = "URL", requires = "from")]
     database: Option<String>,
+    #[command(flatten)]
+    who: Who,
 }
 
 #[derive(Debug, Args)]
@@ -49,11 +51,24 @@ impl Replay {
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
         match self {
             Self { from: Some(file), database: Some(url), .. } => file::restore_into(&url, &file).await,
-            Self { to: Some(file), .. } => {
-                with_database(config, async |database| file::write(database, &file).await).await
+            Self { to: Some(file), who, .. } => {
+                with_database(config, async |database| {
+                    who.looks(database, "replay.to", []).await?;
+                    file::write(database, &file).await
+                })
+                .await
             }
-            Self { as_of: Some(point), whose, diff, .. } => {
-                with_database(config, async |database| as_of::show(database, point, whose, diff).await).await
+            Self { as_of: Some(point), whose, diff, who, .. } => {
+                with_database(config, async |database| {
+                    let Whose { account, request, video, workflow } = &whose;
+                    let whose_names =
+                        [("account", account), ("request", request), ("video", video), ("workflow", workflow)];
+                    let asked = whose_names.map(|(name, id)| (name, id.clone()));
+                    who.looks(database, "replay.as-of", asked.into_iter().chain([("asOf", Some(point.to_string()))]))
+                        .await?;
+                    as_of::show(database, point, whose, diff).await
+                })
+                .await
             }
             _ => anyhow::bail!("say what to replay: --as-of, --to or --from"),
         }

@@ -18,10 +18,13 @@ use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use futures::{StreamExt, pin_mut};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 
-use super::output::{is_terminal, remark};
-use crate::{bootstrap::open_database, config::Config};
+use super::{
+    access::Who,
+    database::with_database,
+    output::{is_terminal, remark},
+};
+use crate::config::Config;
 
 #[derive(Debug, Subcommand)]
 pub enum Report {
@@ -51,6 +54,8 @@ pub struct Asked<T: Args> {
     /// Write it there; beside a table without room for it, the watermark goes to FILE.watermark.json
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    who: Who,
 }
 
 #[derive(Debug, Args)]
@@ -164,26 +169,46 @@ impl Report {
 
 impl<T: Args + Into<Parameters>> Asked<T> {
     async fn run(self, name: Name, config: &Config) -> anyhow::Result<()> {
-        let Self { what, as_of, format, output } = self;
-        let format = Format::from_text(&format).context("a format that is not known")?;
+        let Self { what, as_of, format: format_name, output, who } = self;
+        let format = Format::from_text(&format_name).context("a format that is not known")?;
         if format == Format::Parquet && output.is_none() && is_terminal() {
             anyhow::bail!("Parquet is nothing for a terminal: name a file with --output");
         }
         let parameters = Parameters { as_of, ..what.into() };
+        let asked = asked(&parameters).into_iter().chain([("format", Some(format_name))]).collect::<Vec<_>>();
         let selection = Selection::of(name, parameters, SystemClock.now().date_naive())?;
-        let (database, embedded) = open_database(config).await?;
-        let made = make(database.pool(), selection, format, output.as_deref()).await;
-        database.pool().close().await;
-        if let Some(embedded) = embedded {
-            embedded.stop().await?;
-        }
-        made
+        with_database(config, async |database| {
+            let is_latest = selection.as_of.is_none();
+            let report = library::Report::open(database.pool(), selection, format).await?;
+            // Where the log ends that the report was asked of: the use itself comes behind.
+            let head = reader::head(database.pool()).await?.position;
+            who.looks(database, &format!("report.{}", name.as_str()), asked).await?;
+            make(report, is_latest.then_some(head), format, output.as_deref()).await
+        })
+        .await
     }
 }
 
-async fn make(pool: &PgPool, selection: Selection, format: Format, output: Option<&Path>) -> anyhow::Result<()> {
-    let is_latest = selection.as_of.is_none();
-    let report = library::Report::open(pool, selection, format).await?;
+/// As over HTTP.
+fn asked(parameters: &Parameters) -> [(&'static str, Option<String>); 9] {
+    let Parameters { month, from, to, account, user, provider, model, group_by, as_of, limit: _, cursor: _ } =
+        parameters;
+    [
+        ("month", month),
+        ("from", from),
+        ("to", to),
+        ("account", account),
+        ("user", user),
+        ("provider", provider),
+        ("model", model),
+        ("groupBy", group_by),
+        ("asOf", as_of),
+    ]
+    .map(|(name, value)| (name, value.clone()))
+}
+
+/// `head` is where the log ended, if the report is to be the latest.
+async fn make(report: library::Report, head: Option<u64>, format: Format, output: Option<&Path>) -> anyhow::Result<()> {
     let heading = report.heading();
     let mut hash = Sha256::new();
     let mut target: Box<dyn Write + Send> = match output {
@@ -216,8 +241,10 @@ async fn make(pool: &PgPool, selection: Selection, format: Format, output: Optio
         }
     }
     tell(&watermark, output)?;
-    let head = reader::head(pool).await?.position;
-    if is_latest && heading.parameters.get("to").is_none() && head > watermark.basis.position {
+    if let Some(head) = head
+        && heading.parameters.get("to").is_none()
+        && head > watermark.basis.position
+    {
         let behind = head - watermark.basis.position;
         remark(format_args!(
             "the log has {behind} more events: a running service or `aihub projections` takes them in"

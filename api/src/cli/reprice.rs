@@ -1,7 +1,7 @@
 //! `aihub reprice --month 2026-10 --prices corrected.toml`: what a month would have cost at corrected prices. With
 //! `--apply` the difference is given back or taken, in credit and debit notes that name the requests they correct.
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf};
+use std::{io::Write, path::PathBuf};
 
 use aihub_application::ports::clock::{Clock, SystemClock};
 use aihub_domain::{
@@ -14,19 +14,21 @@ use aihub_domain::{
 };
 use aihub_projections::{
     report::format::{Format, Heading, Writer},
-    repricing::{BookedMonth, Comparison, Prices, Repriced},
+    repricing::{BookedMonth, Comparison, OfModels, Prices, Repriced},
 };
 use anyhow::Context;
 use clap::{Args, builder::PossibleValuesParser};
 use futures::{TryStreamExt, pin_mut};
+use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{
+    access::Who,
     account::{Ledger, metadata},
     output::remark,
 };
-use crate::config::{Config, prices::PriceSettings};
+use crate::config::{Config, prices::PriceSettings, videos::VideoPriceSettings};
 
 /// The most requests that one note names.
 const REQUESTS_PER_NOTE: usize = 500;
@@ -36,7 +38,8 @@ pub struct Reprice {
     /// Like 2026-10
     #[arg(long)]
     month: Month,
-    /// Corrected prices, as `[[openai."gpt-6-luna"]]` with the fields of a model's prices in the configuration
+    /// Corrected prices, as `[[openai."gpt-6-luna"]]`, or for a model that makes videos `[[videos.veo."veo-4"]]`, with the
+    /// fields of a model's prices in the configuration
     #[arg(long, value_name = "FILE")]
     prices: PathBuf,
     #[arg(long, default_value = "csv", value_parser = PossibleValuesParser::new(["csv", "json"]))]
@@ -44,7 +47,7 @@ pub struct Reprice {
     /// Make notes for the difference; the month has to be closed
     #[arg(long, requires_all = ["actor", "reason"])]
     apply: bool,
-    /// Who corrects
+    /// Who corrects, or looks [default for looking: the operating system's user]
     #[arg(long)]
     actor: Option<String>,
     /// Why, for the audit
@@ -107,7 +110,11 @@ impl Reprice {
                 }
                 Some(Corrector::new(ledger, self.month, key.clone(), actor, reason))
             }
-            _ => None,
+            (_, actor, _) => {
+                let asked = [("month", Some(self.month.to_string()))];
+                Who { actor }.looks(&ledger.database, "reprice", asked).await?;
+                None
+            }
         };
         let mut comparison = Comparison::default();
         {
@@ -208,22 +215,37 @@ impl<'a> Corrector<'a> {
     }
 }
 
+/// A file of prices. A provider of texts cannot be called `videos` in it.
+#[derive(Deserialize)]
+struct PriceFile {
+    #[serde(default)]
+    videos: OfModels<VideoPriceSettings>,
+    #[serde(flatten)]
+    tokens: OfModels<PriceSettings>,
+}
+
 fn prices(text: &str) -> anyhow::Result<Prices> {
-    let settings: BTreeMap<String, BTreeMap<String, Vec<PriceSettings>>> = toml::from_str(text)?;
-    for (provider, models) in &settings {
+    let PriceFile { videos, tokens } = toml::from_str(text)?;
+    Ok(Prices {
+        tokens: checked(tokens, PriceSettings::overlaps, PriceSettings::price)?,
+        videos: checked(videos, VideoPriceSettings::overlaps, |price, _, _| price.price())?,
+    })
+}
+
+fn checked<S, P>(
+    settings: OfModels<S>,
+    overlaps: impl Fn(&S, &S) -> bool,
+    price: impl Fn(&S, &str, &str) -> P,
+) -> anyhow::Result<OfModels<P>> {
+    let mut checked = OfModels::<P>::new();
+    for (provider, models) in settings {
         for (model, prices) in models {
-            let overlaps =
-                prices.iter().enumerate().any(|(nth, one)| prices[..nth].iter().any(|other| one.overlaps(other)));
-            anyhow::ensure!(!overlaps, "two prices of {provider}/{model} are valid on the same day");
+            let clash =
+                prices.iter().enumerate().any(|(nth, one)| prices[..nth].iter().any(|other| overlaps(one, other)));
+            anyhow::ensure!(!clash, "two prices of {provider}/{model} are valid on the same day");
+            let prices = prices.iter().map(|settings| price(settings, &provider, &model)).collect();
+            checked.entry(provider.clone()).or_default().insert(model, prices);
         }
     }
-    let prices = settings.into_iter().map(|(provider, models)| {
-        let models = models.into_iter().map(|(model, prices)| {
-            let prices = prices.iter().map(|price| price.price(&provider, &model)).collect();
-            (model, prices)
-        });
-        let models = models.collect();
-        (provider, models)
-    });
-    Ok(prices.collect())
+    Ok(checked)
 }

@@ -14,7 +14,8 @@ use aihub_projections::video_status::list::{Filter, list};
 use clap::Subcommand;
 
 use super::{
-    account::{Ledger, actor},
+    access::Who,
+    account::{Ledger, NODE, actor},
     output::out_line,
 };
 use crate::config::Config;
@@ -24,7 +25,7 @@ const MAX_LISTED: u32 = 1_000;
 #[derive(Debug, Subcommand)]
 pub enum Videos {
     /// List the jobs that wait for a decision
-    InDoubt,
+    InDoubt(Who),
     /// The provider does not have it: submit it again
     Resubmit {
         video_id: String,
@@ -60,7 +61,7 @@ impl Videos {
 
     async fn decide(self, config: &Config, ledger: &Ledger) -> anyhow::Result<()> {
         let (video_id, decision, by) = match self {
-            Self::InDoubt => return list_in_doubt(ledger).await,
+            Self::InDoubt(who) => return list_in_doubt(ledger, who).await,
             Self::Resubmit { video_id, actor } => (video_id, Decision::Resubmit, actor),
             Self::Adopt { video_id, provider_job, actor } => {
                 (video_id, Decision::Adopt { provider_job_id: provider_job }, actor)
@@ -72,14 +73,15 @@ impl Videos {
             accounts: ledger.accounts.clone(),
             clock: Arc::new(SystemClock),
             rate: config.credits.per_usd.0,
-            node: "cli".to_owned(),
+            node: NODE.to_owned(),
         };
         let Known { video_id, job, .. } = jobs.decide(&video_id, decision, &actor(by)).await?;
         Ok(out_line(format_args!("video {video_id} is {} now", job.status().as_str()))?)
     }
 }
 
-async fn list_in_doubt(ledger: &Ledger) -> anyhow::Result<()> {
+async fn list_in_doubt(ledger: &Ledger, who: Who) -> anyhow::Result<()> {
+    who.looks(&ledger.database, "videos.in-doubt", []).await?;
     let filter = Filter { status: Some(VideoStatus::InDoubt), limit: MAX_LISTED, ..Filter::default() };
     let in_doubt = list(ledger.database.pool(), &filter).await?.value;
     for row in &in_doubt {

@@ -4,7 +4,7 @@ use aihub_infrastructure::webhooks::deliveries::{self, DeliveryFilter};
 use anyhow::bail;
 use clap::Subcommand;
 
-use super::{account::Ledger, output::out_line};
+use super::{access::Who, account::Ledger, output::out_line};
 use crate::config::Config;
 
 const MAX_LISTED: u32 = 1_000;
@@ -18,6 +18,8 @@ pub enum Webhooks {
         /// A video or a workflow
         #[arg(long)]
         job: Option<String>,
+        #[command(flatten)]
+        who: Who,
     },
     /// Tell the end of a video or workflow once more
     Redeliver { job_id: String },
@@ -34,7 +36,9 @@ impl Webhooks {
     async fn act(self, ledger: &Ledger) -> anyhow::Result<()> {
         let pool = ledger.database.pool();
         match self {
-            Self::List { account, job } => {
+            Self::List { account, job, who } => {
+                let asked = [("account", account.clone()), ("job", job.clone())];
+                who.looks(&ledger.database, "webhooks.list", asked).await?;
                 let filter = DeliveryFilter { job_id: job.as_deref(), account: account.as_deref(), state: None };
                 for one in deliveries::list(pool, filter, MAX_LISTED).await? {
                     let last = one.last_status.map(|status| status.to_string()).or(one.last_error).unwrap_or_default();

@@ -91,6 +91,7 @@ fn zeros(config: &Config) -> Vec<Fault> {
         ("server.ping_interval_ms", server.ping_interval_ms),
         ("gateway.request_timeout_ms", config.gateway.request_timeout_ms),
         ("audit.checkpoint_interval_ms", config.audit.checkpoint_interval_ms),
+        ("audit.refusals_interval_ms", config.audit.refusals_interval_ms),
         ("gateway.node_timeout_ms", config.gateway.node_timeout_ms),
         ("videos.max_queued", config.videos.max_queued),
         ("videos.max_queued_per_account", config.videos.max_queued_per_account),

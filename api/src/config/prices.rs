@@ -78,12 +78,17 @@ impl PriceSettings {
 
     /// Whether there is a day on which both are valid.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let starts_before_end = |one: &Self, other: &Self| match (one.valid_from, other.valid_until) {
-            (Some(from), Some(until)) => from < until,
-            _ => true,
-        };
-        starts_before_end(self, other) && starts_before_end(other, self)
+        overlap((self.valid_from, self.valid_until), (other.valid_from, other.valid_until))
     }
+}
+
+/// Of two stretches from the first day to the first one after them.
+pub fn overlap(one: (Option<NaiveDate>, Option<NaiveDate>), other: (Option<NaiveDate>, Option<NaiveDate>)) -> bool {
+    let starts_before_end = |from: Option<NaiveDate>, until: Option<NaiveDate>| match (from, until) {
+        (Some(from), Some(until)) => from < until,
+        _ => true,
+    };
+    starts_before_end(one.0, other.1) && starts_before_end(other.0, one.1)
 }
 
 fn rates(

@@ -113,6 +113,8 @@ pub struct AuditSettings {
     pub signing_key: Option<Secret>,
     /// How often one is made, if the log has moved.
     pub checkpoint_interval_ms: u64,
+    /// How long refusals are counted before they are written down.
+    pub refusals_interval_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ use super::{
     Config,
     amount::Usd,
     duration_ms,
+    prices::overlap,
     providers::{BreakerSettings, ProviderTimeouts},
 };
 use crate::auth::secret::Secret;
@@ -215,7 +216,11 @@ impl VideoModelSettings {
 }
 
 impl VideoPriceSettings {
-    fn price(&self) -> VideoPrice {
+    pub fn overlaps(&self, other: &Self) -> bool {
+        overlap((self.valid_from, self.valid_until), (other.valid_from, other.valid_until))
+    }
+
+    pub fn price(&self) -> VideoPrice {
         VideoPrice {
             id: self.id.clone(),
             per_second: self.usd_per_second.iter().map(|(resolution, usd)| (*resolution, usd.0)).collect(),

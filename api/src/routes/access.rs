@@ -1,15 +1,8 @@
 //! Who looks at what is not theirs is in the log before the answer comes: uses of the audit routes, and reports on
 //! others.
 
-use std::sync::Arc;
-
-use aihub_application::{
-    ports::event_log::{Metadata, NewEvent, StreamAppend, Unit},
-    principal::Principal,
-};
-use aihub_domain::access::{Access, AccessCommand, AccessRecord};
-use cqrs_es::Aggregate;
-use uuid::Uuid;
+use aihub_application::{access, principal::Principal};
+use aihub_domain::access::AccessRecord;
 
 use crate::{hub::Hub, problem::Problem};
 
@@ -28,22 +21,6 @@ pub async fn record<'a>(
         parameters,
         accessed_at: hub.gateway.clock.now(),
     };
-    let id = Uuid::now_v7();
-    let events = Access::default().decide(AccessCommand::RecordAccess(record));
-    let events = events.map_err(|error| Problem::internal(&error))?;
-    let events: Result<Vec<_>, _> = events.iter().map(NewEvent::of).collect();
-    let stream = StreamAppend {
-        aggregate_type: Access::TYPE,
-        aggregate_id: id.to_string(),
-        expected_sequence: 0,
-        events: events.map_err(|error| Problem::internal(&error))?,
-    };
-    let metadata = Metadata::from([
-        ("actor", caller.user.clone()),
-        ("correlationId", id.to_string()),
-        ("node", hub.gateway.settings.node.clone()),
-    ]);
-    let unit = Unit { command_id: id, streams: vec![stream], metadata: Arc::new(metadata), basis: None };
-    hub.gateway.log.append(unit).await.map_err(|error| Problem::internal(&error))?;
-    Ok(())
+    let recorded = access::record(&*hub.gateway.log, record, &hub.gateway.settings.node).await;
+    recorded.map_err(|error| Problem::internal(&error))
 }

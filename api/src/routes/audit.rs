@@ -65,7 +65,7 @@ impl FromRequestParts<Arc<Hub>> for Auditor {
 
     async fn from_request_parts(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Self, Problem> {
         let Caller(caller) = Caller::from_request_parts(parts, hub).await?;
-        caller.capabilities.require_audit()?;
+        caller.capabilities.require_audit().map_err(|missing| hub.forbidden(&caller, missing))?;
         Ok(Self(caller))
     }
 }

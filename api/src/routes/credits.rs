@@ -30,7 +30,7 @@ pub async fn show(
 ) -> Result<Json<Value>, Problem> {
     let Query(parameters) = parameters.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
     let account = parameters.account.unwrap_or_else(|| caller.account.clone());
-    caller.require_reports_on(&account)?;
+    caller.require_reports_on(&account).map_err(|missing| hub.forbidden(&caller, missing))?;
     let view = account_balance::find(hub.reads.pool(), &account).await.map_err(|error| Problem::internal(&error))?;
     let Some(balance) = view.value else {
         return Err(Problem::not_found(format!("account {account} is not open")));

@@ -1,7 +1,8 @@
 //! `GET /mcp`: the upgrade to a WebSocket. Who may not come in hears so before it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use aihub_application::error::GatewayError;
 use axum::{
     extract::{State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
     response::{IntoResponse, Response},
@@ -17,9 +18,11 @@ pub async fn upgrade(
 ) -> Result<Response, Problem> {
     let upgrade = upgrade.map_err(|rejection| Problem::new("UPGRADE_REQUIRED", rejection.body_text()))?;
     if hub.gateway.draining.is_cancelled() {
-        return Err(aihub_application::error::GatewayError::ShuttingDown.into());
+        return Err(GatewayError::ShuttingDown.into());
     }
     let Some(place) = hub.socket_place() else {
+        let running = hub.settings.max_sockets;
+        hub.gateway.note(&principal, &GatewayError::QueueFull { running, waiting: 0, retry_after: Duration::ZERO });
         return Err(Problem::new("QUEUE_FULL", "the service is at its limit of sockets"));
     };
     let max_frame_bytes = hub.settings.limits.max_frame_bytes;

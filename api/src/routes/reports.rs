@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use aihub_application::principal::{Principal, Reports};
+use aihub_application::principal::{MissingCapability, Principal, Reports};
 use aihub_projections::report::{
     Piece, Report, ReportError,
     format::Format,
@@ -45,7 +45,7 @@ pub async fn show(
     let Query(pairs) = pairs.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
     let asked = pairs.clone();
     let (mut parameters, format) = read(pairs)?;
-    let is_own = keep_to_own(&caller, name, &mut parameters)?;
+    let is_own = keep_to_own(&caller, name, &mut parameters).map_err(|missing| hub.forbidden(&caller, missing))?;
     let selection = Selection::of(name, parameters, hub.gateway.clock.now().date_naive())?;
     let report = Report::open(hub.reads.pool(), selection, format).await?;
     if !is_own {
@@ -65,7 +65,7 @@ pub async fn show(
 }
 
 /// A report on more than one's own is for those who read all, and is on record: then this is false.
-fn keep_to_own(caller: &Principal, name: Name, parameters: &mut Parameters) -> Result<bool, Problem> {
+fn keep_to_own(caller: &Principal, name: Name, parameters: &mut Parameters) -> Result<bool, MissingCapability> {
     if caller.capabilities.require_reports(Reports::All).is_ok() {
         return Ok(false);
     }

@@ -19,7 +19,7 @@ pub async fn show(
     Caller(caller): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    caller.capabilities.require_reports(Reports::Own)?;
+    caller.capabilities.require_reports(Reports::Own).map_err(|missing| hub.forbidden(&caller, missing))?;
     let reads_all = caller.capabilities.require_reports(Reports::All).is_ok();
     let view = request_status::find(hub.reads.pool(), &id).await.map_err(|error| Problem::internal(&error))?;
     // Whether somebody else's request exists is nobody's business.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aihub_application::{
     error::GatewayError,
     ports::jobs::News,
-    principal::{Principal, Reports},
+    principal::{MissingCapability, Principal, Reports},
     videos::{
         housekeeping::EraseError,
         jobs::{ChangeError, Known},
@@ -103,7 +103,7 @@ impl Watched for WatchedVideo<'_> {
 
     async fn tell(&self, known: &Known) -> Result<Value, Problem> {
         let mut told = tell(&self.hub.videos, known).await?;
-        if let (Err(_), Some(fields)) = (require_owner(self.caller, known), told.as_object_mut()) {
+        if let (Err(_), Some(fields)) = (owns(self.caller, known), told.as_object_mut()) {
             // Who reads all reports is told of the job, and not given its content.
             fields.retain(|name, _| name != "url" && name != "thumbnailUrl");
         }
@@ -167,7 +167,7 @@ pub async fn cancel(
     Caller(caller): Caller,
     Path(video_id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    require_owner(&caller, &find(&hub, &caller, &video_id).await?)?;
+    owns(&caller, &find(&hub, &caller, &video_id).await?).map_err(|missing| hub.forbidden(&caller, missing))?;
     let known = hub.videos.cancel(&video_id, &caller.user).await.map_err(|error| refused(&error))?;
     if known.status() != VideoStatus::Cancelled {
         let state = known.status().as_str();
@@ -183,7 +183,7 @@ pub async fn delete(
     Caller(caller): Caller,
     Path(video_id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    require_owner(&caller, &find(&hub, &caller, &video_id).await?)?;
+    owns(&caller, &find(&hub, &caller, &video_id).await?).map_err(|missing| hub.forbidden(&caller, missing))?;
     let known = match hub.videos.erase_media(&video_id, ErasureReason::Deleted, &caller.user).await {
         Ok(known) => known,
         Err(EraseError::Job(error)) => return Err(refused(&error)),
@@ -203,10 +203,10 @@ pub async fn find(hub: &Hub, caller: &Principal, video_id: &str) -> Result<Known
 }
 
 /// Reading all reports is not owning all videos.
-fn require_owner(caller: &Principal, known: &Known) -> Result<(), Problem> {
+fn owns(caller: &Principal, known: &Known) -> Result<(), MissingCapability> {
     match known.job.request() {
         Some(job) if job.account == caller.account && job.user == caller.user => Ok(()),
-        _ => Ok(caller.capabilities.require_administration()?),
+        _ => caller.capabilities.require_administration(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aihub_application::principal::Operation;
 use aihub_infrastructure::{
     standard_webhooks::{Unverified, WebhookSecret, verify},
     webhooks::deliveries::{self, DeliveryFilter},
@@ -23,7 +24,7 @@ const MAX_LISTED: u32 = 100;
 /// What the account's webhooks are signed with (Standard Webhooks). For users of the account that may make videos.
 pub async fn secret(State(hub): State<Arc<Hub>>, Caller(caller): Caller) -> Result<Json<Value>, Problem> {
     if hub.videos.catalog.offerings(&caller).is_empty() {
-        return Err(Problem::new("FORBIDDEN", "only who may make videos has webhooks"));
+        return Err(hub.forbidden(&caller, caller.capabilities.lacks(Operation::Video)));
     }
     let secrets = hub.settings.webhooks.masters.secrets(&caller.account);
     let secret = secrets.first().ok_or_else(|| Problem::internal("no secret for webhooks"))?;

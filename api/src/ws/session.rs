@@ -267,11 +267,15 @@ impl Session {
     /// Why this socket takes no further request now, if so.
     fn full(&self) -> Option<GatewayError> {
         let most = self.hub.settings.limits.max_requests_per_socket;
-        (self.running.len() >= most).then(|| GatewayError::RateLimitExceeded {
-            what: "running requests",
-            scope: "socket",
-            limit: u32::try_from(most).unwrap_or(u32::MAX),
-            retry_after: Duration::from_secs(1),
+        (self.running.len() >= most).then(|| {
+            let error = GatewayError::RateLimitExceeded {
+                what: "running requests",
+                scope: "socket",
+                limit: u32::try_from(most).unwrap_or(u32::MAX),
+                retry_after: Duration::from_secs(1),
+            };
+            self.hub.gateway.note(&self.principal, &error);
+            error
         })
     }
 

@@ -90,6 +90,26 @@ pub struct MissingCapability {
     holder: String,
     refused: String,
     needed: String,
+    with: Option<Box<RefusedModel>>,
+}
+
+/// What an operation was refused with, where it is not refused as such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedModel {
+    pub model: String,
+    /// Where the model would be allowed, and it is this one that is not.
+    pub provider: Option<String>,
+}
+
+impl MissingCapability {
+    /// What a role would have to grant.
+    pub fn needed(&self) -> &str {
+        &self.needed
+    }
+
+    pub fn with(&self) -> Option<&RefusedModel> {
+        self.with.as_deref()
+    }
 }
 
 /// What the roles of one principal grant together.
@@ -111,22 +131,31 @@ impl Capabilities {
     pub fn require(&self, operation: Operation, provider: &str, model: &str) -> Result<(), MissingCapability> {
         let mut granting = self.granted().filter(|role| operation.granted_by(role)).peekable();
         if granting.peek().is_none() {
-            return Err(self.missing(format!("use {operation}"), format!("`{operation} = true`")));
+            return Err(self.lacks(operation));
         }
         let mut granting = granting.filter(|role| role.models.iter().any(|one| one.matches(model))).peekable();
         if granting.peek().is_none() {
-            return Err(self.missing(
+            let missing = self.missing(
                 format!("use model `{model}` for {operation}"),
                 format!("`{operation} = true` and `models` matching it"),
-            ));
+            );
+            let with = RefusedModel { model: model.to_owned(), provider: None };
+            return Err(MissingCapability { with: Some(Box::new(with)), ..missing });
         }
         if granting.any(|role| role.providers.iter().any(|one| one.matches(provider))) {
             return Ok(());
         }
-        Err(self.missing(
+        let missing = self.missing(
             format!("use provider `{provider}` for {operation} with model `{model}`"),
             format!("`{operation} = true`, `models` matching the model and `providers` matching the provider"),
-        ))
+        );
+        let with = RefusedModel { model: model.to_owned(), provider: Some(provider.to_owned()) };
+        Err(MissingCapability { with: Some(Box::new(with)), ..missing })
+    }
+
+    /// The refusal of an operation as such.
+    pub fn lacks(&self, operation: Operation) -> MissingCapability {
+        self.missing(format!("use {operation}"), format!("`{operation} = true`"))
     }
 
     /// Refuses unless one role grants reports of this scope or a wider one.
@@ -171,6 +200,6 @@ impl Capabilities {
             1 => format!("role {names}"),
             _ => format!("roles {names}"),
         };
-        MissingCapability { holder, refused: refused.into(), needed: needed.into() }
+        MissingCapability { holder, refused: refused.into(), needed: needed.into(), with: None }
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::new_video::NewVideo;
 use crate::{
-    error::GatewayError,
+    error::{AskedVideo, GatewayError},
     ports::video_provider::VideoProvider,
     principal::{Operation, Principal},
     request::AUTO,
@@ -143,9 +143,9 @@ impl VideoCatalog {
         match missing.collect::<Result<Vec<()>, _>>() {
             Err(missing) if available.is_empty() || model.is_some() => missing.into(),
             _ => {
-                let model = model.as_deref().map(|model| format!(" with model {model}")).unwrap_or_default();
-                let asked = format!("{seconds} s of {resolution} in {aspect_ratio} from provider {provider}{model}");
-                GatewayError::VideoNotOffered { asked, available }
+                let format = format!("{seconds} s of {resolution} in {aspect_ratio}");
+                let asked = AskedVideo { format, provider: provider.clone(), model: model.clone() };
+                GatewayError::VideoNotOffered { asked: Box::new(asked), available }
             }
         }
     }

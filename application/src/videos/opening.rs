@@ -41,6 +41,17 @@ impl Videos {
         idempotency_key: Option<&str>,
         workflow_id: Option<&str>,
     ) -> Result<Known, GatewayError> {
+        let admitted = self.admit(principal, video, idempotency_key, workflow_id).await;
+        admitted.inspect_err(|error| self.gateway.note(principal, error))
+    }
+
+    async fn admit(
+        &self,
+        principal: &Principal,
+        video: NewVideo,
+        idempotency_key: Option<&str>,
+        workflow_id: Option<&str>,
+    ) -> Result<Known, GatewayError> {
         if self.gateway.draining.is_cancelled() {
             return Err(GatewayError::ShuttingDown);
         }

@@ -32,6 +32,16 @@ impl Workflows {
         new: NewWorkflow,
         idempotency_key: Option<&str>,
     ) -> Result<Run, GatewayError> {
+        let admitted = self.admit(principal, new, idempotency_key).await;
+        admitted.inspect_err(|error| self.videos.gateway.note(principal, error))
+    }
+
+    async fn admit(
+        &self,
+        principal: &Principal,
+        new: NewWorkflow,
+        idempotency_key: Option<&str>,
+    ) -> Result<Run, GatewayError> {
         let gateway = &self.videos.gateway;
         if gateway.draining.is_cancelled() {
             return Err(GatewayError::ShuttingDown);

@@ -2,7 +2,8 @@
 //! request or a video, an account or a user, in words. It goes by what stands in the events, whichever they are, so that it knows
 //! events that came later as well.
 //!
-//! What was refused before it was accepted (no credits, no such model) has changed nothing and is not in the log.
+//! What was refused before anything was accepted (no credits, no such model) is told as it was counted, see
+//! `application/src/refusals.rs`.
 
 use std::fmt::{self, Write};
 
@@ -89,6 +90,11 @@ pub async fn positions(
                    UNION
                    SELECT position FROM events
                    WHERE aggregate_type = 'subject' AND aggregate_id = $1 AND position BETWEEN $2 AND $3
+                   UNION
+                   -- Their streams are named `account:…`; what begins so may be another account, with a colon in its name.
+                   SELECT position FROM events
+                   WHERE aggregate_type = 'refusal' AND aggregate_id >= $1 || ':' AND aggregate_id < $1 || ';'
+                     AND position BETWEEN $2 AND $3 AND payload -> event_type ->> 'account' = $1
                    ORDER BY 1"#,
                 id,
                 from,
@@ -185,11 +191,16 @@ impl fmt::Display for Entry {
     }
 }
 
+/// The log's own time tells when something happened. What is counted happened between two.
+fn is_time(name: &str) -> bool {
+    !["first_at", "last_at"].contains(&name) && ["_at", "_until", "_from"].iter().any(|end| name.ends_with(end))
+}
+
 /// What a person wants to know: no times beside the log's own, no content, nothing that is nought.
 fn gather(fields: &Map<String, Value>, own_id: &str, facts: &mut Vec<String>) {
     for (name, value) in fields {
         match value {
-            Value::Object(inner) if inner.contains_key("sealed") => {}
+            Value::Object(inner) if inner.is_empty() || inner.contains_key("sealed") => {}
             Value::Object(inner) if name == "per_second" => {
                 let prices = inner
                     .iter()
@@ -197,7 +208,9 @@ fn gather(fields: &Map<String, Value>, own_id: &str, facts: &mut Vec<String>) {
                 facts.push(format!("per second ({})", prices.collect::<Vec<_>>().join(" ")));
             }
             // What was asked for has the same names as what came, and so has one file as another.
-            Value::Object(inner) if name == "asked" || inner.contains_key("sha256") => {
+            Value::Object(inner)
+                if ["asked", "parameters"].contains(&name.as_str()) || inner.contains_key("sha256") =>
+            {
                 facts.push(format!("{} ({})", name, within(inner, own_id)));
             }
             Value::Object(inner) => gather(inner, own_id, facts),
@@ -211,8 +224,8 @@ fn gather(fields: &Map<String, Value>, own_id: &str, facts: &mut Vec<String>) {
                 }
             }
             Value::Null | Value::Bool(false) => {}
-            _ if ["_at", "_until", "_from"].iter().any(|end| name.ends_with(end)) => {}
-            Value::String(text) if text == own_id => {}
+            _ if is_time(name) => {}
+            Value::String(text) if text.is_empty() || text == own_id => {}
             Value::Number(number) if number.as_i64() == Some(0) => {}
             Value::Number(number) => facts.push(amount(name, number.as_i64().unwrap_or_default())),
             other => facts.push(format!("{} {}", name.replace('_', " "), plain(other))),
@@ -290,6 +303,23 @@ mod tests {
         assert!(told.ends_with(
             "request failed: code ALL_PROVIDERS_FAILED, attempt (failure rate_limited provider openai status 429), cost $1.5"
         ), "{told}");
+    }
+
+    #[test]
+    fn what_was_refused_is_told_with_how_often_and_what_it_was_decided_on() {
+        let refused = json!({
+            "account": "acme", "user": "ann", "code": "INSUFFICIENT_CREDITS", "count": 17,
+            "first_at": "2026-11-22T18:00:01Z", "last_at": "2026-11-22T18:00:09Z",
+            "because": { "credits": { "available_microcredits": 500_000, "required_microcredits": 3_000_000 } },
+        });
+        let told = entry("RequestsRefused", &refused);
+        assert!(
+            told.ends_with(
+                "requests refused: account acme, available 0.5 credits, required 3 credits, code INSUFFICIENT_CREDITS, \
+             count 17, first at 2026-11-22T18:00:01Z, last at 2026-11-22T18:00:09Z, user ann"
+            ),
+            "{told}"
+        );
     }
 
     #[test]

@@ -142,6 +142,11 @@ impl Subscriptions {
         self.runner(handler, progress).run_until(position).await
     }
 
+    /// How far the handler has come, while it runs here; `None` where it does not.
+    pub fn progress(&self, name: &str) -> Option<watch::Receiver<u64>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
     fn runner(&self, handler: Arc<dyn EventHandler>, progress: watch::Sender<u64>) -> Runner {
         let (database, upcasters) = (self.database.clone(), self.upcasters.clone());
         Runner { database, upcasters, handler, tail: self.tail.clone(), progress }
@@ -150,7 +155,7 @@ impl Subscriptions {
     /// Waits until the handler has applied `position`, on whichever node it runs: a view read after that shows what
     /// was appended there.
     pub async fn wait_for(&self, name: &str, position: u64, patience: Duration) -> Result<(), SubscriptionError> {
-        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let progress = self.progress(name);
         let reached = async {
             match progress {
                 Some(mut progress) => tokio::select! {

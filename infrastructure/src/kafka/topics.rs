@@ -22,7 +22,7 @@ pub struct Topics {
     pub accounts: String,
     /// Workflows too.
     pub videos: String,
-    /// Everything else: month closes, erasures, who looked at what.
+    /// Everything else: month closes, erasures, refusals, who looked at what.
     pub audit: String,
     /// What the cluster refused, by reference.
     pub dead_letters: String,

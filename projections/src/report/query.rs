@@ -23,6 +23,7 @@ pub struct ReportQuery {
 pub enum Bind {
     Text(String),
     Day(NaiveDate),
+    Days(Vec<NaiveDate>),
     Position(u64),
     Instant(Option<DateTime<Utc>>),
 }
@@ -34,6 +35,7 @@ impl ReportQuery {
         let cast = match self.binds.last() {
             Some(Bind::Text(_)) => "text",
             Some(Bind::Day(_)) => "date",
+            Some(Bind::Days(_)) => "date[]",
             Some(Bind::Instant(_)) => "timestamptz",
             _ => "bigint",
         };
@@ -70,6 +72,7 @@ impl ReportQuery {
             query = match bind {
                 Bind::Text(text) => query.bind(text.clone()),
                 Bind::Day(day) => query.bind(*day),
+                Bind::Days(days) => query.bind(days.clone()),
                 Bind::Position(position) => query.bind(position.cast_signed()),
                 Bind::Instant(at) => query.bind(*at),
             };

@@ -1,5 +1,7 @@
 //! Usage and margin: requests, tokens, seconds of video and money by whatever one likes to keep apart.
 
+use chrono::NaiveDate;
+
 use super::{
     column::{Column, Kind},
     query::{Bind, ReportQuery},
@@ -8,13 +10,27 @@ use super::{
 };
 use crate::{usage_daily, usage_ledger, usage_monthly};
 
-/// Which view has the figures: the ledger has them as of any position, the others add up what is known now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which view has the figures.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    Ledger,
-    Daily,
     Monthly,
+    Daily,
+    /// As of a position that the views have gone past: only the ledger tells what the days that have changed since were
+    /// then.
+    Past(Changed),
 }
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// These, with the position of the first event of each.
+    Days(Vec<(NaiveDate, u64)>),
+    /// It is not known which have not.
+    All,
+}
+
+const NAMES: &str = "account, user_id, provider, model";
+const AMOUNTS: &str = "input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
+    video_seconds, list_microcredits, charged_microcredits, cost_picousd";
 
 impl Source {
     /// The smallest view that keeps apart what is asked for.
@@ -26,30 +42,51 @@ impl Source {
         if is_whole && !selection.group_by.contains(&Dimension::Day) { Self::Monthly } else { Self::Daily }
     }
 
-    pub fn view(self) -> &'static str {
+    /// Whose position says up to where it is true.
+    pub fn view(&self) -> &'static str {
         match self {
-            Self::Ledger => usage_ledger::NAME,
-            Self::Daily => usage_daily::NAME,
             Self::Monthly => usage_monthly::NAME,
+            Self::Daily => usage_daily::NAME,
+            Self::Past(_) => usage_ledger::NAME,
         }
     }
 
-    /// A figure that the ledger has once a row and the others have added up already.
-    fn sum(self, of_entry: &str, added_up: &str) -> String {
-        match self {
-            Self::Ledger => format!("sum({of_entry})"),
-            Self::Daily | Self::Monthly => format!("sum({added_up})"),
+    /// Rows with the columns of the daily view, or with `month` for `day`.
+    fn rows(&self, query: &mut ReportQuery, (from, to): (NaiveDate, NaiveDate), basis: &Basis) -> String {
+        let Self::Past(changed) = self else { return self.view().to_owned() };
+        let up_to = query.bind(Bind::Position(basis.position));
+        let ledger = format!(
+            "SELECT usage_day AS day, {NAMES}, 1 AS requests, (status IN ('failed', 'abandoned', 'expired'))::int AS failed,
+                    estimated::int AS estimated, {AMOUNTS}
+             FROM usage_ledger_v1 WHERE position <= {up_to}"
+        );
+        match changed {
+            Changed::All => {
+                let (from, to) = (query.bind(Bind::Day(from)), query.bind(Bind::Day(to)));
+                // The index is on months first.
+                format!(
+                    "({ledger} AND accounting_month BETWEEN date_trunc('month', {from})::date AND date_trunc('month', {to})::date
+                         AND usage_day BETWEEN {from} AND {to}) past"
+                )
+            }
+            Changed::Days(changed) => {
+                // Few rows of the ledger are of these days and in front of the position.
+                let first = changed.iter().map(|(_, first)| *first).min().unwrap_or(u64::MAX >> 1);
+                let first = query.bind(Bind::Position(first));
+                let changed = query.bind(Bind::Days(changed.iter().map(|(day, _)| *day).collect()));
+                format!(
+                    "(SELECT day, {NAMES}, requests, failed, estimated, {AMOUNTS} FROM usage_daily_v1
+                      WHERE day <> ALL ({changed})
+                      UNION ALL {ledger} AND position >= {first} AND usage_day = ANY ({changed})) past"
+                )
+            }
         }
     }
 }
 
-pub fn query(selection: &Selection, source: Source, basis: &Basis) -> ReportQuery {
+pub fn query(selection: &Selection, source: &Source, basis: &Basis) -> ReportQuery {
     let mut query = ReportQuery::default();
-    let day = match source {
-        Source::Ledger => "usage_day",
-        Source::Daily => "day",
-        Source::Monthly => "month",
-    };
+    let day = if *source == Source::Monthly { "month" } else { "day" };
     let dimensions = match selection.name {
         Name::Margin => &[Dimension::Provider, Dimension::Model],
         _ => selection.group_by.as_slice(),
@@ -67,9 +104,9 @@ pub fn query(selection: &Selection, source: Source, basis: &Basis) -> ReportQuer
     query.order_by = query.columns.iter().map(|key| key.name).collect();
 
     let usage = [
-        ("requests", source.sum("1", "requests")),
-        ("failed", source.sum("(status IN ('failed', 'abandoned', 'expired'))::int", "failed")),
-        ("estimated", source.sum("estimated::int", "estimated")),
+        ("requests", "sum(requests)".to_owned()),
+        ("failed", "sum(failed)".to_owned()),
+        ("estimated", "sum(estimated)".to_owned()),
     ];
     let tokens = ["input", "cached_input", "cache_write", "output", "reasoning"];
     let tokens = tokens.map(|kind| (token_column(kind), format!("sum({kind}_tokens)")));
@@ -91,26 +128,13 @@ pub fn query(selection: &Selection, source: Source, basis: &Basis) -> ReportQuer
         query.columns.push(Column::new("charged_credits_per_cost_usd", Kind::Credits, ratio));
     }
 
-    let (from, to) = selection.days.unwrap_or_default();
-    let (from, to) = (query.bind(Bind::Day(from)), query.bind(Bind::Day(to)));
+    let days = selection.days.unwrap_or_default();
+    let rows = source.rows(&mut query, days, basis);
+    let (from, to) = (query.bind(Bind::Day(days.0)), query.bind(Bind::Day(days.1)));
     let names = query.names(selection);
-    let up_to = match source {
-        Source::Ledger => format!(" AND position <= {}", query.bind(Bind::Position(basis.position))),
-        _ => String::new(),
-    };
-    let months = match source {
-        // The index is on months first.
-        Source::Ledger => format!(
-            " AND accounting_month BETWEEN date_trunc('month', {from})::date AND date_trunc('month', {to})::date"
-        ),
-        _ => String::new(),
-    };
     let groups = if group_by.is_empty() { String::new() } else { format!("GROUP BY {}", group_by.join(", ")) };
     // Nothing used is no row, also where everything is added up to one.
-    query.source = format!(
-        "FROM {} WHERE {day} BETWEEN {from} AND {to}{months}{names}{up_to} {groups} HAVING count(*) > 0",
-        source.view()
-    );
+    query.source = format!("FROM {rows} WHERE {day} BETWEEN {from} AND {to}{names} {groups} HAVING count(*) > 0");
     query
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use aihub_infrastructure::os_user::os_user;
 use aihub_tests::{TestDatabase, books::accepted};
 use sqlx::Executor;
 use tokio::process::Command;
@@ -9,7 +10,7 @@ use tokio::process::Command;
 use super::a_log;
 
 /// What a command printed, and its exit code.
-async fn aihub(database: Option<&TestDatabase>, arguments: &[&str]) -> (i32, String) {
+pub async fn aihub(database: Option<&TestDatabase>, arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aihub-under-test"));
     command.env_clear().env("AIHUB__AUDIT__SIGNING_KEY", "dGhlIHRlc3RzJyBzaWduaW5nIGtleSwgMzIgYnl0ZXM=");
     command.env("AIHUB__CONTENT__MASTER_KEY", "dGhlIHRlc3RzJyBtYXN0ZXIga2V5LCAzMiBieXRlcyE=");
@@ -21,7 +22,7 @@ async fn aihub(database: Option<&TestDatabase>, arguments: &[&str]) -> (i32, Str
     (output.status.code().unwrap(), text)
 }
 
-async fn done(database: &TestDatabase, arguments: &[&str]) -> String {
+pub async fn done(database: &TestDatabase, arguments: &[&str]) -> String {
     let (code, text) = aihub(Some(database), arguments).await;
     assert_eq!(code, 0, "{arguments:?}: {text}");
     text
@@ -38,7 +39,7 @@ async fn an_auditor_verifies_exports_and_proves_and_is_told_by_the_exit_code_wha
     done(&database, &["audit", "checkpoint"]).await;
     let report = done(&database, &["audit", "verify", "--checkpoint", &path("saved")]).await;
     for line in
-        ["1 to 40, contiguous", "2 agree, each with its signature", "goes on from there", "2 accounts", "intact"]
+        ["1 to 42, contiguous", "2 agree, each with its signature", "goes on from there", "2 accounts", "intact"]
     {
         assert!(report.contains(line), "{line}: {report}");
     }
@@ -53,8 +54,8 @@ async fn an_auditor_verifies_exports_and_proves_and_is_told_by_the_exit_code_wha
     let trail = done(&database, &["audit", "trail", "--request", "acme-1", "--json"]).await;
     assert!(trail.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{trail}");
 
-    assert_eq!(aihub(Some(&database), &["audit", "verify", "--to", "41"]).await.0, 3, "it is not there");
-    assert_eq!(aihub(Some(&database), &["audit", "prove", "41"]).await.0, 3);
+    assert_eq!(aihub(Some(&database), &["audit", "verify", "--to", "4100"]).await.0, 3, "it is not there");
+    assert_eq!(aihub(Some(&database), &["audit", "prove", "4100"]).await.0, 3);
     assert_eq!(aihub(None, &["audit", "verify-bundle", &path("nothing")]).await.0, 4);
     std::fs::write(path("saved"), note.replace("aihub\n38", "aihub\n37")).unwrap();
     assert_eq!(
@@ -99,10 +100,75 @@ async fn a_system_is_played_into_another_database_and_asked_about_the_past_and_a
     assert_eq!(aihub(Some(&database), &["replay", "--as-of", "1", "--request", "acme-0"]).await.0, 3);
 
     let erase = ["erase", "--subject", "acme", "--reason", "asked for", "--actor", "privacy"];
-    assert!(done(&database, &erase).await.contains("recorded at position 39"));
+    assert!(done(&database, &erase).await.contains("recorded at position 44"));
     assert!(done(&database, &erase).await.contains("was erased at"));
     let trail = done(&database, &["audit", "trail", "--account", "acme"]).await;
     assert!(trail.contains("subject erased: actor privacy, reason asked for"), "{trail}");
     assert!(done(&database, &["audit", "verify"]).await.contains("intact"));
     assert!(done(&database, &["keys", "rotate"]).await.contains("0 keys"));
+}
+
+/// Who did what with which parameters, in the order of the log.
+async fn uses(database: &TestDatabase) -> Vec<String> {
+    let said = "SELECT concat_ws(' ', used ->> 'user', '@' || (used ->> 'account'), used ->> 'action', used ->> 'parameters')
+                FROM (SELECT position, payload -> 'AccessRecorded' AS used FROM events WHERE aggregate_type = 'access') uses
+                ORDER BY position";
+    sqlx::query_scalar(said).fetch_all(database.pool()).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_looked_at_on_the_command_line_is_on_record_with_the_operating_systems_user() {
+    let (database, _books) = a_log().await;
+    let me = os_user();
+    for line in [
+        &["report", "usage", "--month", "2024-10", "--group-by", "model"][..],
+        &["report", "holds", "--actor", "fin", "--format", "json"],
+        &["audit", "trail", "--account", "acme", "--actor", "ada"],
+        &["audit", "verify"],
+        &["account", "show", "--account", "acme"],
+        &["replay", "--as-of", "4", "--account", "acme"],
+        &["videos", "in-doubt"],
+    ] {
+        done(&database, line).await;
+    }
+    assert_eq!(
+        uses(&database).await,
+        [
+            format!(r#"{me} @ report.usage {{"format":"csv","groupBy":"model","month":"2024-10"}}"#),
+            r#"fin @ report.holds {"format":"json"}"#.to_owned(),
+            r#"ada @ audit.trail {"account":"acme"}"#.to_owned(),
+            format!(r#"{me} @ audit.verify {{"from":"1"}}"#),
+            format!(r#"{me} @ account.show {{"account":"acme"}}"#),
+            format!(r#"{me} @ replay.as-of {{"account":"acme","asOf":"4"}}"#),
+            format!("{me} @ videos.in-doubt {{}}"),
+        ]
+    );
+    let trail = done(&database, &["audit", "trail", "--user", "ada"]).await;
+    assert!(trail.contains("access recorded: action audit.trail, parameters (account acme), user ada"), "{trail}");
+}
+
+#[tokio::test]
+async fn a_use_that_cannot_be_recorded_is_said_and_a_log_that_is_not_whole_is_left_as_it_is() {
+    let (database, _books) = a_log().await;
+    let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(database.pool()).await.unwrap();
+    let read_only = |value: &str| format!("ALTER DATABASE {name} SET default_transaction_read_only = {value}");
+    database.pool().execute(&*read_only("on")).await.unwrap();
+    let told = done(&database, &["audit", "trail", "--account", "acme"]).await;
+    assert!(told.contains("credits granted") && told.contains("this use is not in the access log"), "{told}");
+    assert!(done(&database, &["audit", "verify"]).await.contains("this use is not in the access log"));
+    let mut writer = database.pool().acquire().await.unwrap();
+    writer.execute("SET default_transaction_read_only = off").await.unwrap();
+    writer.execute(&*read_only("off")).await.unwrap();
+
+    // The log has lost its end. It stays as short as it is, however often somebody looks.
+    let note = done(&database, &["audit", "checkpoint"]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let saved = dir.path().join("saved").display().to_string();
+    std::fs::write(&saved, note).unwrap();
+    writer.execute("ALTER TABLE events DISABLE TRIGGER ALL; DELETE FROM events WHERE position > 35").await.unwrap();
+    for _ in 0..4 {
+        let (code, text) = aihub(Some(&database), &["audit", "verify", "--checkpoint", &saved]).await;
+        assert!(code == 3 && text.contains("left as it is"), "{code} {text}");
+    }
+    assert_eq!(uses(&database).await, [""; 0]);
 }

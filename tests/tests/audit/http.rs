@@ -12,7 +12,7 @@ use chrono::TimeDelta;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-fn auditor() -> String {
+pub fn auditor() -> String {
     let roles = ["auditor".to_owned()];
     let new = NewToken {
         sub: "ada",
@@ -24,13 +24,13 @@ fn auditor() -> String {
     mint(&auth(), &new).unwrap()
 }
 
-async fn get(app: &TestApp, path: &str, token: &str) -> (StatusCode, String) {
+pub async fn get(app: &TestApp, path: &str, token: &str) -> (StatusCode, String) {
     let client = &app.http;
     let response = client.get(format!("http://{}{path}", app.address)).bearer_auth(token).send().await.unwrap();
     (response.status(), response.text().await.unwrap())
 }
 
-fn lines(text: &str) -> Vec<Value> {
+pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

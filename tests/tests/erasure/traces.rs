@@ -31,9 +31,9 @@ async fn files_with(dir: &Path, needles: &[String], since: SystemTime) -> Vec<St
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
-        let mut entries = tokio::fs::read_dir(&dir).await.unwrap();
+        // Files and directories may come and go meanwhile: other tests have databases in the same server.
+        let Ok(mut entries) = tokio::fs::read_dir(&dir).await else { continue };
         while let Some(entry) = entries.next_entry().await.unwrap() {
-            // A file may come and go meanwhile.
             let Ok(metadata) = entry.metadata().await else { continue };
             if metadata.is_dir() {
                 dirs.push(entry.path());

@@ -142,6 +142,8 @@ async fn the_report_of_then_is_the_file_of_then_also_after_more_traffic_and_a_re
     assert!(files.iter().all(|(position, ..)| *position == then));
     let asked = all_files(&database, Some(then)).await;
     trade(&books, 75..160).await;
+    // A day in the midst of the others changes as well.
+    late(&books, "late", "2024-10-09T12:00:00Z").await;
     super::ledgers::execute(&books, "acme", super::ledgers::note("n", AdjustmentKind::CreditNote, 5, None)).await;
     catch_up(&database).await;
     let again = all_files(&database, Some(then)).await;

@@ -129,7 +129,7 @@ async fn a_report_over_its_limit_is_refused() {
     let database = database().await;
     sqlx::query(
         "INSERT INTO usage_daily_v1 SELECT '2026-11-22', 'account-' || n, 'u', 'p', 'm', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-             99999999999999999999999999999 FROM generate_series(0, $1) n",
+             99999999999999999999999999999, 1, 1 FROM generate_series(0, $1) n",
     )
     .bind(i32::try_from(usage_daily::MAX_ROWS).unwrap())
     .execute(database.pool())

@@ -8,12 +8,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use aihub::month_close::close_month;
 use aihub_application::ports::event_log::NewEvent;
 use aihub_domain::{
-    money::MicrocreditsPerUsd,
+    money::{MicrocreditsPerUsd, PicoUsd},
     period::event::PeriodEvent,
     price::{Price, Rates},
     video::{
         VideoJob, VideoStatus,
         event::{ErasureReason, VideoEvent},
+        format::Resolution,
+        price::VideoPrice,
     },
 };
 use aihub_infrastructure::event_store::{
@@ -26,7 +28,7 @@ use aihub_projections::{
     rebuild::{Rebuild, views},
     reconciliation::ours,
     report::{format::Format, selection::Name},
-    repricing::{BookedMonth, Prices},
+    repricing::{BookedMonth, Prices, Repriced},
     usage_daily::{self, Dimension},
     video_status::{self, Cursor, Filter, View, list, media_due},
 };
@@ -372,18 +374,18 @@ async fn focus_counts_videos_by_the_second_beside_tokens() {
     let mut reader = csv::Reader::from_reader(file.as_slice());
     let rows: Vec<BTreeMap<String, String>> = reader.deserialize().map(Result::unwrap).collect();
     let of = |unit: &'static str| rows.iter().filter(move |row| row["ConsumedUnit"] == unit);
-    let seconds: u32 = of("Seconds").map(|row| row["ConsumedQuantity"].parse::<u32>().unwrap()).sum();
+    let seconds: u32 = of("Seconds").map(|row| row["x_VideoSeconds"].parse::<u32>().unwrap()).sum();
     assert_eq!(seconds, 63);
-    assert!(
-        of("Seconds").all(|row| row["ConsumedQuantity"] == row["x_VideoSeconds"] && row["PricingUnit"] == "Seconds")
-    );
+    assert!(of("Seconds").all(
+        |row| row["ConsumedQuantity"] == format!("{}.0", row["x_VideoSeconds"]) && row["PricingUnit"] == "Seconds"
+    ));
     assert!(of("Tokens").count() > 5 && of("Tokens").all(|row| row["x_VideoSeconds"] == "0"));
     let totals: BTreeMap<_, _> = watermark.totals.into_iter().collect();
     assert_eq!((totals.get("x_VideoSeconds").map(String::as_str), totals.get("ConsumedQuantity")), (Some("63"), None));
 }
 
 #[tokio::test]
-async fn what_is_about_tokens_leaves_videos_alone() {
+async fn a_providers_export_of_tokens_is_compared_with_no_videos() {
     let database = database().await;
     let books = open_books(&database).await;
     film(&books, 0..27).await;
@@ -391,7 +393,57 @@ async fn what_is_about_tokens_leaves_videos_alone() {
     let days = ("2024-10-01".parse().unwrap(), "2024-11-30".parse().unwrap());
     let (known, _) = ours(database.pool(), &["veo".to_owned(), "xai".to_owned()], days).await.unwrap();
     assert!(known.is_empty(), "{known:?}");
-    let price = Price {
+}
+
+#[tokio::test]
+async fn videos_are_repriced_by_the_second_at_the_price_of_the_day_they_were_requested() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    film(&books, 0..27).await;
+    catch_up(&database).await;
+    let charged: Vec<(String, i64, i64, String, DateTime<Utc>)> = sqlx::query_as(
+        "SELECT video_id, video_seconds, u.charged_microcredits, resolution, requested_at
+         FROM usage_ledger_v1 u JOIN video_status_v1 v ON video_id = request_id
+         WHERE u.provider = 'veo' AND u.model = 'veo-4' AND u.price_id IS NOT NULL AND accounting_month = '2024-10-01'
+         ORDER BY u.account, u.position",
+    )
+    .fetch_all(database.pool())
+    .await
+    .unwrap();
+    assert!(!charged.is_empty());
+    let last = charged.iter().map(|charged| charged.4).max().unwrap();
+    // Of one who was requested last, nobody has said another price.
+    let price = VideoPrice {
+        id: "corrected".to_owned(),
+        per_second: BTreeMap::from([(Resolution::P720, PicoUsd(7_000_000)), (Resolution::P1080, PicoUsd(9_000_000))]),
+        valid_from: DateTime::UNIX_EPOCH,
+        valid_until: Some(last),
+        source: "test".to_owned(),
+    };
+    let of_models =
+        |model: &str| BTreeMap::from([("veo".to_owned(), BTreeMap::from([(model.to_owned(), vec![price.clone()])]))]);
+    let rate = MicrocreditsPerUsd(1_000_000);
+    let repriced = async |videos| {
+        let prices = Prices { videos, ..Prices::default() };
+        let mut month = BookedMonth::of(database.pool(), "2024-10".parse().unwrap()).await.unwrap();
+        let repriced: Vec<_> = month.requests(&prices, rate).try_collect().await.unwrap();
+        repriced
+            .into_iter()
+            .map(|one: Repriced| (one.entry.request_id.clone(), one.charge.0, one.correction()))
+            .collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = charged
+        .iter()
+        .filter(|(.., requested_at)| *requested_at < last)
+        .map(|(id, seconds, charged, resolution, _)| {
+            let charge = seconds * if resolution == "720p" { 7 } else { 9 };
+            (id.clone(), charge, charge - charged)
+        })
+        .collect();
+    assert_eq!(repriced(of_models("veo-4")).await, expected);
+    assert_eq!(repriced(of_models("veo-9")).await, []);
+    // Prices of tokens are none of a video, whatever the model is called.
+    let tokens = Price {
         id: "free".to_owned(),
         rates: Rates::default(),
         long_context: None,
@@ -399,12 +451,11 @@ async fn what_is_about_tokens_leaves_videos_alone() {
         valid_until: None,
         source: "test".to_owned(),
     };
-    let models = BTreeMap::from([("veo-4".to_owned(), vec![price])]);
-    let prices: Prices = BTreeMap::from([("veo".to_owned(), models)]);
+    let tokens = BTreeMap::from([("veo".to_owned(), BTreeMap::from([("veo-4".to_owned(), vec![tokens])]))]);
+    let prices = Prices { tokens, ..Prices::default() };
     let mut month = BookedMonth::of(database.pool(), "2024-10".parse().unwrap()).await.unwrap();
-    let rate = MicrocreditsPerUsd(1_000_000);
-    let repriced: Vec<_> = month.requests(&prices, rate).try_collect().await.unwrap();
-    assert!(repriced.is_empty(), "{repriced:?}");
+    let none: Vec<Repriced> = month.requests(&prices, rate).try_collect().await.unwrap();
+    assert_eq!(none, []);
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ pub struct Adjust {
     /// A name for this note: with the same one it is made once, however often the command runs
     #[arg(long)]
     key: Option<String>,
-    /// Who corrects [default: $USER]
+    /// Who corrects [default: the operating system's user]
     #[arg(long)]
     actor: Option<String>,
 }

@@ -24,7 +24,7 @@ pub struct Grant {
     /// it never does
     #[arg(long, value_name = "WHEN", value_parser = expiry)]
     expires: Option<DateTime<Utc>>,
-    /// Who grants [default: $USER]
+    /// Who grants [default: the operating system's user]
     #[arg(long)]
     actor: Option<String>,
 }

@@ -27,7 +27,7 @@ pub struct Limit {
     /// Why, for the audit
     #[arg(long)]
     reason: String,
-    /// Who limits [default: $USER]
+    /// Who limits [default: the operating system's user]
     #[arg(long)]
     actor: Option<String>,
 }

@@ -3,16 +3,19 @@ use anyhow::bail;
 use clap::Args;
 
 use super::{Ledger, account_name};
-use crate::cli::output::out;
+use crate::cli::{access::Who, output::out};
 
 #[derive(Debug, Args)]
 pub struct Show {
     #[arg(long, value_parser = account_name)]
     account: String,
+    #[command(flatten)]
+    who: Who,
 }
 
 impl Show {
     pub async fn run(self, ledger: &Ledger) -> anyhow::Result<()> {
+        self.who.looks(&ledger.database, "account.show", [("account", Some(self.account.clone()))]).await?;
         let account = ledger.accounts.load(&self.account).await?;
         if !account.is_open() {
             bail!("account {} is not open: a grant of credits opens it", self.account);

@@ -12,7 +12,10 @@ use clap::Args;
 
 use super::{Finding, Keys};
 use crate::{
-    cli::output::{out_line, remark},
+    cli::{
+        access::Who,
+        output::{out_line, remark},
+    },
     config::Config,
 };
 
@@ -22,6 +25,8 @@ pub struct Prove {
     position: u64,
     #[command(flatten)]
     keys: Keys,
+    #[command(flatten)]
+    who: Who,
 }
 
 #[derive(Debug, Args)]
@@ -36,6 +41,8 @@ pub struct Export {
     file: PathBuf,
     #[command(flatten)]
     keys: Keys,
+    #[command(flatten)]
+    who: Who,
 }
 
 #[derive(Debug, Args)]
@@ -48,6 +55,7 @@ pub struct VerifyBundle {
 impl Prove {
     pub async fn run(self, config: &Config, database: &Database) -> anyhow::Result<()> {
         let keys = self.keys.known(config)?;
+        self.who.looks(database, "audit.prove", [("position", Some(self.position.to_string()))]).await?;
         let stretch = (self.position, self.position);
         write_bundle(database, stretch, keys.first(), tokio::io::stdout()).await.map_err(Finding::from)?;
         Ok(())
@@ -63,6 +71,8 @@ impl Export {
             let latest = checkpoint::latest(database.pool()).await.map_err(Finding::from)?;
             latest.map_or(0, |(checkpoint, _)| checkpoint.head.position)
         };
+        let asked = [("from", Some(self.from.to_string())), ("to", Some(to.to_string()))];
+        self.who.looks(database, "audit.export", asked).await?;
         let file = tokio::fs::File::create_new(&self.file).await.with_context(|| self.file.display().to_string())?;
         match write_bundle(database, (self.from, to), keys.first(), file).await {
             Ok(checkpoint) => Ok(remark(format_args!(

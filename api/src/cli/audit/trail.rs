@@ -9,7 +9,10 @@ use aihub_infrastructure::{
 use clap::Args;
 
 use super::Finding;
-use crate::{cli::output::out_line, point::Point};
+use crate::{
+    cli::{access::Who, output::out_line},
+    point::Point,
+};
 
 #[derive(Debug, Args)]
 pub struct Trail {
@@ -24,6 +27,8 @@ pub struct Trail {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    who: Who,
 }
 
 #[derive(Debug, Args)]
@@ -41,8 +46,16 @@ struct Of {
 impl Trail {
     pub async fn run(self, database: &Database) -> anyhow::Result<()> {
         let Of { request, account, user } = self.of;
+        let asked = [
+            ("request", request.clone()),
+            ("account", account.clone()),
+            ("user", user.clone()),
+            ("from", self.from.map(|from| from.to_string())),
+            ("to", self.to.map(|to| to.to_string())),
+        ];
         let of = request.map(TrailOf::Request).or(account.map(TrailOf::Account)).or(user.map(TrailOf::User));
         let Some(of) = of else { anyhow::bail!("say whose trail") };
+        self.who.looks(database, "audit.trail", asked).await?;
         let unreadable = |error: sqlx::Error| Finding::from(AuditError::from(error));
         let mut connection = scan::connect(database).await.map_err(unreadable)?;
         let mut snapshot = scan::snapshot(&mut connection).await.map_err(unreadable)?;

@@ -104,7 +104,7 @@ async fn the_trial_balance_the_usage_and_the_events_come_to_the_same_sums() {
     let (_, focus) = made(&database, Name::Usage, &ALL[0].1[..2], Format::Focus).await;
     let total = |name: &str| Value::from(focus.totals.iter().find(|(known, _)| *known == name).unwrap().1.clone());
     assert_eq!(scaled(&total("BilledCost"), 12), cost);
-    assert_eq!(micro(&total("PricingCurrencyEffectiveCost")), settled);
+    assert_eq!(micro(&total("PricingCurrencyEffectiveCost")), settled + noted);
     assert_eq!(total("x_Requests"), ends.to_string());
 }
 

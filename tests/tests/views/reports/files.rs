@@ -1,5 +1,6 @@
 //! The formats: other programs read the same rows out of each.
 
+use aihub_domain::account::AdjustmentKind;
 use aihub_projections::report::{
     ReportError,
     format::Format,
@@ -12,7 +13,8 @@ use parquet::{
 };
 use serde_json::Value;
 
-use super::{ALL, catch_up, json, made, open_books, trade, try_made};
+use super::{ALL, catch_up, close, json, made, open_books, trade, try_made};
+use crate::views::ledgers::{execute, note};
 
 type Pairs = &'static [(&'static str, &'static str)];
 
@@ -118,6 +120,59 @@ async fn focus_has_the_mandatory_columns_of_version_1_2() {
         ("2024-10-01T00:00:00Z", "2024-11-01T00:00:00Z")
     );
     assert_eq!((row["BillingCurrency"].as_str(), row["ConsumedUnit"].as_str()), ("USD", "Tokens"));
+}
+
+#[tokio::test]
+async fn focus_has_credit_and_debit_notes_as_charges_of_their_own_and_comes_to_what_was_spent() {
+    let database = aihub_tests::database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..60).await;
+    catch_up(&database).await;
+    close(&database, "2024-10").await;
+    execute(&books, "acme", note("given-back", AdjustmentKind::CreditNote, 7, Some("2024-10"))).await;
+    execute(&books, "globex", note("charged-again", AdjustmentKind::DebitNote, 3, None)).await;
+    catch_up(&database).await;
+    let all = &ALL[0].1[..2];
+    let rows = async |pairs: &[(&str, &str)]| {
+        let (file, _) = made(&database, Name::Usage, pairs, Format::Focus).await;
+        let rows = csv::Reader::from_reader(file.as_slice()).into_deserialize().map(Result::unwrap);
+        rows.collect::<Vec<std::collections::BTreeMap<String, String>>>()
+    };
+    let noted: Vec<_> = rows(all).await.into_iter().filter(|row| row["ChargeCategory"] != "Usage").collect();
+    let says = |columns: [&str; 6]| noted.iter().map(|row| columns.map(|name| row[name].clone())).collect::<Vec<_>>();
+    assert_eq!(
+        says([
+            "x_NoteId",
+            "ChargeCategory",
+            "ChargeClass",
+            "BillingAccountId",
+            "BilledCost",
+            "PricingCurrencyEffectiveCost"
+        ]),
+        [
+            ["given-back", "Credit", "Correction", "acme", "0", "-0.000007"],
+            ["charged-again", "Adjustment", "", "globex", "0", "0.000003"],
+        ]
+    );
+    // They are booked where the ledger books them, and have nothing of what only usage has.
+    let booked: String = sqlx::query_scalar(
+        "SELECT to_char(accounting_month, 'YYYY-MM-DD') FROM credit_ledger_v1 WHERE reference = 'given-back'",
+    )
+    .fetch_one(database.pool())
+    .await
+    .unwrap();
+    assert!(noted[0]["BillingPeriodStart"].starts_with(&booked), "{noted:?}");
+    assert!(noted[0]["ChargeDescription"].ends_with(", of 2024-10"), "{noted:?}");
+    for column in ["ConsumedQuantity", "ConsumedUnit", "PricingQuantity", "PricingCategory", "SkuId", "SubAccountId"] {
+        assert!(noted.iter().all(|row| row[column].is_empty()), "{column}");
+    }
+    assert!(rows(&[all, &[("user", "bob")]].concat()).await.iter().all(|row| row["ChargeCategory"] == "Usage"));
+
+    for account in ["acme", "globex", "initech"] {
+        let (_, focus) = made(&database, Name::Usage, &[all, &[("account", account)]].concat(), Format::Focus).await;
+        let spent = focus.totals.iter().find(|(name, _)| *name == "PricingCurrencyEffectiveCost").unwrap().1.clone();
+        assert_eq!(spent, books.accounts.load(account).await.unwrap().spent().to_string(), "{account}");
+    }
 }
 
 #[tokio::test]

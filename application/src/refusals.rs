@@ -1,0 +1,184 @@
+//! What authenticated callers are refused before anything is accepted, on its way into the log.
+//!
+//! A refusal is to stay cheap, and whoever causes many of them is not to fill the log with them. So none is written down by
+//! itself: what one user is refused for one reason is counted for a moment, in bounded memory and off the request's path,
+//! and is then told by one event. A process that is killed takes the last moment with it. What there is no room for is
+//! dropped, and a counter says so.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aihub_domain::refusal::{Grounds, Refusal, RefusalCommand, Refused};
+use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
+use metrics::counter;
+use uuid::Uuid;
+
+use crate::{
+    error::GatewayError,
+    ports::event_log::{AppendError, EventLog, Metadata, NewEvent, StreamAppend, Unit},
+    principal::{Principal, is_identifier},
+    request::AUTO,
+};
+
+/// How many users' refusals are kept until they are written down; what others are refused meanwhile is dropped.
+const MAX_USERS: usize = 1_024;
+/// How many reasons of one code are told apart for one user. Names can be made up without end: behind these, the last of
+/// them counts for all.
+const MAX_REASONS: usize = 8;
+
+/// The account and the user.
+type Whose = (String, String);
+
+#[derive(Default)]
+pub struct Refusals {
+    kept: Mutex<BTreeMap<Whose, Vec<Refused>>>,
+    /// What is on its way, one unit a user. Its outcome may be unknown: appended again under the same command id, it is in
+    /// the log once.
+    units: tokio::sync::Mutex<VecDeque<Unit>>,
+}
+
+impl Refusals {
+    /// Counts `error`, if it is a refusal.
+    pub fn note(&self, principal: &Principal, error: &GatewayError, now: DateTime<Utc>) {
+        let (Some(because), code) = (grounds(error), error.code()) else { return };
+        counter!("aihub_refusals_total", "code" => code).increment(1);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let users = kept.len();
+        let reasons = match kept.entry((principal.account.clone(), principal.user.clone())) {
+            Entry::Vacant(_) if users >= MAX_USERS => return dropped(code, 1),
+            entry => entry.or_default(),
+        };
+        let of_code = reasons.iter().filter(|known| known.code == code).count();
+        let same = |known: &&mut Refused| {
+            known.code == code && (of_code >= MAX_REASONS || known.because.is_about_the_same(&because))
+        };
+        // From the last one on: where there are too many, it is the one that takes what is new.
+        match reasons.iter_mut().rev().find(same) {
+            Some(known) => {
+                known.count += 1;
+                known.last_at = now;
+                known.because = because;
+            }
+            None => reasons.push(Refused {
+                account: principal.account.clone(),
+                user: principal.user.clone(),
+                code: code.to_owned(),
+                count: 1,
+                first_at: now,
+                last_at: now,
+                because,
+            }),
+        }
+    }
+
+    /// Writes down what was counted since the last time. What the log does not take now is kept for the next time, and
+    /// until then nothing more is taken out of the count.
+    pub async fn write_down(&self, log: &dyn EventLog, node: &str) -> Result<(), AppendError> {
+        let mut units = self.units.lock().await;
+        if units.is_empty() {
+            let counted = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+            units.extend(counted.into_values().filter_map(|reasons| unit(&reasons, node)));
+        }
+        // One after another: this is in nobody's way, and nobody waits for it.
+        while let Some(unit) = units.front() {
+            match log.append(unit.clone()).await {
+                Err(error @ (AppendError::Overloaded | AppendError::Unavailable(_))) => return Err(error),
+                Err(error) => {
+                    tracing::error!(error.message = %error, "what was refused cannot be written down");
+                    dropped("*", unit.streams.len() as u64);
+                }
+                Ok(_) => {}
+            }
+            units.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// What one user was refused. The streams are named after the account, so that its trail finds them.
+fn unit(reasons: &[Refused], node: &str) -> Option<Unit> {
+    let command_id = Uuid::now_v7();
+    let mut streams = Vec::with_capacity(reasons.len());
+    for refused in reasons {
+        let command = RefusalCommand::RecordRefusals(Box::new(refused.clone()));
+        // Neither can fail: it is the stream's first, and made of texts and numbers.
+        let events = Refusal::default().decide(command).ok()?;
+        streams.push(StreamAppend {
+            aggregate_type: Refusal::TYPE,
+            aggregate_id: format!("{}:{}", refused.account, Uuid::now_v7()),
+            expected_sequence: 0,
+            events: events.iter().map(NewEvent::of).collect::<Result<_, _>>().ok()?,
+        });
+    }
+    let metadata = Metadata::from([
+        ("actor", reasons.first()?.user.clone()),
+        ("correlationId", command_id.to_string()),
+        ("node", node.to_owned()),
+    ]);
+    Some(Unit { command_id, streams, metadata: Arc::new(metadata), basis: None })
+}
+
+fn dropped(code: &'static str, count: u64) {
+    counter!("aihub_refusals_dropped_total", "code" => code).increment(count);
+}
+
+/// What the refusal was decided on; `None` where the error is none: faulty input, repetitions and failures say nothing
+/// about what somebody may or has.
+fn grounds(error: &GatewayError) -> Option<Grounds> {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    Some(match error {
+        GatewayError::InsufficientCredits { available, required } => {
+            Grounds::Credits { available_microcredits: *available, required_microcredits: *required }
+        }
+        GatewayError::UsageLimitExceeded { period, limit, used, required, .. } => Grounds::UsageLimit {
+            period: *period,
+            limit_microcredits: *limit,
+            used_microcredits: *used,
+            required_microcredits: *required,
+        },
+        GatewayError::RateLimitExceeded { what, scope, limit, .. } => {
+            Grounds::Rate { too_many: (*what).to_owned(), scope: (*scope).to_owned(), limit: *limit }
+        }
+        GatewayError::QueueFull { running, waiting, .. } => {
+            Grounds::Queue { running: count(*running), waiting: count(*waiting) }
+        }
+        GatewayError::Forbidden(missing) => Grounds::Capability {
+            needed: missing.needed().to_owned(),
+            model: missing.with().and_then(|with| name(&with.model)),
+            provider: missing.with().and_then(|with| name(with.provider.as_deref()?)),
+        },
+        GatewayError::ModelNotFound { model, provider, .. } => {
+            Grounds::Model { model: name(model), provider: asked_provider(provider) }
+        }
+        GatewayError::VideoNotOffered { asked, .. } => Grounds::Video {
+            asked: asked.format.clone(),
+            model: asked.model.as_deref().and_then(name),
+            provider: asked_provider(&asked.provider),
+        },
+        GatewayError::AccountNotOpen { .. } => Grounds::AccountNotOpen,
+        GatewayError::Erased { .. } => Grounds::Erased,
+        GatewayError::Validation(_)
+        | GatewayError::DuplicateRequest { .. }
+        | GatewayError::ShuttingDown
+        | GatewayError::AllProvidersFailed { .. }
+        | GatewayError::StreamInterrupted { .. }
+        | GatewayError::Timeout { .. }
+        | GatewayError::NothingToResume
+        | GatewayError::Internal { .. } => return None,
+    })
+}
+
+fn asked_provider(provider: &str) -> Option<String> {
+    if provider == AUTO { None } else { name(provider) }
+}
+
+/// A name that a caller gave, where it looks like one. Anything else may be content that came into the wrong field.
+fn name(text: &str) -> Option<String> {
+    is_identifier(text).then(|| text.to_owned())
+}
