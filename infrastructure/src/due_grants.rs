@@ -13,6 +13,7 @@ use sqlx::{PgPool, PgTransaction};
 
 use crate::event_store::{
     decode::{LogEntry, events_of},
+    reader::RecordedEvent,
     subscription::EventHandler,
 };
 
@@ -26,6 +27,10 @@ pub struct ExpiringGrants;
 impl EventHandler for ExpiringGrants {
     fn name(&self) -> &'static str {
         "expiring-grants"
+    }
+
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        matches!(event.event_type.as_str(), "CreditsGranted" | "CreditsExpired")
     }
 
     fn apply<'a>(

@@ -11,6 +11,7 @@ use aihub_application::{
 };
 use aihub_domain::workflow::{Workflow, event::WorkflowEvent};
 use anyhow::Context;
+use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::PgTransaction;
@@ -19,6 +20,7 @@ use crate::{
     database::Database,
     event_store::{
         decode::{LogEntry, events_of},
+        reader::RecordedEvent,
         subscription::EventHandler,
     },
     job_news,
@@ -42,6 +44,10 @@ struct Row<'a> {
 impl EventHandler for OpenWorkflows {
     fn name(&self) -> &'static str {
         "open-workflows"
+    }
+
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        event.aggregate_type == Workflow::TYPE
     }
 
     fn apply<'a>(

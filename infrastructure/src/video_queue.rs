@@ -19,6 +19,7 @@ use aihub_domain::video::{
 };
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
@@ -28,6 +29,7 @@ use crate::{
     database::Database,
     event_store::{
         decode::{LogEntry, events_of},
+        reader::RecordedEvent,
         subscription::EventHandler,
     },
     job_news,
@@ -91,6 +93,10 @@ impl Row {
 impl EventHandler for OpenVideos {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        event.aggregate_type == VideoJob::TYPE
     }
 
     fn apply<'a>(

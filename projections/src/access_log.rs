@@ -6,11 +6,13 @@ use aihub_domain::access::{Access, AccessEvent};
 use aihub_infrastructure::{
     event_store::{
         decode::{LogEntry, events_of},
+        reader::RecordedEvent,
         subscription::EventHandler,
     },
     json_rows::json_rows,
 };
 use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::PgTransaction;
@@ -45,6 +47,10 @@ impl rebuild::View for View {
 impl EventHandler for View {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        event.aggregate_type == Access::TYPE
     }
 
     fn apply<'a>(

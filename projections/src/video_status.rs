@@ -12,12 +12,14 @@ use aihub_domain::video::{VideoJob, event::VideoEvent};
 use aihub_infrastructure::{
     event_store::{
         decode::{LogEntry, events_of},
+        reader::RecordedEvent,
         subscription::EventHandler,
     },
     json_rows::json_rows,
 };
 use anyhow::Context;
 use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use serde_json::Value;
@@ -131,6 +133,10 @@ impl rebuild::View for View {
 impl EventHandler for View {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        event.aggregate_type == VideoJob::TYPE
     }
 
     fn apply<'a>(

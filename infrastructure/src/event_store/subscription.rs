@@ -30,13 +30,19 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{live::Live, runner::Runner, tail::Tail};
-use super::{chain::ChainHead, decode::LogEntry, upcast::Upcasters};
+use super::{chain::ChainHead, decode::LogEntry, reader::RecordedEvent, upcast::Upcasters};
 use crate::database::Database;
 
 /// What follows the log.
 pub trait EventHandler: Send + Sync {
     /// Under which the checkpoint is kept: never changed, and of this handler alone.
     fn name(&self) -> &'static str;
+
+    /// Whether it does something about the event. A batch in which it does not about any is not applied, only passed over,
+    /// which costs a third.
+    fn concerns(&self, _event: &RecordedEvent) -> bool {
+        true
+    }
 
     /// Applies the events, which are in log order and upcast. What it writes through `transaction` is committed
     /// together with the checkpoint, or not at all. An error or a panic stops the subscription, unless the error is a

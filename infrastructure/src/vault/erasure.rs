@@ -11,6 +11,7 @@ use aihub_domain::{
     subject::{Subject, SubjectEvent},
 };
 use chrono::{DateTime, NaiveDate, Utc};
+use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use sqlx::{PgConnection, PgExecutor, PgTransaction};
 use tokio::time::sleep;
@@ -22,6 +23,7 @@ use crate::{
     database::Database,
     event_store::{
         decode::{LogEntry, events_of},
+        reader::RecordedEvent,
         subscription::EventHandler,
     },
 };
@@ -78,6 +80,10 @@ pub struct Erasures;
 impl EventHandler for Erasures {
     fn name(&self) -> &'static str {
         "erasures"
+    }
+
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        [Subject::TYPE, Retention::TYPE].contains(&event.aggregate_type.as_str())
     }
 
     fn apply<'a>(

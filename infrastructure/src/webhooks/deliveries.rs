@@ -9,6 +9,7 @@ use aihub_domain::{
     workflow::{Workflow, event::WorkflowEvent},
 };
 use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
 use sqlx::{PgExecutor, PgTransaction};
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use crate::{
     event_store::{
         decode::{LogEntry, events_of},
+        reader::RecordedEvent,
         subscription::EventHandler,
     },
     json_rows::json_rows,
@@ -50,6 +52,10 @@ enum Meaning<'a> {
 impl EventHandler for WebhookDeliveries {
     fn name(&self) -> &'static str {
         "webhook-deliveries"
+    }
+
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        [VideoJob::TYPE, Workflow::TYPE].contains(&event.aggregate_type.as_str())
     }
 
     fn apply<'a>(

@@ -165,16 +165,29 @@ impl Session {
     }
 
     async fn apply(&mut self, events: &[Arc<LogEntry>], to: ChainHead) -> anyhow::Result<()> {
+        if !events.iter().any(|event| self.handler.concerns(event)) {
+            // One statement, and no transaction around it.
+            let moved = checkpoint::advance(&mut self.connection, self.handler.name(), self.checkpoint, to).await?;
+            return self.moved(moved, to);
+        }
         let mut transaction = self.connection.begin().await?;
         AssertUnwindSafe(self.handler.apply(&mut transaction, events))
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(anyhow!("the handler panicked")))?;
         let moved = checkpoint::advance(&mut *transaction, self.handler.name(), self.checkpoint, to).await?;
+        if moved {
+            transaction.commit().await?;
+        } else {
+            transaction.rollback().await?;
+        }
+        self.moved(moved, to)
+    }
+
+    fn moved(&mut self, moved: bool, to: ChainHead) -> anyhow::Result<()> {
         if !moved {
             return Err(TryAgain(MOVED.to_owned()).into());
         }
-        transaction.commit().await?;
         self.checkpoint = to;
         Ok(())
     }
