@@ -66,22 +66,29 @@ impl Default for EmbeddedPostgresOptions {
 pub struct EmbeddedPostgres {
     url: String,
     version: String,
+    place: Place,
+    presence: Presence,
+    child: Option<Child>,
+}
+
+/// Where it runs, and how.
+#[derive(Debug, Clone)]
+struct Place {
     directory: Directory,
     user: ServerUser,
     options: EmbeddedPostgresOptions,
+    /// Removed at the end.
     temporary: bool,
-    presence: Presence,
-    child: Option<Child>,
 }
 
 impl std::fmt::Debug for EmbeddedPostgres {
     /// Without the URL, for the password is in it.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { version, directory, .. } = self;
+        let Self { version, place, .. } = self;
         formatter
             .debug_struct("EmbeddedPostgres")
             .field("version", version)
-            .field("dir", directory)
+            .field("dir", &place.directory)
             .finish_non_exhaustive()
     }
 }
@@ -92,7 +99,7 @@ impl EmbeddedPostgres {
     pub async fn start(dir: &Path, options: &EmbeddedPostgresOptions) -> Result<Self, EmbeddedPostgresError> {
         let user = ServerUser::of(&dir.join("data"))?;
         let directory = Directory::prepare(dir, user, Path::new(RELOCATED))?;
-        Self::start_in(directory, user, options, false).await
+        Place { directory, user, options: options.clone(), temporary: false }.start().await
     }
 
     /// A fresh one in a directory of its own below the system's for temporary files, which is removed at the end,
@@ -105,7 +112,7 @@ impl EmbeddedPostgres {
         let dir = parent.join(name);
         let directory = Directory::prepare(&dir, user, Path::new(RELOCATED))?;
         user.own(directory.path()).map_err(error::at("give away", directory.path()))?;
-        let started = Self::start_in(directory, user, options, true).await;
+        let started = Place { directory, user, options: options.clone(), temporary: true }.start().await;
         if started.is_err() {
             let _ = std::fs::remove_dir_all(&dir);
         }
@@ -126,13 +133,13 @@ impl EmbeddedPostgres {
     /// lost a connection finds it there.
     pub async fn keep(mut self, stop: CancellationToken) -> Self {
         while stop.run_until_cancelled(self.ended()).await.is_some() {
-            tracing::warn!(data = %self.directory.path().display(), "PostgreSQL has ended: starting it again");
-            let again = Self::start_in(self.directory.clone(), self.user, &self.options, self.temporary);
+            tracing::warn!(data = %self.place.directory.path().display(), "PostgreSQL has ended: starting it again");
+            let again = self.place.clone().start();
             match stop.run_until_cancelled(again).await {
                 Some(Ok(again)) => {
                     if again.url != self.url {
                         tracing::error!(
-                            "PostgreSQL had to take another port, where nobody here looks for it: start aihub again"
+                            "PostgreSQL's port was taken, and nobody here looks for it on another one: start aihub again"
                         );
                     }
                     self = again;
@@ -152,7 +159,7 @@ impl EmbeddedPostgres {
         if let Some(watchdog) = &mut self.child {
             let _ = watchdog.wait().await;
         }
-        while !matches!(self.directory.server_lock(Duration::ZERO).await, Ok(Some(_))) {
+        while !matches!(self.place.directory.server_lock(Duration::ZERO).await, Ok(Some(_))) {
             sleep(LOOK_EVERY).await;
         }
     }
@@ -160,7 +167,7 @@ impl EmbeddedPostgres {
     /// Ends the use. If it was the last one, this waits until PostgreSQL has shut down: all connections are cut, what was
     /// committed is on disk. Close the pools before.
     pub async fn stop(self) -> Result<(), EmbeddedPostgresError> {
-        let Self { directory, presence, child, .. } = self;
+        let Self { place: Place { directory, .. }, presence, child, .. } = self;
         // While this is held nobody joins a server that is about to end.
         let _change = directory.lock_for_change().await?;
         drop(presence);
@@ -176,39 +183,32 @@ impl EmbeddedPostgres {
         }
         Ok(())
     }
+}
 
-    async fn start_in(
-        directory: Directory,
-        user: ServerUser,
-        options: &EmbeddedPostgresOptions,
-        temporary: bool,
-    ) -> Result<Self, EmbeddedPostgresError> {
+impl Place {
+    /// Starts the server, or joins the one that runs.
+    async fn start(self) -> Result<EmbeddedPostgres, EmbeddedPostgresError> {
+        let Self { directory, user, options, temporary } = &self;
+        let (user, durable, temporary) = (*user, options.durable, *temporary);
         let _change = directory.lock_for_change().await?;
         let server_lock = if let Some(free) = directory.server_lock(Duration::ZERO).await? {
             free
-        } else if let Some(server) = server::join(&directory).await? {
-            return Self::open(directory, user, options, temporary, server).await;
+        } else if let Some(server) = server::join(directory).await? {
+            return self.open(server).await;
         } else {
-            server::stop_left_behind(&directory, user).await?
+            server::stop_left_behind(directory, user).await?
         };
         let data_major = cluster::data_major(&directory.data())?;
         let binaries = binaries::find(options, &directory.data(), data_major, user).await?;
-        let durable = options.durable;
         if data_major.is_none() {
-            cluster::create(&directory, &binaries, user, durable).await?;
+            cluster::create(directory, &binaries, user, durable).await?;
         }
-        let launch = Launch { directory: &directory, binaries: &binaries, user, durable, temporary };
+        let launch = Launch { directory, binaries: &binaries, user, durable, temporary };
         let server = launch.start(&server_lock).await?;
-        Self::open(directory, user, options, temporary, server).await
+        self.open(server).await
     }
 
-    async fn open(
-        directory: Directory,
-        user: ServerUser,
-        options: &EmbeddedPostgresOptions,
-        temporary: bool,
-        server: Server,
-    ) -> Result<Self, EmbeddedPostgresError> {
+    async fn open(self, server: Server) -> Result<EmbeddedPostgres, EmbeddedPostgresError> {
         let Server { address, mut connection, presence, child } = server;
         let version = sqlx::query_scalar("SELECT split_part(current_setting('server_version'), ' ', 1)");
         let version: String = version.fetch_one(&mut connection).await?;
@@ -217,7 +217,6 @@ impl EmbeddedPostgres {
             sqlx::query(&format!("CREATE DATABASE {DATABASE}")).execute(&mut connection).await?;
         }
         connection.close().await?;
-        let (url, options) = (address.url(DATABASE), options.clone());
-        Ok(Self { url, version, directory, user, options, temporary, presence, child })
+        Ok(EmbeddedPostgres { url: address.url(DATABASE), version, place: self, presence, child })
     }
 }

@@ -3,6 +3,7 @@
 //! | file | is |
 //! |---|---|
 //! | `data/` | PostgreSQL's own, for its user only |
+//! | `port` | that the server had the last time |
 //! | `password` | of the role `aihub`, mode 0600 |
 //! | `postgres.log`, `postgres.log.1` | what the server said, and what it said before |
 //! | `change` | locked by the one process that starts, joins or leaves just now |
@@ -12,7 +13,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
-    io,
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink},
     path::{Path, PathBuf},
     time::Duration,
@@ -83,6 +84,16 @@ impl Directory {
 
     pub(super) fn log(&self) -> PathBuf {
         self.path.join("postgres.log")
+    }
+
+    /// The port that the server had the last time.
+    pub(super) fn last_port(&self) -> Option<u16> {
+        fs::read_to_string(self.path.join("port")).ok()?.trim().parse().ok()
+    }
+
+    pub(super) fn keep_port(&self, port: u16) -> Result<(), EmbeddedPostgresError> {
+        let mut file = self.open("port", OpenOptions::new().write(true).truncate(true))?;
+        writeln!(file, "{port}").map_err(at("write", self.path.join("port")))
     }
 
     /// Waits for its turn to start, join or leave.

@@ -84,16 +84,16 @@ pub(super) struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    /// Starts the server on a free port: after a crash on the one that it had, where others may still look for it. The
+    /// Starts the server, on the port that it had the last time if that is free: whoever lost it looks for it there. The
     /// caller holds `server_lock`, so nothing else runs on the data.
     pub(super) async fn start(&self, server_lock: &File) -> Result<Server, EmbeddedPostgresError> {
-        // A crash leaves its file behind, and postgres would take any process that has the id by now for its predecessor.
-        let mut crashed = PidFile::read(&self.directory.data());
+        // A crash leaves it behind, and postgres would take any process that has the id by now for its predecessor.
         let _ = fs::remove_file(self.directory.data().join("postmaster.pid"));
+        let mut last = self.directory.last_port();
         let mut attempt = 1;
         loop {
-            let port = match crashed.take() {
-                Some(PidFile { port, .. }) => port,
+            let port = match last.take() {
+                Some(port) => port,
                 None => free_port(self.directory.path())?,
             };
             match self.start_on(port, server_lock).await {
@@ -102,7 +102,11 @@ impl Launch<'_> {
                 {
                     attempt += 1;
                 }
-                outcome => return outcome,
+                Ok(server) => {
+                    self.directory.keep_port(port)?;
+                    return Ok(server);
+                }
+                Err(error) => return Err(error),
             }
         }
     }

@@ -101,9 +101,11 @@ async fn one_that_was_killed_is_there_again_where_it_was_while_somebody_keeps_it
     let (url, stop) = (postgres.url().to_owned(), CancellationToken::new());
     let tasks = TaskTracker::new();
     let kept = [postgres, joined].map(|postgres| tasks.spawn(postgres.keep(stop.clone())));
-    for _ in 0..3 {
+    // Whether it has time to tidy up or not.
+    for signal in ["-KILL", "-INT", "-KILL"] {
         let mut before = PgConnection::connect(&url).await.unwrap();
-        kill(&postmaster(&path));
+        let sent = Command::new("kill").args([signal, &postmaster(&path)]).status().unwrap();
+        assert!(sent.success());
         while before.ping().await.is_ok() {}
         let found = async {
             loop {
@@ -328,7 +330,7 @@ async fn its_log_tells_of_no_statement_and_no_value() {
 #[tokio::test]
 async fn a_temporary_one_leaves_nothing_behind() {
     let postgres = EmbeddedPostgres::start_temporary(&fetched_only()).await.unwrap();
-    let path = postgres.directory.path().to_owned();
+    let path = postgres.place.directory.path().to_owned();
     write_mark(&postgres).await;
     postgres.stop().await.unwrap();
     assert!(!path.exists());
