@@ -124,6 +124,7 @@ impl Projector {
             projector: self,
             client,
             merge,
+            heard: vec![false; partitions.names().len()],
             partitions: &partitions,
             cluster_id: &cluster_id,
             survey: None,
@@ -145,6 +146,8 @@ struct Reading<'a> {
     projector: &'a Projector,
     client: Arc<Client>,
     merge: Merge,
+    /// By partition: whether anything came out of its own queue.
+    heard: Vec<bool>,
     partitions: &'a Partitions,
     cluster_id: &'a str,
     survey: Option<Survey>,
@@ -209,7 +212,15 @@ impl Reading<'_> {
     fn read(&mut self) -> anyhow::Result<bool> {
         for (source, read) in self.partitions.serve() {
             match read {
-                Read::Message(offset, event) => self.merge.offer(source, offset, event.map(|event| *event)),
+                Read::Message(offset, event) => {
+                    // It was fetched before all that is in the partition's own queue. An end that was read there is later
+                    // and stays; it will not be told again.
+                    let has_ended = self.heard[source] && self.merge.has_ended(source);
+                    self.merge.offer(source, offset, event.map(|event| *event));
+                    if has_ended {
+                        self.merge.ends(source);
+                    }
+                }
                 Read::End => self.merge.ends(source),
                 Read::Nothing => {}
             }
@@ -227,10 +238,14 @@ impl Reading<'_> {
             loop {
                 match self.partitions.read(source)? {
                     Read::Message(offset, event) => {
+                        self.heard[source] = true;
                         self.merge.offer(source, offset, event.map(|event| *event));
                         return Ok(true);
                     }
-                    Read::End => self.merge.ends(source),
+                    Read::End => {
+                        self.heard[source] = true;
+                        self.merge.ends(source);
+                    }
                     Read::Nothing => break,
                 }
             }

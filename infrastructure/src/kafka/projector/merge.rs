@@ -100,6 +100,10 @@ impl Merge {
         self.sources[source].is_at_end = true;
     }
 
+    pub fn has_ended(&self, source: usize) -> bool {
+        self.sources[source].is_at_end
+    }
+
     pub fn is_at_end(&self) -> bool {
         self.sources.iter().all(|source| source.is_at_end)
     }
