@@ -1,6 +1,6 @@
 //! A fresh, migrated database for each test, copied from a template that is made once for a state of the migrations.
 
-use std::{net::SocketAddr, str::FromStr, thread};
+use std::{net::SocketAddr, str::FromStr, thread, time::Duration};
 
 use aihub_infrastructure::database::{Database, DatabaseOptions, MIGRATIONS};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, postgres::PgConnectOptions};
@@ -30,7 +30,9 @@ pub async fn database() -> TestDatabase {
     connection.execute(&*format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
     connection.close().await.unwrap();
     let options = options(&server, &name);
-    let database = Database::connect(&options).await.unwrap();
+    // However busy the machine is: no test is about how long this took.
+    let patient = DatabaseOptions { acquire_timeout: Duration::from_mins(1), ..options.clone() };
+    let database = Database::connect(&patient).await.unwrap();
     TestDatabase { database, options, folder: tempfile::tempdir().unwrap(), name, server }
 }
 

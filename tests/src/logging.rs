@@ -1,5 +1,5 @@
-//! What the services under test log: warnings and errors stand in the output of the test that they belong to, and a test
-//! can keep everything.
+//! What the services under test log: warnings and errors, or what `RUST_LOG` says, stand in the output of the test that they
+//! belong to, and a test can keep everything.
 
 use std::{
     cell::RefCell,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use tracing_subscriber::{
-    Layer,
+    EnvFilter, Layer,
     filter::{LevelFilter, dynamic_filter_fn},
     fmt,
     layer::SubscriberExt,
@@ -41,7 +41,9 @@ pub fn install() {
     INSTALLED.call_once(|| {
         let wanted =
             dynamic_filter_fn(|_, _| KEPT.with_borrow(Option::is_some)).with_max_level_hint(LevelFilter::DEBUG);
-        let shown = fmt::layer().with_ansi(false).with_test_writer().with_filter(LevelFilter::WARN);
+        // The clients of the tests themselves tell errors that are none.
+        let shown = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,rdkafka=off"));
+        let shown = fmt::layer().with_ansi(false).with_test_writer().with_filter(shown);
         let kept = fmt::layer().with_ansi(false).with_writer(|| Keep).with_filter(wanted);
         tracing_subscriber::registry().with(shown).with(kept).init();
     });
