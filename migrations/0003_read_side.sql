@@ -255,6 +255,8 @@ CREATE TABLE read.credit_ledger_v1 (
 );
 -- Rows come in the order of positions and so nearly of months: a block range is as good as a tree here, and free.
 CREATE INDEX ON read.credit_ledger_v1 USING brin (position, accounting_month) WITH (pages_per_range = 32);
+-- Notes are few.
+CREATE INDEX ON read.credit_ledger_v1 (accounting_month) WHERE movement = 'adjust';
 
 COMMENT ON TABLE read.credit_ledger_state_v1 IS 'How far credit_ledger_v1 is filled';
 COMMENT ON COLUMN read.credit_ledger_state_v1.one IS 'There is one row';

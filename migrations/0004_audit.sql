@@ -28,7 +28,7 @@ CREATE TABLE read.access_log_v1 (
 COMMENT ON TABLE read.access_log_v1 IS 'One row per look at what is not one''s own: audits and reports on others, over HTTP or on the command line';
 COMMENT ON COLUMN read.access_log_v1.position IS 'Of the event in the log';
 COMMENT ON COLUMN read.access_log_v1.accessed_at IS 'When';
-COMMENT ON COLUMN read.access_log_v1.user_id IS 'Who, as the token names them; on the command line the operating system''s user';
+COMMENT ON COLUMN read.access_log_v1.user_id IS 'Who, as the token names them; on the command line as they said, or the operating system''s user, who is in parameters otherwise';
 COMMENT ON COLUMN read.access_log_v1.account IS 'The account of who looked; empty on the command line';
 COMMENT ON COLUMN read.access_log_v1.action IS 'What was done: audit.verify, audit.trail, report.usage, replay.as-of, …';
 COMMENT ON COLUMN read.access_log_v1.parameters IS 'What was asked for, by name';

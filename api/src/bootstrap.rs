@@ -249,8 +249,11 @@ impl App {
         if let Some(simulated) = &self.simulated {
             simulated.stop.cancel();
         }
-        if timeout(LAST_COMMITS, write_down_refusals(&gateway)).await.is_err() {
-            tracing::warn!("what was refused last is not in the log");
+        // Whether it is done in time is seen by what is left.
+        drop(timeout(LAST_COMMITS, write_down_refusals(&gateway)).await);
+        let lost = gateway.refusals.give_up();
+        if lost > 0 {
+            tracing::warn!(refusals.count = lost, "what was refused last is not in the log");
         }
         self.stop_workers.cancel();
         self.log.close();
@@ -398,7 +401,7 @@ fn keep_records(config: &Config, gateway: &Arc<Gateway>, workers: &TaskTracker, 
         workers.spawn(keep_retention(gateway.clone(), retention_days, stop.clone()));
     }
     let interval = duration_ms(config.audit.refusals_interval_ms);
-    workers.spawn(keep_refusals(gateway.clone(), interval, stop.clone()));
+    workers.spawn(keep_refusals(gateway.clone(), interval));
 }
 
 /// Has content erased that is too old.
@@ -414,13 +417,18 @@ async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: Cancel
     }
 }
 
-/// Has refusals written down, until whoever stops the service does it for the last time.
-async fn keep_refusals(gateway: Arc<Gateway>, interval: Duration, stop: CancellationToken) {
+/// Has refusals written down, until whoever stops the service does it for the last time. It is in nobody's way then, even where
+/// it waits for the log: what it was at is appended again.
+async fn keep_refusals(gateway: Arc<Gateway>, interval: Duration) {
     let mut tick = tokio::time::interval(interval);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        write_down_refusals(&gateway).await;
-    }
+    let keep = async {
+        loop {
+            tick.tick().await;
+            write_down_refusals(&gateway).await;
+        }
+    };
+    gateway.stopping.run_until_cancelled(keep).await;
 }
 
 async fn write_down_refusals(gateway: &Gateway) {

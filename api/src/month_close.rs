@@ -29,7 +29,7 @@ use sqlx::Connection;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
-/// How long the ledgers may take to catch up with the log.
+/// How long the views may take to catch up with the log.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often the totals are taken again because the log went on too fast or something of the month came in late.
@@ -76,7 +76,7 @@ pub async fn close_month(
     let period = load(database, upcasters, month).await?;
     let mut stopper = LogStopper::connect(database).await?;
     for _ in 0..ATTEMPTS {
-        let watermark = caught_up(database).await?;
+        let watermark = caught_up(database, &[usage_ledger::NAME, credit_ledger::NAME]).await?;
         let (first_open, totals) = take_totals(database, month, watermark).await?;
         let close = |head: ChainHead| PeriodCommand::CloseMonth {
             month,
@@ -118,11 +118,11 @@ async fn load(database: &Database, upcasters: &Upcasters, month: Month) -> anyho
     Ok(period)
 }
 
-/// The log's head, once both ledgers have applied it.
-async fn caught_up(database: &Database) -> Result<u64, CloseError> {
+/// The log's head, once the views have applied it.
+pub async fn caught_up(database: &Database, views: &[&'static str]) -> Result<u64, CloseError> {
     let head = reader::head(database.pool()).await?.position;
     let give_up_at = Instant::now() + PATIENCE;
-    for view in [usage_ledger::NAME, credit_ledger::NAME] {
+    for &view in views {
         loop {
             let status = checkpoint::status(database.pool(), view).await?;
             let position = status.as_ref().map_or(0, |status| status.position);

@@ -77,7 +77,10 @@ impl Problem {
 impl From<&GatewayError> for Problem {
     fn from(error: &GatewayError) -> Self {
         let details = match error {
-            GatewayError::Forbidden(_) | GatewayError::ShuttingDown | GatewayError::NothingToResume => Value::Null,
+            GatewayError::Forbidden(_)
+            | GatewayError::OthersToken { .. }
+            | GatewayError::ShuttingDown
+            | GatewayError::NothingToResume => Value::Null,
             GatewayError::Validation(faults) => json!({ "fields": faults }),
             GatewayError::ModelNotFound { model, provider, known } => {
                 let provider = (provider != AUTO).then_some(provider);

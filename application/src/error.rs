@@ -18,6 +18,9 @@ use crate::{ports::provider::FailureKind, principal::MissingCapability, videos::
 pub enum GatewayError {
     #[error("{0}")]
     Forbidden(#[from] MissingCapability),
+    /// Whose it is.
+    #[error("the fresh token is someone else's: `sub` and `account` must stay")]
+    OthersToken { account: String, user: String },
     #[error("the request has {} faulty field{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
     Validation(Vec<FaultyField>),
     #[error("no provider that may be asked has the model {model}, or none has a price for it that is valid today")]
@@ -97,7 +100,9 @@ impl GatewayError {
     /// The stable code of the protocol.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Forbidden(_) | Self::AccountNotOpen { .. } | Self::Erased { .. } => "FORBIDDEN",
+            Self::Forbidden(_) | Self::OthersToken { .. } | Self::AccountNotOpen { .. } | Self::Erased { .. } => {
+                "FORBIDDEN"
+            }
             Self::Validation(_) | Self::NothingToResume => "VALIDATION_ERROR",
             Self::ModelNotFound { .. } => "MODEL_NOT_FOUND",
             Self::VideoNotOffered { .. } => "VIDEO_NOT_OFFERED",

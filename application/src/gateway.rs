@@ -96,6 +96,8 @@ struct Job {
     /// Names the request and its reservation.
     id: String,
     principal: Arc<Principal>,
+    /// It came from outside, and not from a workflow.
+    is_callers: bool,
     request: AnswerRequest,
     candidates: Vec<Candidate>,
     input_tokens: u64,
@@ -150,7 +152,17 @@ impl Gateway {
         client_id: &str,
         request: AnswerRequest,
     ) -> Result<Submitted, GatewayError> {
-        self.admit(principal, client_id, request).inspect_err(|error| self.note(principal, error))
+        self.admit(principal, client_id, request, true).inspect_err(|error| self.note(principal, error))
+    }
+
+    /// The same for a workflow, which tells itself what it was refused, and asks again: that is no refusal of its user.
+    pub fn submit_for_workflow(
+        self: &Arc<Self>,
+        principal: &Arc<Principal>,
+        workflow_id: &str,
+        request: AnswerRequest,
+    ) -> Result<Submitted, GatewayError> {
+        self.admit(principal, workflow_id, request, false)
     }
 
     /// Counts what somebody was refused, for the log.
@@ -163,6 +175,7 @@ impl Gateway {
         principal: &Arc<Principal>,
         client_id: &str,
         request: AnswerRequest,
+        is_callers: bool,
     ) -> Result<Submitted, GatewayError> {
         if self.draining.is_cancelled() {
             return Err(GatewayError::ShuttingDown);
@@ -200,6 +213,7 @@ impl Gateway {
         let job = Job {
             id,
             principal: principal.clone(),
+            is_callers,
             request,
             candidates,
             input_tokens,
@@ -231,6 +245,7 @@ impl Gateway {
         };
         if let Err(Failed { error, .. }) = &end
             && !finish.accepted
+            && job.is_callers
         {
             self.note(&job.principal, error);
         }

@@ -1,9 +1,9 @@
 //! What authenticated callers are refused before anything is accepted, on its way into the log.
 //!
 //! A refusal is to stay cheap, and whoever causes many of them is not to fill the log with them. So none is written down by
-//! itself: what one user is refused for one reason is counted for a moment, in bounded memory and off the request's path,
-//! and is then told by one event. A process that is killed takes the last moment with it. What there is no room for is
-//! dropped, and a counter says so.
+//! itself: what one user is refused is counted for a moment, by its reasons, in bounded memory and off the request's path, and
+//! is then told by one event. A process that is killed takes the last moment with it. What there is no room for is dropped,
+//! and a counter says so. Only what comes from outside is counted: a workflow's own events tell what its steps were refused.
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use aihub_domain::refusal::{Grounds, Refusal, RefusalCommand, Refused};
+use aihub_domain::refusal::{Grounds, Reason, Refusal, RefusalCommand, Refused};
 use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use metrics::counter;
@@ -28,19 +28,21 @@ use crate::{
 
 /// How many users' refusals are kept until they are written down; what others are refused meanwhile is dropped.
 const MAX_USERS: usize = 1_024;
-/// How many reasons of one code are told apart for one user. Names can be made up without end: behind these, the last of
-/// them counts for all.
+/// How many reasons of one code are told apart for one user. Names can be made up without end: what goes beyond these is
+/// counted together.
 const MAX_REASONS: usize = 8;
+/// The longest name that a caller gave and that is kept, in bytes.
+const MAX_NAME_BYTES: usize = 64;
 
 /// The account and the user.
 type Whose = (String, String);
 
 #[derive(Default)]
 pub struct Refusals {
-    kept: Mutex<BTreeMap<Whose, Vec<Refused>>>,
-    /// What is on its way, one unit a user. Its outcome may be unknown: appended again under the same command id, it is in
-    /// the log once.
-    units: tokio::sync::Mutex<VecDeque<Unit>>,
+    kept: Mutex<BTreeMap<Whose, Vec<Reason>>>,
+    /// What is on its way, one unit a user, and how many refusals it tells. Its outcome may be unknown: appended again under
+    /// the same command id, it is in the log once.
+    units: tokio::sync::Mutex<VecDeque<(Unit, u64)>>,
 }
 
 impl Refusals {
@@ -54,26 +56,25 @@ impl Refusals {
             Entry::Vacant(_) if users >= MAX_USERS => return dropped(code, 1),
             entry => entry.or_default(),
         };
-        let of_code = reasons.iter().filter(|known| known.code == code).count();
-        let same = |known: &&mut Refused| {
-            known.code == code && (of_code >= MAX_REASONS || known.because.is_about_the_same(&because))
+        let is_known = |known: &Reason| {
+            known.code == code && known.because.as_ref().is_some_and(|known| known.is_about_the_same(&because))
         };
-        // From the last one on: where there are too many, it is the one that takes what is new.
-        match reasons.iter_mut().rev().find(same) {
+        let told_apart = reasons.iter().filter(|known| known.code == code && known.because.is_some()).count();
+        let because = (told_apart < MAX_REASONS || reasons.iter().any(is_known)).then_some(because);
+        let same = |known: &&mut Reason| {
+            known.code == code
+                && match (&known.because, &because) {
+                    (Some(known), Some(because)) => known.is_about_the_same(because),
+                    (known, because) => known.is_none() && because.is_none(),
+                }
+        };
+        match reasons.iter_mut().find(same) {
             Some(known) => {
                 known.count += 1;
                 known.last_at = now;
                 known.because = because;
             }
-            None => reasons.push(Refused {
-                account: principal.account.clone(),
-                user: principal.user.clone(),
-                code: code.to_owned(),
-                count: 1,
-                first_at: now,
-                last_at: now,
-                because,
-            }),
+            None => reasons.push(Reason { code: code.to_owned(), count: 1, first_at: now, last_at: now, because }),
         }
     }
 
@@ -81,47 +82,62 @@ impl Refusals {
     /// until then nothing more is taken out of the count.
     pub async fn write_down(&self, log: &dyn EventLog, node: &str) -> Result<(), AppendError> {
         let mut units = self.units.lock().await;
-        if units.is_empty() {
-            let counted = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
-            units.extend(counted.into_values().filter_map(|reasons| unit(&reasons, node)));
-        }
-        // One after another: this is in nobody's way, and nobody waits for it.
-        while let Some(unit) = units.front() {
-            match log.append(unit.clone()).await {
-                Err(error @ (AppendError::Overloaded | AppendError::Unavailable(_))) => return Err(error),
-                Err(error) => {
-                    tracing::error!(error.message = %error, "what was refused cannot be written down");
-                    dropped("*", unit.streams.len() as u64);
-                }
-                Ok(_) => {}
+        append(&mut units, log).await?;
+        let counted = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        for ((account, user), reasons) in counted {
+            let count = count(&reasons);
+            match unit(Refused { account, user, reasons }, node) {
+                Some(unit) => units.push_back((unit, count)),
+                None => dropped("*", count),
             }
-            units.pop_front();
         }
-        Ok(())
+        append(&mut units, log).await
+    }
+
+    /// Lets go of what is not in the log, as far as is known, when nobody will write it down any more; how many refusals.
+    pub fn give_up(&self) -> u64 {
+        let counted = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        let counted: u64 = counted.values().map(|reasons| count(reasons)).sum();
+        let under_way: u64 = self.units.try_lock().map_or(0, |mut units| units.drain(..).map(|(_, count)| count).sum());
+        dropped("*", counted + under_way);
+        counted + under_way
     }
 }
 
-/// What one user was refused. The streams are named after the account, so that its trail finds them.
-fn unit(reasons: &[Refused], node: &str) -> Option<Unit> {
-    let command_id = Uuid::now_v7();
-    let mut streams = Vec::with_capacity(reasons.len());
-    for refused in reasons {
-        let command = RefusalCommand::RecordRefusals(Box::new(refused.clone()));
-        // Neither can fail: it is the stream's first, and made of texts and numbers.
-        let events = Refusal::default().decide(command).ok()?;
-        streams.push(StreamAppend {
-            aggregate_type: Refusal::TYPE,
-            aggregate_id: format!("{}:{}", refused.account, Uuid::now_v7()),
-            expected_sequence: 0,
-            events: events.iter().map(NewEvent::of).collect::<Result<_, _>>().ok()?,
-        });
+/// One after another: this is in nobody's way, and nobody waits for it.
+async fn append(units: &mut VecDeque<(Unit, u64)>, log: &dyn EventLog) -> Result<(), AppendError> {
+    while let Some((unit, count)) = units.front() {
+        match log.append(unit.clone()).await {
+            Err(error @ (AppendError::Overloaded | AppendError::Unavailable(_))) => return Err(error),
+            Err(error) => {
+                tracing::error!(error.message = %error, "what was refused cannot be written down");
+                dropped("*", *count);
+            }
+            Ok(_) => {}
+        }
+        units.pop_front();
     }
+    Ok(())
+}
+
+fn count(reasons: &[Reason]) -> u64 {
+    reasons.iter().map(|reason| reason.count).sum()
+}
+
+/// What one user was refused. The stream is named after the account, so that its trail finds it. `None` cannot be: the event
+/// is the stream's first, and made of texts and numbers.
+fn unit(refused: Refused, node: &str) -> Option<Unit> {
+    let command_id = Uuid::now_v7();
+    let aggregate_id = format!("{}:{command_id}", refused.account);
     let metadata = Metadata::from([
-        ("actor", reasons.first()?.user.clone()),
+        ("actor", refused.user.clone()),
         ("correlationId", command_id.to_string()),
         ("node", node.to_owned()),
     ]);
-    Some(Unit { command_id, streams, metadata: Arc::new(metadata), basis: None })
+    let events = Refusal::default().decide(RefusalCommand::RecordRefusals(Box::new(refused))).ok()?;
+    let events = events.iter().map(NewEvent::of).collect::<Result<_, _>>().ok()?;
+    let stream = StreamAppend { aggregate_type: Refusal::TYPE, aggregate_id, expected_sequence: 0, events };
+    Some(Unit { command_id, streams: vec![stream], metadata: Arc::new(metadata), basis: None })
 }
 
 fn dropped(code: &'static str, count: u64) {
@@ -163,6 +179,7 @@ fn grounds(error: &GatewayError) -> Option<Grounds> {
         },
         GatewayError::AccountNotOpen { .. } => Grounds::AccountNotOpen,
         GatewayError::Erased { .. } => Grounds::Erased,
+        GatewayError::OthersToken { account, user } => Grounds::Token { account: account.clone(), user: user.clone() },
         GatewayError::Validation(_)
         | GatewayError::DuplicateRequest { .. }
         | GatewayError::ShuttingDown
@@ -180,5 +197,5 @@ fn asked_provider(provider: &str) -> Option<String> {
 
 /// A name that a caller gave, where it looks like one. Anything else may be content that came into the wrong field.
 fn name(text: &str) -> Option<String> {
-    is_identifier(text).then(|| text.to_owned())
+    (text.len() <= MAX_NAME_BYTES && is_identifier(text)).then(|| text.to_owned())
 }

@@ -7,6 +7,7 @@
 pub mod command;
 pub mod event;
 mod grants;
+pub mod repricing;
 mod spend;
 #[cfg(test)]
 mod tests;
@@ -18,10 +19,11 @@ use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::money::Microcredits;
+use crate::{money::Microcredits, period::Month};
 use command::{AccountCommand, Adjustment};
 use event::AccountEvent;
 use grants::{Expiry, Grants};
+use repricing::Repricing;
 use spend::Spend;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +93,8 @@ pub enum AccountError {
     NotExpired { grant_id: String, expires_at: Option<DateTime<Utc>> },
     #[error("adjustment {adjustment_id} was made before, as a {kind:?} of {amount} credits")]
     AdjustmentConflict { adjustment_id: String, kind: AdjustmentKind, amount: Microcredits },
+    #[error("{month} has been repriced already, see the note {note}")]
+    RepricedAlready { month: Month, note: String },
     #[error("an adjustment has to name what it corrects")]
     NothingCorrected,
     #[error("{spent} credits were spent, so {required} cannot be given back")]
@@ -309,6 +313,11 @@ impl Account {
             None => {}
         }
         self.require_open()?;
+        if let Some(repricing) = Repricing::of_note(&adjustment_id)
+            && let Some(other) = repricing.other_in(self.adjustments.keys())
+        {
+            return Err(AccountError::RepricedAlready { month: repricing.month, note: other.clone() });
+        }
         if corrects.is_empty() {
             return Err(AccountError::NothingCorrected);
         }

@@ -1,5 +1,5 @@
 //! What authenticated callers were refused before anything was accepted. Nothing changed by it, so nothing else in the log
-//! says so. What one user is refused for one reason is told together, with a count: each telling is a stream of its own.
+//! says so. What one user is refused in a while is told together, by its reasons: each telling is a stream of its own.
 
 #[cfg(test)]
 mod tests;
@@ -21,18 +21,24 @@ pub enum RefusalCommand {
     RecordRefusals(Box<Refused>),
 }
 
+/// What one user was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     pub account: String,
     pub user: String,
+    pub reasons: Vec<Reason>,
+}
+
+/// How often for what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
     /// As the caller was told: `INSUFFICIENT_CREDITS`.
     pub code: String,
-    /// How often.
     pub count: u64,
     pub first_at: DateTime<Utc>,
     pub last_at: DateTime<Utc>,
-    /// What the last one was decided on.
-    pub because: Grounds,
+    /// What the last one was decided on; `None` where these are all others of the code, more than are told apart.
+    pub because: Option<Grounds>,
 }
 
 /// What a refusal was decided on. A name that the caller made up stands in it only where it could be one: no content.
@@ -81,6 +87,11 @@ pub enum Grounds {
     AccountNotOpen,
     /// The account's content was erased, and nothing more is taken for it.
     Erased,
+    /// A good token, but of somebody else than the one whose socket it was brought to.
+    Token {
+        account: String,
+        user: String,
+    },
 }
 
 impl Grounds {

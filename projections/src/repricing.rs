@@ -20,9 +20,13 @@ use crate::{
         column::{Column, Kind, Value},
         watermark::{Basis, Views, Watermark},
     },
+    request_status,
     usage_ledger::{self, UsageEntry},
     video_status,
 };
+
+/// What a month is repriced from.
+pub const VIEWS: [&str; 4] = [usage_ledger::NAME, credit_ledger::NAME, request_status::NAME, video_status::NAME];
 
 /// By provider and model.
 pub type OfModels<P> = BTreeMap<String, BTreeMap<String, Vec<P>>>;
@@ -34,14 +38,15 @@ pub struct Prices {
     pub videos: OfModels<VideoPrice>,
 }
 
-/// What was charged for, with what the price of a video goes by besides its seconds.
+/// What was charged for, with what its price goes by besides what was used.
 #[derive(sqlx::FromRow)]
 struct Charged {
     #[sqlx(flatten)]
     entry: UsageEntry,
+    /// When it was asked for: it has the price of then.
+    priced_at: DateTime<Utc>,
+    /// Of a video.
     resolution: Option<String>,
-    /// A video has the price of then.
-    requested_at: Option<DateTime<Utc>>,
 }
 
 /// A request or a video at both prices.
@@ -77,13 +82,15 @@ pub struct BookedMonth {
     pub basis: Basis,
     /// Adjustments that have corrected charges of the month, by their names.
     pub notes: Vec<String>,
+    /// How many videos keep their price, because the other one has none for their resolution. Known when the requests have
+    /// been read.
+    pub passed_over: u64,
 }
 
 impl BookedMonth {
     pub async fn of(pool: &PgPool, month: Month) -> Result<Self, ReportError> {
-        let names = [usage_ledger::NAME, credit_ledger::NAME, video_status::NAME];
-        let mut views = Views::open(pool, &[&names[..], &["month_close_v1"]].concat()).await?;
-        let last = views.position(&names);
+        let mut views = Views::open(pool, &[&VIEWS[..], &["month_close_v1"]].concat()).await?;
+        let last = views.position(&VIEWS);
         let close = views.close_of(month, last).map(|close| close.watermark);
         let basis = views.basis(close.unwrap_or(last)).await?;
         let notes = sqlx::query_scalar(
@@ -92,7 +99,7 @@ impl BookedMonth {
         .bind(month.first_day())
         .fetch_all(&mut *views.transaction)
         .await?;
-        Ok(Self { views, month, is_closed: close.is_some(), basis, notes })
+        Ok(Self { views, month, is_closed: close.is_some(), basis, notes, passed_over: 0 })
     }
 
     /// The requests and videos that another price is given for, by account and in the order of the log.
@@ -101,29 +108,58 @@ impl BookedMonth {
         prices: &'a Prices,
         rate: MicrocreditsPerUsd,
     ) -> impl Stream<Item = Result<Repriced, sqlx::Error>> + 'a {
+        let Self { views, month, basis, passed_over, .. } = self;
         let entries = sqlx::query_as(
-            "SELECT u.*, v.resolution, v.requested_at
+            "SELECT u.*, coalesce(v.requested_at, r.accepted_at) AS priced_at, v.resolution
              FROM usage_ledger_v1 u LEFT JOIN video_status_v1 v ON u.kind = 'video' AND v.video_id = u.request_id
+                                    LEFT JOIN request_status_v1 r ON u.kind <> 'video' AND r.request_id = u.request_id
              WHERE u.accounting_month = $1 AND u.position <= $2 AND u.price_id IS NOT NULL
              ORDER BY u.account, u.position",
         )
-        .bind(self.month.first_day())
-        .bind(self.basis.position.cast_signed())
-        .fetch(&mut *self.views.transaction);
-        entries.try_filter_map(move |charged| ready(Ok(Repriced::of(charged, prices, rate))))
+        .bind(month.first_day())
+        .bind(basis.position.cast_signed())
+        .fetch(&mut *views.transaction);
+        entries.try_filter_map(move |charged| {
+            ready(Ok(match Repriced::of(charged, prices, rate) {
+                Other::Price(repriced) => Some(*repriced),
+                Other::None => None,
+                Other::NotOfItsResolution => {
+                    *passed_over += 1;
+                    None
+                }
+            }))
+        })
     }
 }
 
+/// What other prices say of a request or a video.
+enum Other {
+    Price(Box<Repriced>),
+    /// No other price was valid then.
+    None,
+    NotOfItsResolution,
+}
+
 impl Repriced {
-    /// `None` where no other price was valid then.
-    fn of(charged: Charged, prices: &Prices, rate: MicrocreditsPerUsd) -> Option<Self> {
-        let Charged { entry, resolution, requested_at } = charged;
+    fn of(charged: Charged, prices: &Prices, rate: MicrocreditsPerUsd) -> Other {
+        let Charged { entry, priced_at, resolution } = charged;
         let cost = if entry.kind == "video" {
-            let (resolution, requested_at): (Resolution, _) = (resolution?.parse().ok()?, requested_at?);
-            let price = of_model(&prices.videos, &entry)?.iter().find(|price| price.is_valid_at(requested_at))?;
-            price.cost(resolution, entry.video_seconds.try_into().ok()?)?
+            let valid = |prices: &&VideoPrice| prices.is_valid_at(priced_at);
+            let Some(price) = of_model(&prices.videos, &entry).and_then(|prices| prices.iter().find(valid)) else {
+                return Other::None;
+            };
+            let resolution = resolution.and_then(|resolution| resolution.parse::<Resolution>().ok());
+            let seconds = entry.video_seconds.try_into().ok();
+            let Some(cost) = resolution.zip(seconds).and_then(|(resolution, seconds)| price.cost(resolution, seconds))
+            else {
+                return Other::NotOfItsResolution;
+            };
+            cost
         } else {
-            let price = of_model(&prices.tokens, &entry)?.iter().find(|price| price.is_valid_at(entry.ended_at))?;
+            let valid = |prices: &&Price| prices.is_valid_at(priced_at);
+            let Some(price) = of_model(&prices.tokens, &entry).and_then(|prices| prices.iter().find(valid)) else {
+                return Other::None;
+            };
             price.cost(&TokenUsage {
                 input: entry.input_tokens.cast_unsigned(),
                 cached_input: entry.cached_input_tokens.cast_unsigned(),
@@ -132,7 +168,7 @@ impl Repriced {
                 reasoning: entry.reasoning_tokens.cast_unsigned(),
             })
         };
-        Some(Self { charge: rate.charge(cost), cost_picousd: cost.0, entry })
+        Other::Price(Box::new(Self { charge: rate.charge(cost), cost_picousd: cost.0, entry }))
     }
 
     /// What the account is to pay on top, or, below zero, to get back. Where an account was charged less than the list

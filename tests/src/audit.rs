@@ -64,7 +64,8 @@ pub struct Balance {
 impl Audit {
     /// Reads everything, verifies the chain, and checks of each event that it follows from those before: no account is
     /// overspent, every balance that an event states is true, a hold comes in one unit with its request and goes in one
-    /// unit with that request's only end, and both state the same charge.
+    /// unit with that request's only end, and both state the same charge and the same instant: what was used and what was
+    /// spent are of the same month.
     pub async fn of(pool: &PgPool) -> Self {
         let events = events(pool).await;
         let mut audit = Self::default();
@@ -103,7 +104,7 @@ impl Audit {
     }
 
     fn check_unit(&mut self, unit: &[RecordedEvent]) {
-        // What the unit does to holds, by id: reserved, or ended with this charge.
+        // What the unit does to holds, by id: reserved, or ended with this charge at this instant.
         let (mut reserved, mut ended) = (BTreeMap::new(), BTreeMap::new());
         for event in unit {
             if event.aggregate_type == Account::TYPE {
@@ -128,9 +129,10 @@ impl Audit {
                 }
                 end => {
                     let charged = end.outcome().map_or(0, |outcome| outcome.charge.amount.0);
-                    assert_eq!(ended.remove(id), Some(charged), "{id}: {end:?}");
+                    let (asked, ended_at) = end.ended().expect("an end");
+                    assert_eq!(ended.remove(id), Some((charged, ended_at)), "{id}: {end:?}");
                     let request = self.requests.get_mut(id).expect("accepted before it ended");
-                    assert_eq!(end.ended().map(|(asked, _)| asked), Some(&request.accepted.asked()));
+                    assert_eq!(*asked, request.accepted.asked());
                     let before = request.end.replace(end);
                     assert!(before.is_none(), "{id} has two ends");
                 }
@@ -143,7 +145,7 @@ impl Audit {
         &mut self,
         event: &RecordedEvent,
         reserved: &mut BTreeMap<String, i64>,
-        ended: &mut BTreeMap<String, i64>,
+        ended: &mut BTreeMap<String, (i64, DateTime<Utc>)>,
     ) {
         let id = &event.aggregate_id;
         let change: VideoEvent = event.decode().unwrap();
@@ -155,12 +157,12 @@ impl Audit {
             return;
         }
         let video = self.videos.get_mut(id).expect("requested before anything else");
-        if change.ended().is_some() {
+        if let Some((_, ended_at)) = change.ended() {
             let charged = match &change {
                 VideoEvent::VideoCompleted { outcome, .. } => outcome.charge.amount.0,
                 _ => 0,
             };
-            assert_eq!(ended.remove(id), Some(charged), "{id}: {change:?}");
+            assert_eq!(ended.remove(id), Some((charged, ended_at)), "{id}: {change:?}");
             assert!(video.end().is_none(), "{id} has two ends");
         } else {
             let after_the_end = matches!(change, VideoEvent::MediaErased { .. });
@@ -237,7 +239,12 @@ impl Balance {
         self.granted - self.spent - self.held() - self.expired
     }
 
-    fn apply(&mut self, event: &AccountEvent, reserved: &mut BTreeMap<String, i64>, ended: &mut BTreeMap<String, i64>) {
+    fn apply(
+        &mut self,
+        event: &AccountEvent,
+        reserved: &mut BTreeMap<String, i64>,
+        ended: &mut BTreeMap<String, (i64, DateTime<Utc>)>,
+    ) {
         let stated = match event {
             AccountEvent::AccountOpened { .. } | AccountEvent::UsageLimitsSet { .. } => return,
             AccountEvent::CreditsGranted { amount_microcredits, available_microcredits, .. } => {
@@ -282,18 +289,24 @@ impl Balance {
                 released_microcredits: Microcredits(released),
                 uncovered_microcredits,
                 available_microcredits,
+                settled_at,
                 ..
             } => {
                 assert_eq!(self.end(reservation_id), charged + released, "{reservation_id}");
                 assert!(*charged >= 0 && *released >= 0);
                 self.spent += charged;
                 self.uncovered += uncovered_microcredits.0;
-                ended.insert(reservation_id.clone(), *charged);
+                ended.insert(reservation_id.clone(), (*charged, *settled_at));
                 available_microcredits
             }
-            AccountEvent::CreditsReleased { reservation_id, released_microcredits, available_microcredits, .. } => {
+            AccountEvent::CreditsReleased {
+                reservation_id,
+                released_microcredits,
+                available_microcredits,
+                released_at,
+            } => {
                 assert_eq!(self.end(reservation_id), released_microcredits.0);
-                ended.insert(reservation_id.clone(), 0);
+                ended.insert(reservation_id.clone(), (0, *released_at));
                 available_microcredits
             }
         };

@@ -132,7 +132,14 @@ async fn a_fresh_token_of_somebody_else_is_refused_and_changes_nothing() {
     client.ask(&chat("a", "Why is the sky blue?")).await.done();
     let audit = app.audit().await;
     assert_eq!((audit.request().accepted.user.as_str(), audit.accounts.len()), ("ann", 1));
+    let database = app.database.clone();
     app.stop().await;
+    // Whose they were is on record.
+    let brought = "SELECT reason #>> '{because,token,user}' || '@' || (reason #>> '{because,token,account}')
+                   FROM events, json_array_elements(payload #> '{RequestsRefused,reasons}') reason
+                   WHERE aggregate_type = 'refusal' AND payload #>> '{RequestsRefused,user}' = 'ann'";
+    let brought: Vec<String> = sqlx::query_scalar(brought).fetch_all(database.pool()).await.unwrap();
+    assert_eq!(brought, ["eve@eve", "ann@eve", "eve@ann"]);
 }
 
 #[tokio::test]

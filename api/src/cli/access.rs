@@ -1,6 +1,6 @@
 //! Who looks at what on the command line is in the log and in the view `access_log`, as are uses over HTTP.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aihub_application::{
     access,
@@ -9,38 +9,53 @@ use aihub_application::{
 use aihub_domain::access::AccessRecord;
 use aihub_infrastructure::{
     database::Database,
-    event_store::{PostgresEventLog, upcast::Upcasters, writer::WriterOptions},
+    event_store::{PostgresEventLog, reader, upcast::Upcasters, writer::WriterOptions},
+    os_user::os_user,
 };
 use clap::Args;
 use tokio_util::task::TaskTracker;
 
-use super::{
-    account::{NODE, actor},
-    output::remark,
-};
+use super::{account::NODE, output::remark};
 
 /// Nobody waits longer for an answer because of what cannot be recorded.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub struct Who {
-    /// Who looks, for the access log [default: the operating system's user]
+    /// Who looks, for the access log, which has the operating system's user in any case
     #[arg(long)]
     pub actor: Option<String>,
 }
 
 impl Who {
     /// Records what was asked for, before it is shown. Where that cannot be, it is said and shown all the same: whoever has
-    /// the database has what is in it, and an auditor's copy may be one that nobody can write to.
+    /// the database has what is in it, and an auditor's copy may be one that nobody can write to. And a look is not to make
+    /// a log where there is none, nor to give another end to one that has lost its own.
     pub async fn looks<'a>(
         self,
         database: &Database,
         action: &str,
         parameters: impl IntoIterator<Item = (&'a str, Option<String>)>,
     ) -> std::io::Result<()> {
-        let parameters = parameters.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+        let refused =
+            |error: &dyn std::fmt::Display| remark(format_args!("this use is not in the access log: {error}"));
+        match reader::can_go_on(database.pool()).await {
+            Ok(true) => {}
+            Ok(false) => return refused(&"the log is not in this database, or not up to where others have seen it"),
+            Err(error) => return refused(&error),
+        }
+        let parameters = parameters.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let mut parameters: BTreeMap<String, String> = parameters.collect();
+        let user = match self.actor {
+            // Anybody can say a name.
+            Some(actor) => {
+                parameters.insert("osUser".to_owned(), os_user());
+                actor
+            }
+            None => os_user(),
+        };
         let record = AccessRecord {
-            user: actor(self.actor),
+            user,
             account: String::new(),
             action: action.to_owned(),
             parameters,
@@ -54,6 +69,6 @@ impl Who {
         log.close();
         tasks.close();
         tasks.wait().await;
-        recorded.or_else(|error| remark(format_args!("this use is not in the access log: {error}")))
+        recorded.or_else(|error| refused(&error))
     }
 }

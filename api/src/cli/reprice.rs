@@ -8,13 +8,14 @@ use aihub_domain::{
     account::{
         AdjustmentKind,
         command::{AccountCommand, Adjustment},
+        repricing::Repricing,
     },
     money::Microcredits,
     period::Month,
 };
 use aihub_projections::{
     report::format::{Format, Heading, Writer},
-    repricing::{BookedMonth, Comparison, OfModels, Prices, Repriced},
+    repricing::{self, BookedMonth, Comparison, OfModels, Prices, Repriced},
 };
 use anyhow::Context;
 use clap::{Args, builder::PossibleValuesParser};
@@ -28,7 +29,10 @@ use super::{
     account::{Ledger, metadata},
     output::remark,
 };
-use crate::config::{Config, prices::PriceSettings, videos::VideoPriceSettings};
+use crate::{
+    config::{Config, prices::PriceSettings, videos::VideoPriceSettings},
+    month_close::caught_up,
+};
 
 /// The most requests that one note names.
 const REQUESTS_PER_NOTE: usize = 500;
@@ -69,8 +73,7 @@ struct Note {
 /// What becomes of the corrections.
 struct Corrector<'a> {
     ledger: &'a Ledger,
-    month: Month,
-    key: String,
+    repricing: Repricing,
     actor: String,
     reason: String,
     note: Note,
@@ -93,28 +96,28 @@ impl Reprice {
 
     async fn reprice(self, ledger: &Ledger, text: &str, prices: &Prices, config: &Config) -> anyhow::Result<()> {
         let (pool, rate) = (ledger.database.pool(), config.credits.per_usd.0);
+        if self.apply {
+            // What was corrected by the last event is known, or nothing is.
+            caught_up(&ledger.database, &repricing::VIEWS).await?;
+        }
         let mut month = BookedMonth::of(pool, self.month).await?;
         let basis = month.basis.clone();
         let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{} {} {text}", self.month, rate.0).as_bytes());
-        let key = format!("reprice:{}:{}", self.month, self.key.unwrap_or_else(|| digest.simple().to_string()));
+        let key = self.key.unwrap_or_else(|| digest.simple().to_string());
+        let repricing = Repricing { month: self.month, key };
+        let asked = [("month", Some(self.month.to_string())), ("apply", self.apply.then(|| "true".to_owned()))];
+        if self.apply {
+            anyhow::ensure!(month.is_closed, "{} is open: prices are corrected when it is closed", self.month);
+            // Accounts refuse it each for itself; here it is refused before the first of them has got anything.
+            if let Some(other) = repricing.other_in(&month.notes) {
+                anyhow::bail!("{} has been repriced already, see the note {other}", self.month);
+            }
+        }
+        Who { actor: self.actor.clone() }.looks(&ledger.database, "reprice", asked).await?;
+        let key = repricing.to_string();
         let mut corrector = match (self.apply, self.actor, self.reason) {
-            (true, Some(actor), Some(reason)) => {
-                anyhow::ensure!(month.is_closed, "{} is open: prices are corrected when it is closed", self.month);
-                // It would correct what has been corrected: each is reckoned from what was charged at first.
-                let other = month
-                    .notes
-                    .iter()
-                    .find(|note| note.starts_with("reprice:") && !note.starts_with(&format!("{key}:")));
-                if let Some(other) = other {
-                    anyhow::bail!("{} has been repriced already, see the note {other}", self.month);
-                }
-                Some(Corrector::new(ledger, self.month, key.clone(), actor, reason))
-            }
-            (_, actor, _) => {
-                let asked = [("month", Some(self.month.to_string()))];
-                Who { actor }.looks(&ledger.database, "reprice", asked).await?;
-                None
-            }
+            (true, Some(actor), Some(reason)) => Some(Corrector::new(ledger, repricing, actor, reason)),
+            _ => None,
         };
         let mut comparison = Comparison::default();
         {
@@ -142,11 +145,17 @@ impl Reprice {
         writer.end(&watermark, None)?;
         std::io::stdout().write_all(&writer.take()?)?;
         remark(format_args!("{} models of accounts, true at position {position}", watermark.rows))?;
+        if month.passed_over > 0 {
+            let passed_over = month.passed_over;
+            remark(format_args!(
+                "{passed_over} videos keep what they cost: these prices have none for their resolution"
+            ))?;
+        }
         match corrector {
             None => Ok(remark("nothing was changed; --apply makes notes for the corrections")?),
             Some(mut corrector) => {
                 corrector.flush().await?;
-                let Corrector { made, refused, key, .. } = corrector;
+                let Corrector { made, refused, .. } = corrector;
                 remark(format_args!("{made} notes made, those made before left as they are (key {key})"))?;
                 anyhow::ensure!(refused == 0, "{refused} notes were refused");
                 Ok(())
@@ -156,8 +165,8 @@ impl Reprice {
 }
 
 impl<'a> Corrector<'a> {
-    fn new(ledger: &'a Ledger, month: Month, key: String, actor: String, reason: String) -> Self {
-        Self { ledger, month, key, actor, reason, note: Note::default(), of_account: 0, made: 0, refused: 0 }
+    fn new(ledger: &'a Ledger, repricing: Repricing, actor: String, reason: String) -> Self {
+        Self { ledger, repricing, actor, reason, note: Note::default(), of_account: 0, made: 0, refused: 0 }
     }
 
     /// Requests come account by account, always in the same order: so a note is the same one when it is made again.
@@ -191,14 +200,14 @@ impl<'a> Corrector<'a> {
             return Ok(());
         }
         let kind = if correction < 0 { AdjustmentKind::CreditNote } else { AdjustmentKind::DebitNote };
-        let adjustment_id = format!("{}:{}", self.key, self.of_account);
+        let adjustment_id = self.repricing.note(self.of_account);
         let metadata = metadata(&self.actor, &adjustment_id);
         let command = AccountCommand::AdjustCredits(Adjustment {
             adjustment_id,
             kind,
             amount: Microcredits(correction.abs()),
             corrects: requests,
-            corrects_month: Some(self.month),
+            corrects_month: Some(self.repricing.month),
             reason: self.reason.clone(),
             actor: self.actor.clone(),
             adjusted_at: SystemClock.now(),

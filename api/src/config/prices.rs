@@ -105,6 +105,6 @@ fn rates(
     }
 }
 
-fn midnight(day: NaiveDate) -> DateTime<Utc> {
+pub fn midnight(day: NaiveDate) -> DateTime<Utc> {
     day.and_time(NaiveTime::MIN).and_utc()
 }

@@ -11,14 +11,14 @@ use aihub_domain::video::{
     format::{AspectRatio, Resolution},
     price::VideoPrice,
 };
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Config,
     amount::Usd,
     duration_ms,
-    prices::overlap,
+    prices::{midnight, overlap},
     providers::{BreakerSettings, ProviderTimeouts},
 };
 use crate::auth::secret::Secret;
@@ -229,10 +229,6 @@ impl VideoPriceSettings {
             source: self.source.clone(),
         }
     }
-}
-
-fn midnight(day: NaiveDate) -> DateTime<Utc> {
-    day.and_time(NaiveTime::MIN).and_utc()
 }
 
 impl Config {

@@ -11,7 +11,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Caller;
+use super::{Caller, access};
 use crate::{hub::Hub, problem::Problem};
 
 #[derive(Debug, Deserialize)]
@@ -35,6 +35,9 @@ pub async fn show(
     let Some(balance) = view.value else {
         return Err(Problem::not_found(format!("account {account} is not open")));
     };
+    if account != caller.account {
+        access::record(&hub, &caller, "account.show", [("account", Some(account.clone()))]).await?;
+    }
     let credits = |microcredits| Microcredits(microcredits).as_credits();
     Ok(Json(json!({
         "account": account,

@@ -11,7 +11,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::Caller;
+use super::{Caller, access};
 use crate::{hub::Hub, problem::Problem};
 
 pub async fn show(
@@ -27,6 +27,9 @@ pub async fn show(
     let Some(found) = view.value.filter(|found| reads_all || own(found)) else {
         return Err(Problem::not_found(format!("there is no request {id} of yours, up to position {}", view.position)));
     };
+    if !own(&found) {
+        access::record(&hub, &caller, "request.show", [("request", Some(id))]).await?;
+    }
     let credits = |microcredits| Microcredits(microcredits).as_credits();
     let prompt_tokens = found.input_tokens + found.cached_input_tokens + found.cache_write_tokens;
     Ok(Json(json!({

@@ -27,7 +27,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Caller,
+    Caller, access,
     status::{Look, StatusQuery, Watched},
 };
 use crate::{
@@ -74,6 +74,10 @@ pub async fn status(
     query: Result<Query<StatusQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    if !is_own(&caller, &find(&hub, &caller, &video_id).await?) {
+        // Once, however long a change is waited for.
+        access::record(&hub, &caller, "video.show", [("video", Some(video_id.clone()))]).await?;
+    }
     let video = WatchedVideo { hub: &hub, caller: &caller, video_id: &video_id };
     super::status::status(&hub, &video, query, &headers).await
 }
@@ -196,18 +200,17 @@ pub async fn delete(
 pub async fn find(hub: &Hub, caller: &Principal, video_id: &str) -> Result<Known, Problem> {
     let known = hub.videos.jobs.load(video_id).await.map_err(|error| Problem::internal(&error))?;
     let reads_all = caller.capabilities.require_reports(Reports::All).is_ok();
-    let may_see = |known: &Known| {
-        known.job.request().is_some_and(|job| reads_all || (job.account == caller.account && job.user == caller.user))
-    };
+    let may_see = |known: &Known| known.job.request().is_some() && (reads_all || is_own(caller, known));
     known.filter(may_see).ok_or_else(|| Problem::not_found(format!("there is no video {video_id} of yours")))
+}
+
+fn is_own(caller: &Principal, known: &Known) -> bool {
+    known.job.request().is_some_and(|job| job.account == caller.account && job.user == caller.user)
 }
 
 /// Reading all reports is not owning all videos.
 fn owns(caller: &Principal, known: &Known) -> Result<(), MissingCapability> {
-    match known.job.request() {
-        Some(job) if job.account == caller.account && job.user == caller.user => Ok(()),
-        _ => caller.capabilities.require_administration(),
-    }
+    if is_own(caller, known) { Ok(()) } else { caller.capabilities.require_administration() }
 }
 
 fn refused(error: &ChangeError) -> Problem {

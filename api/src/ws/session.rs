@@ -293,7 +293,11 @@ impl Session {
                 self.principal = Arc::new(fresh);
                 return self.say(ServerFrame::Auth { expires_at }.to_json()).await;
             }
-            Ok(_) => Problem::new("FORBIDDEN", "the fresh token is someone else's: `sub` and `account` must stay"),
+            Ok(Principal { account, user, .. }) => {
+                let error = GatewayError::OthersToken { account, user };
+                self.hub.gateway.note(&self.principal, &error);
+                Problem::from(&error)
+            }
             Err(error) => error.into(),
         };
         self.say(ServerFrame::Error { id: None, error }.to_json()).await

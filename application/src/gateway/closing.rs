@@ -143,7 +143,8 @@ impl Gateway {
         progress: &Progress,
     ) -> Result<Microcredits, GatewayError> {
         let end = end_of(job, command)?;
-        let settled_at = self.clock.now();
+        // The same instant: what was used and what was spent for it are booked in the same month.
+        let settled_at = end.ended().map_or_else(|| self.clock.now(), |(_, ended_at)| ended_at);
         let charge = end.outcome().map(|outcome| outcome.charge.clone()).unwrap_or_default();
         let reservation_id = job.id.clone();
         let account_command = if metered.usage.total_tokens() == 0 && progress.finish_reason.is_none() {

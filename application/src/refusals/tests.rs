@@ -10,15 +10,19 @@ use crate::{
     principal::Capabilities,
 };
 
-/// A log that keeps what it takes, and can be away after it took something.
+/// A log that keeps what it takes, and can be away after it took something, or take nothing.
 #[derive(Default)]
 struct Log {
     units: Mutex<Vec<Unit>>,
     is_away: AtomicBool,
+    takes_nothing: AtomicBool,
 }
 
 impl EventLog for Log {
     fn append(&self, unit: Unit) -> Append {
+        if self.takes_nothing.load(Ordering::Relaxed) {
+            return futures::future::ready(Err(AppendError::Malformed("no JSON".to_owned()))).boxed();
+        }
         let mut units = self.units.lock().unwrap();
         if units.iter().all(|known| known.command_id != unit.command_id) {
             units.push(unit);
@@ -80,7 +84,7 @@ fn no_model(model: &str) -> GatewayError {
 }
 
 #[tokio::test]
-async fn what_one_user_is_refused_for_one_reason_is_one_event_with_a_count_and_the_last_grounds() {
+async fn what_one_user_is_refused_in_a_while_is_one_event_that_tells_each_reason_with_a_count_and_the_last_grounds() {
     let (log, refusals) = (Log::default(), Refusals::default());
     for second in 0..5 {
         refusals.note(&principal("ann"), &no_credits(second), at(second));
@@ -89,19 +93,25 @@ async fn what_one_user_is_refused_for_one_reason_is_one_event_with_a_count_and_t
     refusals.note(&principal("bob"), &no_model("gpt-7"), at(6));
     refusals.note(&principal("bob"), &GatewayError::NothingToResume, at(7));
     refusals.write_down(&log, "node").await.unwrap();
-    let told: Vec<_> = log.refused().into_iter().map(|told| (told.user, told.code, told.count)).collect();
-    let told: Vec<_> = told.iter().map(|(user, code, count)| (user.as_str(), code.as_str(), *count)).collect();
+    let refused = log.refused();
+    let told = |refused: &Refused| {
+        let reasons = refused.reasons.iter().map(|reason| (reason.code.clone(), reason.count)).collect::<Vec<_>>();
+        (refused.user.clone(), reasons)
+    };
+    let of = |user: &str, reasons: &[(&str, u64)]| {
+        (user.to_owned(), reasons.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect::<Vec<_>>())
+    };
     assert_eq!(
-        told,
-        [("ann", "INSUFFICIENT_CREDITS", 5), ("ann", "MODEL_NOT_FOUND", 1), ("bob", "MODEL_NOT_FOUND", 1)]
+        refused.iter().map(told).collect::<Vec<_>>(),
+        [of("ann", &[("INSUFFICIENT_CREDITS", 5), ("MODEL_NOT_FOUND", 1)]), of("bob", &[("MODEL_NOT_FOUND", 1)])]
     );
-    let first = log.refused().remove(0);
+    let first = &refused[0].reasons[0];
     assert_eq!((first.first_at, first.last_at), (at(0), at(4)));
     let (available_microcredits, required_microcredits) = (Microcredits(4), Microcredits(9));
-    assert_eq!(first.because, Grounds::Credits { available_microcredits, required_microcredits });
+    assert_eq!(first.because, Some(Grounds::Credits { available_microcredits, required_microcredits }));
     // What is written down is not written down again.
     refusals.write_down(&log, "node").await.unwrap();
-    assert_eq!(log.refused().len(), 3);
+    assert_eq!(log.refused().len(), 2);
 }
 
 #[tokio::test]
@@ -111,30 +121,38 @@ async fn whoever_makes_up_names_fills_neither_memory_nor_log_and_nothing_goes_un
         refusals.note(&principal("ann"), &no_model(&format!("model-{nth}")), at(nth));
     }
     refusals.note(&principal("ann"), &no_credits(0), at(1_000));
+    refusals.note(&principal("ann"), &no_model("model-3"), at(1_001));
     refusals.write_down(&log, "node").await.unwrap();
-    let told = log.refused();
-    assert_eq!(told.len(), MAX_REASONS + 1);
-    assert_eq!(told.iter().map(|told| told.count).sum::<u64>(), 1_001);
-    let last = &told[MAX_REASONS - 1];
-    assert_eq!(last.because, Grounds::Model { model: Some("model-999".to_owned()), provider: None });
+    let [told] = &log.refused()[..] else { panic!("one event") };
+    let counts: Vec<_> = told.reasons.iter().map(|reason| reason.count).collect();
+    // What is told apart is counted by itself, however many others there were; these claim nothing of what they were about.
+    assert_eq!(counts, [1, 1, 1, 2, 1, 1, 1, 1, 992, 1]);
+    let named = |nth: usize| told.reasons[nth].because.clone();
+    assert_eq!(named(3), Some(Grounds::Model { model: Some("model-3".to_owned()), provider: None }));
+    assert_eq!((named(MAX_REASONS), told.reasons[MAX_REASONS].code.as_str()), (None, "MODEL_NOT_FOUND"));
 
     for nth in 0..2 * MAX_USERS {
         refusals.note(&principal(&format!("user-{nth}")), &no_credits(0), at(0));
     }
     refusals.write_down(&log, "node").await.unwrap();
-    assert_eq!(log.refused().len(), MAX_REASONS + 1 + MAX_USERS);
+    assert_eq!(log.refused().len(), 1 + MAX_USERS);
 }
 
 #[tokio::test]
 async fn what_may_be_content_is_no_name() {
     let (log, refusals) = (Log::default(), Refusals::default());
-    refusals.note(&principal("ann"), &no_model("My diagnosis is …"), at(0));
+    let longest = "x".repeat(MAX_NAME_BYTES);
+    for model in ["My diagnosis is …", &format!("{longest}x"), &longest] {
+        refusals.note(&principal("ann"), &no_model(model), at(0));
+    }
     refusals.write_down(&log, "node").await.unwrap();
-    assert_eq!(log.refused()[0].because, Grounds::Model { model: None, provider: None });
+    let told: Vec<_> = log.refused()[0].reasons.iter().map(|reason| (reason.count, reason.because.clone())).collect();
+    let about = |model| Some(Grounds::Model { model, provider: None });
+    assert_eq!(told, [(2, about(None)), (1, about(Some(longest)))]);
 }
 
 #[tokio::test]
-async fn a_log_that_is_away_gets_it_later_and_once() {
+async fn a_log_that_is_away_gets_it_later_and_once_and_what_came_meanwhile_at_the_same_time() {
     let (log, refusals) = (Log::default(), Refusals::default());
     refusals.note(&principal("ann"), &no_credits(0), at(0));
     log.is_away.store(true, Ordering::Relaxed);
@@ -143,7 +161,30 @@ async fn a_log_that_is_away_gets_it_later_and_once() {
         refusals.note(&principal("ann"), &no_credits(1), at(1));
     }
     log.is_away.store(false, Ordering::Relaxed);
+    // It may be the last time: nothing is left over for another.
     refusals.write_down(&log, "node").await.unwrap();
+    assert_eq!(log.refused().iter().map(|told| told.reasons[0].count).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(refusals.give_up(), 0);
+}
+
+#[tokio::test]
+async fn what_nobody_will_write_down_any_more_is_counted() {
+    let (log, refusals) = (Log::default(), Refusals::default());
+    log.is_away.store(true, Ordering::Relaxed);
+    for second in 0..5 {
+        refusals.note(&principal("ann"), &no_credits(0), at(second));
+    }
+    refusals.write_down(&log, "node").await.unwrap_err();
+    refusals.note(&principal("bob"), &no_credits(0), at(5));
+    assert_eq!(refusals.give_up(), 6);
+    assert_eq!(refusals.give_up(), 0);
+}
+
+#[tokio::test]
+async fn what_the_log_will_never_take_is_in_nobodys_way() {
+    let (log, refusals) = (Log::default(), Refusals::default());
+    log.takes_nothing.store(true, Ordering::Relaxed);
+    refusals.note(&principal("ann"), &no_credits(0), at(0));
     refusals.write_down(&log, "node").await.unwrap();
-    assert_eq!(log.refused().iter().map(|told| told.count).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(refusals.give_up(), 0);
 }

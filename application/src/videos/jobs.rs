@@ -220,17 +220,21 @@ impl Jobs {
     async fn try_end(&self, known: &mut Known, command: VideoCommand, actor: &str) -> Result<(), ChangeError> {
         let events = known.job.decide(command)?;
         let request = known.request()?;
-        let (account, now) = (request.account.clone(), self.clock.now());
+        let account = request.account.clone();
+        // The same instant: what was used and what was spent for it are booked in the same month.
+        let ended_at =
+            events.iter().find_map(VideoEvent::ended).map_or_else(|| self.clock.now(), |(_, ended_at)| ended_at);
         let reservation_id = known.video_id.clone();
         let settlement = events.iter().find_map(|event| match event {
             VideoEvent::VideoCompleted { outcome, .. } => Some(AccountCommand::SettleReservation {
                 reservation_id: reservation_id.clone(),
                 charge: outcome.charge.clone(),
-                settled_at: now,
+                settled_at: ended_at,
             }),
             _ => None,
         });
-        let settlement = settlement.unwrap_or(AccountCommand::ReleaseReservation { reservation_id, released_at: now });
+        let settlement =
+            settlement.unwrap_or(AccountCommand::ReleaseReservation { reservation_id, released_at: ended_at });
         let append = known.append(&events)?;
         let companions = |_: &[_]| Ok(vec![append.clone()]);
         let metadata = self.metadata(&known.video_id, actor);

@@ -42,7 +42,12 @@ impl Videos {
         workflow_id: Option<&str>,
     ) -> Result<Known, GatewayError> {
         let admitted = self.admit(principal, video, idempotency_key, workflow_id).await;
-        admitted.inspect_err(|error| self.gateway.note(principal, error))
+        admitted.inspect_err(|error| {
+            // A workflow tells itself what it was refused, and asks again.
+            if workflow_id.is_none() {
+                self.gateway.note(principal, error);
+            }
+        })
     }
 
     async fn admit(

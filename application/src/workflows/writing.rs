@@ -113,7 +113,8 @@ impl Workflows {
         principal: &Arc<Principal>,
         request: AnswerRequest,
     ) -> Result<(), GatewayError> {
-        let Submitted { answer, mut items } = self.videos.gateway.submit(principal, &run.workflow_id, request)?;
+        let Submitted { answer, mut items } =
+            self.videos.gateway.submit_for_workflow(principal, &run.workflow_id, request)?;
         loop {
             tokio::select! {
                 item = items.next() => match item {

@@ -255,6 +255,26 @@ fn a_debit_note_takes_what_is_available_and_nothing_beyond() {
 }
 
 #[test]
+fn a_month_is_repriced_by_the_notes_of_one_key_whatever_a_view_says() {
+    let repricing = |month: &str, key: &str| Repricing { month: month.parse().unwrap(), key: key.to_owned() };
+    let first = repricing("2026-10", "a:b");
+    assert_eq!(Repricing::of_note(&first.note(12)), Some(first.clone()));
+    assert_eq!(Repricing::of_note("reprice:2026-10:by-hand"), None);
+    let debit = |id: &str| note(id, AdjustmentKind::DebitNote, 1);
+    let account = after([grant("g", 50), debit("by-hand"), debit(&first.note(1))]);
+    for (id, is_taken) in [
+        (first.note(2), true),
+        (repricing("2026-11", "c").note(1), true),
+        ("another".to_owned(), true),
+        (repricing("2026-10", "a").note(1), false),
+    ] {
+        let decided = account.decide(debit(&id));
+        let refused = AccountError::RepricedAlready { month: first.month, note: first.note(1) };
+        assert_eq!(decided.err(), (!is_taken).then_some(refused), "{id}");
+    }
+}
+
+#[test]
 fn a_note_that_corrects_nothing_is_refused() {
     let AccountCommand::AdjustCredits(mut nothing) = note("n", AdjustmentKind::DebitNote, 1) else { unreachable!() };
     nothing.corrects.clear();

@@ -2,23 +2,19 @@ use chrono::TimeDelta;
 
 use super::*;
 
-fn refused(code: &str, because: Grounds) -> Refused {
+fn reason(code: &str, because: Option<Grounds>) -> Reason {
     let first_at = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
-    Refused {
-        account: "acme".to_owned(),
-        user: "ann".to_owned(),
-        code: code.to_owned(),
-        count: 3,
-        first_at,
-        last_at: first_at + TimeDelta::seconds(4),
-        because,
-    }
+    Reason { code: code.to_owned(), count: 3, first_at, last_at: first_at + TimeDelta::seconds(4), because }
+}
+
+fn refused(reasons: Vec<Reason>) -> Refused {
+    Refused { account: "acme".to_owned(), user: "ann".to_owned(), reasons }
 }
 
 #[test]
 fn the_text_of_every_event_is_pinned() {
     let name = |name: &str| Some(name.to_owned());
-    let events: Vec<RefusalEvent> = [
+    let reasons = [
         (
             "INSUFFICIENT_CREDITS",
             Grounds::Credits {
@@ -55,13 +51,11 @@ fn the_text_of_every_event_is_pinned() {
         ),
         ("FORBIDDEN", Grounds::AccountNotOpen),
         ("FORBIDDEN", Grounds::Erased),
-    ]
-    .into_iter()
-    .map(|(code, because)| {
-        let command = RefusalCommand::RecordRefusals(Box::new(refused(code, because)));
-        Refusal::default().decide(command).unwrap().remove(0)
-    })
-    .collect();
+        ("FORBIDDEN", Grounds::Token { account: "acme".to_owned(), user: "bob".to_owned() }),
+    ];
+    let mut reasons: Vec<_> = reasons.into_iter().map(|(code, because)| reason(code, Some(because))).collect();
+    reasons.push(reason("MODEL_NOT_FOUND", None));
+    let events = Refusal::default().decide(RefusalCommand::RecordRefusals(Box::new(refused(reasons)))).unwrap();
     insta::assert_json_snapshot!(events);
     for event in events {
         let read: RefusalEvent = serde_json::from_value(serde_json::to_value(&event).unwrap()).unwrap();
@@ -71,7 +65,8 @@ fn the_text_of_every_event_is_pinned() {
 
 #[test]
 fn a_telling_is_recorded_once() {
-    let command = || RefusalCommand::RecordRefusals(Box::new(refused("FORBIDDEN", Grounds::Erased)));
+    let reasons = || vec![reason("FORBIDDEN", Some(Grounds::Erased))];
+    let command = || RefusalCommand::RecordRefusals(Box::new(refused(reasons())));
     let mut refusal = Refusal::default();
     for event in refusal.decide(command()).unwrap() {
         refusal.evolve(&event);

@@ -308,15 +308,17 @@ mod tests {
     #[test]
     fn what_was_refused_is_told_with_how_often_and_what_it_was_decided_on() {
         let refused = json!({
-            "account": "acme", "user": "ann", "code": "INSUFFICIENT_CREDITS", "count": 17,
-            "first_at": "2026-11-22T18:00:01Z", "last_at": "2026-11-22T18:00:09Z",
-            "because": { "credits": { "available_microcredits": 500_000, "required_microcredits": 3_000_000 } },
+            "account": "acme", "user": "ann", "reasons": [{
+                "code": "INSUFFICIENT_CREDITS", "count": 17,
+                "first_at": "2026-11-22T18:00:01Z", "last_at": "2026-11-22T18:00:09Z",
+                "because": { "credits": { "available_microcredits": 500_000, "required_microcredits": 3_000_000 } },
+            }],
         });
         let told = entry("RequestsRefused", &refused);
         assert!(
             told.ends_with(
-                "requests refused: account acme, available 0.5 credits, required 3 credits, code INSUFFICIENT_CREDITS, \
-             count 17, first at 2026-11-22T18:00:01Z, last at 2026-11-22T18:00:09Z, user ann"
+                "requests refused: account acme, reason (available 0.5 credits required 3 credits code \
+                 INSUFFICIENT_CREDITS count 17 first at 2026-11-22T18:00:01Z last at 2026-11-22T18:00:09Z), user ann"
             ),
             "{told}"
         );

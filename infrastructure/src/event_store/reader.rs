@@ -80,6 +80,20 @@ pub async fn head(executor: impl PgExecutor<'_>) -> Result<ChainHead, sqlx::Erro
     }))
 }
 
+/// Whether the log is here and goes on from where it was seen last: not in a database whose views are fed from elsewhere, nor
+/// in an empty one, nor where a handler or a signed checkpoint has seen what is not there any more, or is another event now.
+pub async fn can_go_on(executor: impl PgExecutor<'_>) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM events)
+              AND NOT EXISTS (SELECT FROM subscriptions s LEFT JOIN events e ON e.position = s.position
+                              WHERE s.position > 0 AND e.chain_hash IS DISTINCT FROM s.chain_hash)
+              AND NOT EXISTS (SELECT FROM (SELECT max(position) AS position FROM checkpoints) c
+                              WHERE c.position > (SELECT max(position) FROM events)) AS "can_go_on!""#
+    )
+    .fetch_one(executor)
+    .await
+}
+
 /// When a position was recorded; `None` where the log does not reach so far.
 pub async fn recorded_at(executor: impl PgExecutor<'_>, position: u64) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
     sqlx::query_scalar!("SELECT recorded_at FROM events WHERE position = $1", position.cast_signed())

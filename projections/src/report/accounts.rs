@@ -59,7 +59,7 @@ pub fn holds(selection: &Selection, basis: &Basis) -> ReportQuery {
     let since = "min(happened_at) FILTER (WHERE movement = 'reserve')";
     query.columns = vec![
         Column::new("account", Kind::Text, "account"),
-        Column::new("request_id", Kind::Text, "reference COLLATE \"C\""),
+        Column::new("request_id", Kind::Text, "reference"),
         Column::new("held_since", Kind::Instant, since),
         Column::new("age_seconds", Kind::Count, format!("greatest(0, floor(extract(epoch FROM {at} - {since})))")),
         Column::new("extensions", Kind::Count, "count(*) FILTER (WHERE movement = 'extend')"),

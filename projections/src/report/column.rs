@@ -53,10 +53,12 @@ impl Column {
         Self { is_totalled: true, ..self }
     }
 
-    /// As it is selected. Sums of whole numbers are `numeric` in SQL, and dollars do not fit into eight bytes.
+    /// As it is selected. Sums of whole numbers are `numeric` in SQL, and dollars do not fit into eight bytes. Text is in the
+    /// order of its bytes, not in that of the database's locale: so it is the same report everywhere.
     pub(super) fn select(&self) -> String {
         let cast = match self.kind {
-            Kind::Text | Kind::Usd => "text",
+            Kind::Text => "text COLLATE \"C\"",
+            Kind::Usd => "text",
             Kind::Day => "date",
             Kind::Instant => "timestamptz",
             Kind::Count | Kind::Credits => "bigint",

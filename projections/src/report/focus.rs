@@ -46,9 +46,9 @@ const USAGE: &str = "SELECT 'Usage' AS category, usage_day AS day, accounting_mo
          sum(video_seconds) AS video_seconds";
 const USAGE_KEYS: &str =
     "usage_day, accounting_month, corrects_month, account, user_id, provider, model, price_id, kind = 'video'";
-/// The same of notes. One that was made while its month was open corrects nothing that was closed.
+/// The same of notes. They name no other month than a closed one.
 const NOTES: &str = "SELECT CASE WHEN spent_change_microcredits < 0 THEN 'Credit' ELSE 'Adjustment' END, day,
-         accounting_month, nullif(corrects_month, accounting_month), account, NULL, NULL, NULL, NULL, NULL, reference,
+         accounting_month, corrects_month, account, NULL, NULL, NULL, NULL, NULL, reference,
          reason, 0, spent_change_microcredits, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
 /// Quantities are decimal numbers in FOCUS: whoever guesses the types of a CSV takes whole ones for integers.
 const QUANTITY: &str = "quantity || '.0'";

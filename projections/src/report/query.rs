@@ -59,7 +59,7 @@ impl ReportQuery {
     pub fn sql(&self, page: Option<Page>) -> String {
         let columns: Vec<_> =
             self.columns.iter().map(|column| format!("{} AS \"{}\"", column.select(), column.name)).collect();
-        // These are names of columns of the result, and so of a type and a collation of ours: bytewise.
+        // These are names of columns of the result, and so of a type and a collation of ours.
         let names: Vec<_> = self.order_by.iter().map(|name| format!("\"{name}\"")).collect();
         let order = if names.is_empty() { String::new() } else { format!("ORDER BY {}", names.join(", ")) };
         let part = page.map(|Page { offset, limit }| format!("LIMIT {} OFFSET {offset}", u64::from(limit) + 1));

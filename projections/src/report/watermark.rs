@@ -103,7 +103,7 @@ impl Views {
         let last = self.position(names);
         let position = match as_of {
             AsOf::Position(position) => position,
-            AsOf::Time(time) => position_at(&mut self.transaction, time).await?,
+            AsOf::Time(time) => position_at(&mut self.transaction, time, last).await?,
         };
         if position > last {
             let reason = format!("the views have come up to position {last}, not to {position} yet");
@@ -151,15 +151,18 @@ async fn recorded_at(connection: &mut PgConnection, position: u64) -> Result<Opt
 }
 
 /// The last position that was recorded up to an instant. Positions follow each other without gaps, in the order of their
-/// times, so it is found by halving.
-async fn position_at(connection: &mut PgConnection, time: DateTime<Utc>) -> Result<u64, ReportError> {
+/// times, so it is found by halving. `applied` is what the views have: what they know beyond the log was recorded elsewhere.
+async fn position_at(connection: &mut PgConnection, time: DateTime<Utc>, applied: u64) -> Result<u64, ReportError> {
     let head = sqlx::query("SELECT position, recorded_at, now() FROM events ORDER BY position DESC LIMIT 1")
         .fetch_optional(&mut *connection)
-        .await?
-        .ok_or_else(|| Fault::new("asOf", "times can be looked up only where the log is: give a position"))?;
-    let (mut high, newest): (i64, DateTime<Utc>) = (head.try_get(0)?, head.try_get(1)?);
+        .await?;
+    let head = head.map(|head| Ok::<_, sqlx::Error>((head.try_get(0)?, head.try_get(1)?, head.try_get(2)?)));
+    let head: Option<(i64, DateTime<Utc>, DateTime<Utc>)> = head.transpose()?;
+    let Some((mut high, newest, now)) = head.filter(|(position, ..)| position.cast_unsigned() >= applied) else {
+        return Err(Fault::new("asOf", "times can be looked up only where the log is: give a position").into());
+    };
     if time >= newest {
-        if time > head.try_get::<DateTime<Utc>, _>(2)? - SETTLED_AFTER {
+        if time > now - SETTLED_AFTER {
             let reason = "something may still be recorded up to then: give a time that is a minute past, or none";
             return Err(Fault::new("asOf", reason).into());
         }

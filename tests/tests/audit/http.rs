@@ -2,8 +2,13 @@
 
 use aihub::auth::mint::{NewToken, mint};
 use aihub_application::ports::clock::{Clock, SystemClock};
-use aihub_infrastructure::audit::file::{LogFile, verify_bundle};
+use aihub_infrastructure::{
+    audit::file::{LogFile, verify_bundle},
+    event_store::reader,
+};
+use aihub_projections::rebuild::views;
 use aihub_tests::{
+    PATIENCE,
     app::{TestApp, auth},
     client::chat,
     until,
@@ -11,6 +16,8 @@ use aihub_tests::{
 use chrono::TimeDelta;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+
+use crate::videos::{ended, generate, video};
 
 pub fn auditor() -> String {
     let roles = ["auditor".to_owned()];
@@ -90,4 +97,50 @@ async fn an_auditor_checks_proves_and_reads_and_each_use_is_in_the_log_before_it
             "ada auditors audit.verify {}".to_owned(),
         ]
     );
+}
+
+#[tokio::test]
+async fn who_is_shown_a_balance_a_request_or_a_video_of_somebody_else_is_on_record_once_a_call() {
+    let app = TestApp::start(|_| ()).await;
+    let request = app.connect("ann").await.ask(&chat("a", "Why is the sky blue?")).await.request_id().to_owned();
+    let video_id = generate(&app, "ann", &video("a calm sea")).await;
+    let (_, headers, _) = app.get(&format!("/api/mcp/sora2/status/{video_id}"), Some(&auditor())).await;
+    let seen = headers["etag"].to_str().unwrap().to_owned();
+    ended(&app, "ann", &video_id).await;
+    let head = reader::head(app.database.pool()).await.unwrap().position;
+    for view in views() {
+        app.hub.subscriptions.wait_for(view.name(), head, PATIENCE).await.unwrap();
+    }
+    let (balance, standing) = ("/api/credits?account=ann", format!("/api/requests/{request}"));
+    // What is one's own, or is not shown, is nobody's look.
+    for (path, token, status) in [
+        (balance, app.token("ann"), StatusCode::OK),
+        (&standing, app.token("ann"), StatusCode::OK),
+        (balance, app.token("eve"), StatusCode::FORBIDDEN),
+        (&standing, app.token("eve"), StatusCode::NOT_FOUND),
+        ("/api/credits?account=nobody", auditor(), StatusCode::NOT_FOUND),
+        ("/api/requests/none", auditor(), StatusCode::NOT_FOUND),
+        ("/api/mcp/sora2/status/none", auditor(), StatusCode::NOT_FOUND),
+        (balance, auditor(), StatusCode::OK),
+        (&standing, auditor(), StatusCode::OK),
+    ] {
+        assert_eq!(get(&app, path, &token).await.0, status, "{path}");
+    }
+    // It waits, and looks at the video more than once.
+    let path = format!("/api/mcp/sora2/status/{video_id}?wait=10");
+    assert_eq!(app.get_if(&path, &auditor(), &seen).await.0, StatusCode::OK);
+    let recorded = "SELECT payload #>> '{AccessRecorded,action}' || ' ' || (payload #>> '{AccessRecorded,parameters}')
+                    FROM events WHERE aggregate_type = 'access' ORDER BY position";
+    let recorded: Vec<String> = sqlx::query_scalar(recorded).fetch_all(app.database.pool()).await.unwrap();
+    let shown = format!("video.show {{\"video\":\"{video_id}\"}}");
+    assert_eq!(
+        recorded,
+        [
+            shown.clone(),
+            "account.show {\"account\":\"ann\"}".to_owned(),
+            format!("request.show {{\"request\":\"{request}\"}}"),
+            shown,
+        ]
+    );
+    app.stop().await;
 }

@@ -18,15 +18,20 @@ use super::{
     http::{auditor, get, lines},
 };
 
-/// What the trail says was refused, by code.
+/// The reasons that the trail tells of, by code.
 async fn refused(app: &TestApp, of: &str, codes: &[&str]) -> Vec<Value> {
     until("the trail has it", async || {
         let (status, trail) = get(app, &format!("/api/audit/trail?{of}"), &auditor()).await;
         assert_eq!(status, StatusCode::OK, "{trail}");
-        let mut told: Vec<Value> =
-            lines(&trail).into_iter().filter(|entry| entry["event"] == "RequestsRefused").collect();
-        told.sort_by_key(|entry| entry["data"]["code"].to_string());
-        let found: Vec<_> = told.iter().map(|entry| entry["data"]["code"].as_str().unwrap()).collect();
+        let told = lines(&trail).into_iter().filter(|entry| entry["event"] == "RequestsRefused");
+        let mut told: Vec<Value> = told
+            .flat_map(|entry| {
+                assert_eq!((&entry["actor"], &entry["data"]["user"]), (&json!("ann"), &json!("ann")));
+                entry["data"]["reasons"].as_array().unwrap().clone()
+            })
+            .collect();
+        told.sort_by_key(|reason| reason["code"].to_string());
+        let found: Vec<_> = told.iter().map(|reason| reason["code"].as_str().unwrap()).collect();
         (found == codes).then_some(told)
     })
     .await
@@ -59,23 +64,22 @@ async fn the_trail_tells_what_was_refused_to_whom_how_often_and_on_which_balance
     let codes = ["FORBIDDEN", "INSUFFICIENT_CREDITS", "MODEL_NOT_FOUND", "MODEL_NOT_FOUND", "VIDEO_NOT_OFFERED"];
     let told = refused(&app, "account=acme", &codes).await;
     assert_eq!(
-        told[0]["data"]["because"],
+        told[0]["because"],
         json!({ "capability": { "needed": "`audit = true`", "model": null, "provider": null } })
     );
-    let credits = &told[1]["data"]["because"]["credits"];
+    let credits = &told[1]["because"]["credits"];
     assert_eq!(credits["available_microcredits"], 7);
     assert_eq!(credits["required_microcredits"], microcredits(&required));
-    assert_eq!((&told[1]["actor"], &told[1]["data"]["user"]), (&json!("ann"), &json!("ann")));
-    let models: Vec<_> = told[2..4].iter().map(|entry| &entry["data"]["because"]["model"]["model"]).collect();
+    let models: Vec<_> = told[2..4].iter().map(|reason| &reason["because"]["model"]["model"]).collect();
     assert!(models.contains(&&json!("gpt-7")) && models.contains(&&Value::Null), "{models:?}");
-    assert_eq!(told[4]["data"]["because"]["video"]["asked"], "5 s of 720p in 16:9");
+    assert_eq!(told[4]["because"]["video"]["asked"], "5 s of 720p in 16:9");
     refused(&app, "user=ann", &codes).await;
     refused(&app, "user=bob", &[]).await;
     // An account whose name begins as this one's streams do is another account.
     refused(&app, "account=ac", &[]).await;
 
     let trail = done(&app.database, &["audit", "trail", "--account", "acme"]).await;
-    assert!(trail.contains("requests refused: account acme, available 0.000007 credits, required"), "{trail}");
+    assert!(trail.contains("(available 0.000007 credits required"), "{trail}");
     let log: Vec<String> =
         sqlx::query_scalar("SELECT payload::text FROM events").fetch_all(app.database.pool()).await.unwrap();
     assert!(!log.concat().contains("diagnosis"), "content came into the log");
@@ -99,7 +103,7 @@ async fn a_flood_of_refusals_is_a_few_events_and_none_of_them_is_lost_at_the_end
     let database = app.database.clone();
     app.stop().await;
     let told: Vec<String> = sqlx::query_scalar(
-        "SELECT payload -> 'RequestsRefused' ->> 'count' FROM events WHERE aggregate_type = 'refusal'",
+        "SELECT payload #>> '{RequestsRefused,reasons,0,count}' FROM events WHERE aggregate_type = 'refusal'",
     )
     .fetch_all(database.pool())
     .await

@@ -35,6 +35,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+use crate::audit::cli::{aihub, done};
+
 async fn open_books(database: &TestDatabase) -> Books {
     let books = Books::open(Node::start(&database.database));
     for account in ["acme", "globex", "initech"] {
@@ -226,6 +228,37 @@ async fn a_database_with_a_log_of_its_own_is_left_alone() {
     let (running, _stop) = project(&source, &kafka.cluster);
     let stopped = ended(running).await.unwrap_err();
     assert!(stopped.contains("has a log of its own"), "{stopped}");
+}
+
+#[tokio::test]
+async fn who_looks_at_views_that_are_fed_from_kafka_leaves_no_event_behind_and_the_views_go_on() {
+    let (source, target, kafka) = (database().await, database().await, MockKafka::start());
+    let books = open_books(&source).await;
+    books.trade(0..20).await;
+    let (_relay, _, _guard) = publish(&source, &kafka.cluster);
+    // An empty database, which may become anything yet.
+    let told = done(&target, &["report", "trial-balance"]).await;
+    assert!(told.contains("this use is not in the access log"), "{told}");
+    let (running, stop) = project(&target, &kafka.cluster);
+    caught_up(&target, head(&source).await).await;
+    drop(stop);
+    ended(running).await.unwrap();
+
+    let told = done(&target, &["report", "trial-balance"]).await;
+    assert!(told.contains("acme") && told.contains("this use is not in the access log"), "{told}");
+    let (code, told) = aihub(Some(&target), &["report", "holds", "--as-of", "2026-01-01T00:00:00Z"]).await;
+    assert!(code != 0 && told.contains("only where the log is"), "{told}");
+    assert_eq!(head(&target).await, 0);
+
+    books.trade(20..30).await;
+    let (running, stop) = project(&target, &kafka.cluster);
+    caught_up(&target, head(&source).await).await;
+    drop(stop);
+    ended(running).await.unwrap();
+    // Something else has put an event into it: a time is still not looked up in what is none of the views' log.
+    open_books(&target).await;
+    let (code, told) = aihub(Some(&target), &["report", "holds", "--as-of", "2099-01-01T00:00:00Z"]).await;
+    assert!(code != 0 && told.contains("only where the log is"), "{told}");
 }
 
 /// A view that cannot apply the seventh position.

@@ -427,10 +427,8 @@ async fn videos_are_repriced_by_the_second_at_the_price_of_the_day_they_were_req
         let prices = Prices { videos, ..Prices::default() };
         let mut month = BookedMonth::of(database.pool(), "2024-10".parse().unwrap()).await.unwrap();
         let repriced: Vec<_> = month.requests(&prices, rate).try_collect().await.unwrap();
-        repriced
-            .into_iter()
-            .map(|one: Repriced| (one.entry.request_id.clone(), one.charge.0, one.correction()))
-            .collect::<Vec<_>>()
+        let told = |one: Repriced| (one.entry.request_id.clone(), one.charge.0, one.correction());
+        (repriced.into_iter().map(told).collect::<Vec<_>>(), month.passed_over)
     };
     let expected: Vec<_> = charged
         .iter()
@@ -440,8 +438,20 @@ async fn videos_are_repriced_by_the_second_at_the_price_of_the_day_they_were_req
             (id.clone(), charge, charge - charged)
         })
         .collect();
-    assert_eq!(repriced(of_models("veo-4")).await, expected);
-    assert_eq!(repriced(of_models("veo-9")).await, []);
+    assert_eq!(repriced(of_models("veo-4")).await, (expected, 0));
+    assert_eq!(repriced(of_models("veo-9")).await, (vec![], 0));
+    // Those of a resolution that the other price has not keep theirs, and it is known how many.
+    let mut of_1080p = of_models("veo-4");
+    for price in of_1080p.values_mut().flat_map(BTreeMap::values_mut).flatten() {
+        price.per_second.remove(&Resolution::P720);
+    }
+    let (of_720p, of_others): (Vec<_>, Vec<_>) = charged
+        .iter()
+        .filter(|(.., requested_at)| *requested_at < last)
+        .partition(|(.., resolution, _)| resolution == "720p");
+    assert!(!of_720p.is_empty());
+    let (repriced, passed_over) = repriced(of_1080p).await;
+    assert_eq!((repriced.len(), passed_over), (of_others.len(), of_720p.len() as u64));
     // Prices of tokens are none of a video, whatever the model is called.
     let tokens = Price {
         id: "free".to_owned(),

@@ -66,6 +66,11 @@ async fn a_shot_that_cannot_be_paid_for_is_named_and_the_others_are_made() {
     assert_eq!(answer["error"]["code"], "INSUFFICIENT_CREDITS");
     assert!(answer["error"]["message"].as_str().unwrap().contains("video 2 of 2 was refused"), "{answer}");
     assert_eq!(answer["videos"][0]["status"], "completed", "{answer}");
+    // Its own event tells it. The user was refused nothing.
+    let database = app.database.clone();
+    app.stop().await;
+    let refusals = "SELECT count(*) FROM events WHERE aggregate_type = 'refusal'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(refusals).fetch_one(database.pool()).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -1,13 +1,17 @@
-use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_application::ports::{
+    clock::{Clock, SystemClock},
+    event_log::EventLog,
+};
 use aihub_domain::{
     account::{
         AdjustmentKind,
         command::{AccountCommand, Adjustment},
         event::AccountEvent,
     },
-    period::Month,
+    period::{Month, Period},
 };
 use clap::{ArgGroup, Args};
+use cqrs_es::Aggregate;
 use uuid::Uuid;
 
 use super::{Ledger, account_name, actor, metadata};
@@ -47,6 +51,14 @@ impl Adjust {
             (Some(Credits(amount)), _) => (AdjustmentKind::CreditNote, "credit note", amount),
             (None, debit) => (AdjustmentKind::DebitNote, "debit note", debit.map(|debit| debit.0).unwrap_or_default()),
         };
+        if let Some(month) = self.month {
+            // It has one event, its close.
+            let closed = ledger.log.load(Period::TYPE, &month.to_string(), 0).await?;
+            anyhow::ensure!(
+                !closed.is_empty(),
+                "{month} is not closed: leave it out, for the note is booked in the open month"
+            );
+        }
         let adjustment_id = self.key.unwrap_or_else(|| Uuid::now_v7().to_string());
         let actor = actor(self.actor);
         let metadata = metadata(&actor, &adjustment_id);

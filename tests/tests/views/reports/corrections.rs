@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use aihub_domain::{
     money::MicrocreditsPerUsd,
     price::{PicoUsdPerToken, Price, Rates},
+    request::event::{Accepted, Outcome},
 };
+use aihub_infrastructure::event_store::subscription::checkpoint;
 use aihub_projections::{
+    credit_ledger,
     reconciliation::{Export, Tolerance, Vendor, differences, ours},
     repricing::{BookedMonth, Comparison, Prices},
 };
+use aihub_tests::books::{End, accepted, outcome};
 use chrono::DateTime;
 use futures::TryStreamExt;
 use serde_json::json;
@@ -108,6 +112,35 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
     assert_eq!(compare().await, (requests, watermark));
 }
 
+#[tokio::test]
+async fn tokens_are_repriced_at_the_price_of_the_instant_at_which_they_were_asked_for() {
+    let database = aihub_tests::database().await;
+    let books = open_books(&database).await;
+    let accepted_at = "2024-10-08T23:59:59Z".parse().unwrap();
+    books.accept("over-midnight", Accepted { accepted_at, ..accepted("acme", "ann", "node-1", 40) }).await;
+    let ended_at = "2024-10-09T00:00:05Z".parse().unwrap();
+    books.end("acme", "over-midnight", End::Completed(Outcome { ended_at, ..outcome(8, 20) })).await.unwrap();
+    catch_up(&database).await;
+    let price = |id: &str, picousd, from: &str, until: Option<&str>| Price {
+        id: id.to_owned(),
+        rates: Rates { input: PicoUsdPerToken(picousd), ..Rates::default() },
+        long_context: None,
+        valid_from: from.parse().unwrap(),
+        valid_until: until.map(|until| until.parse().unwrap()),
+        source: "test".to_owned(),
+    };
+    let midnight = "2024-10-09T00:00:00Z";
+    let prices = vec![
+        price("of-the-8th", 1_000_000, "2024-10-08T00:00:00Z", Some(midnight)),
+        price("of-the-9th", 7_000_000, midnight, None),
+    ];
+    let tokens = BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6-2026".to_owned(), prices)]))]);
+    let prices = Prices { tokens, ..Prices::default() };
+    let mut month = BookedMonth::of(database.pool(), "2024-10".parse().unwrap()).await.unwrap();
+    let requests: Vec<_> = month.requests(&prices, MicrocreditsPerUsd(1_000_000)).try_collect().await.unwrap();
+    assert_eq!(requests.iter().map(|request| request.charge.0).collect::<Vec<_>>(), [9]);
+}
+
 /// Runs a command line on the database, as a process of its own; its exit code.
 async fn run(database: &aihub_tests::TestDatabase, dir: &std::path::Path, line: &[&str]) -> Option<i32> {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_aihub-under-test"));
@@ -141,14 +174,21 @@ async fn a_closed_month_is_repriced_once_by_notes_that_name_what_they_correct() 
     assert_eq!(run(&database, dir.path(), &["reprice", "--month", "2024-10", "--prices", &prices]).await, done);
     let before = before + 1;
     assert_eq!(super::head(&database).await, before, "a what-if changes nothing, and is on record");
-    assert_eq!(reprice(&prices).await, done);
     catch_up(&database).await;
-    let after = super::head(&database).await;
-    assert_eq!(after, before + 3, "a note for each account");
     assert_eq!(reprice(&prices).await, done);
-    assert_eq!(super::head(&database).await, after, "made once");
-    assert_eq!(reprice(&others).await, failed, "not on top");
+    let after = super::head(&database).await;
+    assert_eq!(after, before + 4, "a note for each account, and that it was looked at");
+    // The notes are in no view yet: what they say is not known, and so nothing is corrected.
+    checkpoint::pause(database.pool(), credit_ledger::NAME).await.unwrap();
+    assert_eq!(reprice(&others).await, failed, "not on top of what no view has");
+    checkpoint::resume(database.pool(), credit_ledger::NAME).await.unwrap();
     assert_eq!(super::head(&database).await, after);
+    catch_up(&database).await;
+    assert_eq!(reprice(&prices).await, done);
+    assert_eq!(super::head(&database).await, after + 1, "made once, and looked at again");
+    catch_up(&database).await;
+    assert_eq!(reprice(&others).await, failed, "not on top");
+    assert_eq!(super::head(&database).await, after + 1);
 
     // The price is next to nothing, a microcredit a request: all else is given back, to the requests that it names.
     let given_back: (i64, i64) = sqlx::query_as(
@@ -175,4 +215,22 @@ async fn a_closed_month_is_repriced_once_by_notes_that_name_what_they_correct() 
     .await
     .unwrap();
     assert_eq!(named, charged);
+}
+
+#[tokio::test]
+async fn a_note_names_no_month_that_is_not_closed() {
+    let (database, dir) = (aihub_tests::database().await, tempfile::tempdir().unwrap());
+    let books = open_books(&database).await;
+    trade(&books, 0..60).await;
+    catch_up(&database).await;
+    close(&database, "2024-10").await;
+    let adjust = async |month: &str| {
+        let note = ["account", "adjust", "--account", "acme", "--credit", "0.000001", "--corrects", "request-6"];
+        run(&database, dir.path(), &[&note[..], &["--reason", "wrong price", "--month", month]].concat()).await
+    };
+    let before = super::head(&database).await;
+    assert_eq!(adjust("2024-11").await, Some(1));
+    assert_eq!(super::head(&database).await, before);
+    assert_eq!(adjust("2024-10").await, Some(0));
+    assert_eq!(super::head(&database).await, before + 1);
 }

@@ -6,12 +6,14 @@ use aihub_projections::report::{
     format::Format,
     selection::{Fault, Name},
 };
+use aihub_tests::books::{End, accepted, outcome};
 use parquet::{
     data_type::Decimal,
     file::{reader::FileReader, serialized_reader::SerializedFileReader},
     record::Field,
 };
 use serde_json::Value;
+use sqlx::Executor;
 
 use super::{ALL, catch_up, close, json, made, open_books, trade, try_made};
 use crate::views::ledgers::{execute, note};
@@ -173,6 +175,30 @@ async fn focus_has_credit_and_debit_notes_as_charges_of_their_own_and_comes_to_w
         let spent = focus.totals.iter().find(|(name, _)| *name == "PricingCurrencyEffectiveCost").unwrap().1.clone();
         assert_eq!(spent, books.accounts.load(account).await.unwrap().spent().to_string(), "{account}");
     }
+}
+
+#[tokio::test]
+async fn rows_have_the_order_of_their_bytes_whatever_the_databases_locale_is() {
+    let database = aihub_tests::database().await;
+    let books = open_books(&database).await;
+    for (nth, price) in ["b", "A", "B", "a"].into_iter().enumerate() {
+        let request_id = format!("request-{nth}");
+        books.accept(&request_id, accepted("acme", "ann", "node-1", 40)).await;
+        let mut end = outcome(0, 20);
+        end.charge.price_id = Some(price.to_owned());
+        books.end("acme", &request_id, End::Completed(end)).await.unwrap();
+    }
+    catch_up(&database).await;
+    // As in a database of that language: there `a` stands in front of `A` and `B`.
+    database
+        .pool()
+        .execute("ALTER TABLE read.usage_ledger_v1 ALTER price_id TYPE text COLLATE \"en-x-icu\"")
+        .await
+        .unwrap();
+    let (file, _) = made(&database, Name::Usage, &[("month", "2024-10")], Format::Focus).await;
+    let rows = csv::Reader::from_reader(file.as_slice()).into_deserialize().map(Result::unwrap);
+    let prices = rows.map(|row: std::collections::BTreeMap<String, String>| row["SkuPriceId"].clone());
+    assert_eq!(prices.collect::<Vec<_>>(), ["A", "B", "a", "b"]);
 }
 
 #[tokio::test]
