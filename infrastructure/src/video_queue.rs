@@ -297,14 +297,15 @@ impl PostgresVideoQueue {
         Ok(places)
     }
 
-    async fn submitting_to(&self, provider: &str) -> anyhow::Result<Vec<String>> {
+    async fn unanswered_by(&self, provider: &str) -> anyhow::Result<Vec<OpenVideo>> {
         self.catch_up().await?;
-        let submitting = sqlx::query_scalar!(
-            "SELECT video_id FROM open_videos WHERE status = 'submitting' AND provider = $1
+        let rows = sqlx::query_as!(
+            Row,
+            "SELECT * FROM open_videos WHERE status IN ('submitting', 'in_doubt') AND provider = $1
              ORDER BY requested_at_position",
             provider
         );
-        Ok(submitting.fetch_all(self.pool()).await?)
+        rows.fetch_all(self.pool()).await?.into_iter().map(open).collect()
     }
 
     async fn known_of(&self, provider: &str, job_ids: &[String]) -> anyhow::Result<Vec<String>> {
@@ -382,8 +383,8 @@ impl VideoQueue for PostgresVideoQueue {
         self.places_of(accounts).boxed()
     }
 
-    fn submitting<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {
-        self.submitting_to(provider).boxed()
+    fn unanswered<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<OpenVideo>>> {
+        self.unanswered_by(provider).boxed()
     }
 
     fn known<'a>(&'a self, provider: &'a str, job_ids: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {

@@ -42,9 +42,9 @@ pub trait VideoQueue: Send + Sync {
     /// Where each job of these accounts that waits stands, by account and then by job. It takes as long however many they are.
     fn places<'a>(&'a self, accounts: &'a [String]) -> BoxFuture<'a, anyhow::Result<HashMap<String, Places>>>;
 
-    /// The jobs that the provider is being called for, or was when the caller died, once everything that is in the log now
-    /// is known.
-    fn submitting<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
+    /// The jobs that the provider may have under a name that we do not know, once everything that is in the log now is known:
+    /// those that it is being called for, or was when the caller died, and those in doubt.
+    fn unanswered<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<OpenVideo>>>;
 
     /// Those of the provider's jobs that are known to be one of ours, once everything that is in the log now is known.
     fn known<'a>(&'a self, provider: &'a str, job_ids: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
