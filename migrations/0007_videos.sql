@@ -4,6 +4,7 @@
 CREATE TABLE open_videos (
     video_id     text COLLATE "C" NOT NULL,
     account      text COLLATE "C" NOT NULL,
+    user_id      text COLLATE "C" NOT NULL,
     status       text             NOT NULL,
     -- Who has it, or may have it.
     provider     text,
