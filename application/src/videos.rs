@@ -22,7 +22,7 @@ mod driver;
 pub mod housekeeping;
 pub mod jobs;
 pub mod new_video;
-pub(crate) mod opening;
+mod opening;
 pub mod operator;
 pub mod places;
 pub mod queue;
