@@ -14,6 +14,7 @@ CREATE TABLE webhook_deliveries (
     -- `video` or `workflow`.
     job_kind        text             NOT NULL,
     account         text             NOT NULL,
+    user_id         text             NOT NULL,
     event_type      text             NOT NULL,
     occurred_at     timestamptz      NOT NULL,
     state           text             NOT NULL CHECK (state IN ('pending', 'delivered', 'given_up')),

@@ -4,6 +4,7 @@
 CREATE TABLE open_videos (
     video_id     text COLLATE "C" NOT NULL,
     account      text COLLATE "C" NOT NULL,
+    user_id      text COLLATE "C" NOT NULL,
     status       text             NOT NULL,
     -- Who has it, or may have it.
     provider     text,
@@ -32,6 +33,23 @@ CREATE UNLOGGED TABLE queue_seats (
     CONSTRAINT queue_seats_seat PRIMARY KEY (aggregate_id, seat_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
+-- How many wait in a queue, and how many of them are the account's. Of those who are on the way, whoever took a seat since then.
+CREATE FUNCTION count_queue(
+    queue_of           text,
+    queue_account      text,
+    seated_since       timestamptz,
+    OUT waiting        bigint,
+    OUT waiting_of_account bigint
+) LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT count(*), count(*) FILTER (WHERE account = queue_account) INTO waiting, waiting_of_account
+        FROM (SELECT account FROM open_videos WHERE status = 'queued' AND queue_of = 'video'
+              UNION ALL SELECT account FROM workflows WHERE running AND queue_of = 'workflow'
+              UNION ALL SELECT account FROM queue_seats
+                        WHERE aggregate_type = queue_of AND taken_at >= seated_since) AS queue;
+END
+$$;
+
 -- Takes a seat if fewer wait than may. One caller after another, on whichever node; it commits before it answers, so that no
 -- caller can keep the others waiting.
 CREATE PROCEDURE take_seat(
@@ -45,21 +63,29 @@ CREATE PROCEDURE take_seat(
     OUT waiting        bigint,
     OUT waiting_of_account bigint
 ) LANGUAGE plpgsql AS $$
+DECLARE
+    stale_before constant timestamptz := now() - interval '1 minute';
 BEGIN
-    -- The key is the ASCII text "seat" as a number. What follows sees what those who had the lock before have committed.
-    PERFORM pg_advisory_xact_lock(1936023924, hashtext(applicant_type));
-    -- Of those who did not come: their node died, or the log was away for longer than anybody waits for it.
-    DELETE FROM queue_seats s
-        WHERE s.taken_at < now() - interval '1 minute'
-          AND NOT EXISTS (SELECT FROM events e
-                          WHERE e.aggregate_type = s.aggregate_type AND e.aggregate_id = s.aggregate_id);
-    SELECT count(*), count(*) FILTER (WHERE account = applicant_account) INTO waiting, waiting_of_account
-        FROM (SELECT account FROM open_videos WHERE status = 'queued' AND applicant_type = 'video'
-              UNION ALL SELECT account FROM workflows WHERE running AND applicant_type = 'workflow'
-              UNION ALL SELECT account FROM queue_seats WHERE aggregate_type = applicant_type) AS queue;
+    -- A queue that is full is not waited for: a crowd that it has no room for would keep out those for whom there is some.
+    -- Old seats do not count for that. Which of them are still held is seen below.
+    SELECT * INTO waiting, waiting_of_account FROM count_queue(applicant_type, applicant_account, stale_before);
     IF waiting < most AND waiting_of_account < most_of_account THEN
-        INSERT INTO queue_seats (aggregate_type, aggregate_id, account)
-            VALUES (applicant_type, applicant_id, applicant_account) RETURNING seat_id INTO seat;
+        -- The key is the ASCII text "seat" as a number. What follows sees what those who had the lock before have committed.
+        PERFORM pg_advisory_xact_lock(1936023924, hashtext(applicant_type));
+        -- Of those who did not come: their node died, or the log was away for longer than anybody waits for it. And of those
+        -- who came and have another one. It is held for whoever is in the log where the queue has not read it yet.
+        DELETE FROM queue_seats s
+            WHERE s.aggregate_type = applicant_type AND s.taken_at < stale_before
+              AND NOT EXISTS (SELECT FROM events e
+                              WHERE e.aggregate_type = s.aggregate_type AND e.aggregate_id = s.aggregate_id
+                                AND e.sequence = 1
+                                AND e.position > coalesce((SELECT h.position FROM subscriptions h
+                                                           WHERE h.name = 'open-' || s.aggregate_type || 's'), 0));
+        SELECT * INTO waiting, waiting_of_account FROM count_queue(applicant_type, applicant_account, '-infinity');
+        IF waiting < most AND waiting_of_account < most_of_account THEN
+            INSERT INTO queue_seats (aggregate_type, aggregate_id, account)
+                VALUES (applicant_type, applicant_id, applicant_account) RETURNING seat_id INTO seat;
+        END IF;
     END IF;
     COMMIT;
 END

@@ -51,12 +51,15 @@ pub async fn version(videos: &Videos, known: &Known) -> Result<String, Problem> 
     Ok(format!("{}-{place}", known.version()))
 }
 
-/// Where it waits.
+/// Where it waits, or did a second ago.
 async fn place(videos: &Videos, video_id: &str, job: &VideoJob) -> Result<Option<u64>, Problem> {
-    if job.status() != VideoStatus::Queued {
-        return Ok(None);
+    match job.request() {
+        Some(request) if job.status() == VideoStatus::Queued => {
+            let place = videos.places.of(&request.account, video_id).await;
+            place.map_err(|error| Problem::internal(&format!("{error:#}")))
+        }
+        _ => Ok(None),
     }
-    videos.queue.place(video_id).await.map_err(|error| Problem::internal(&format!("{error:#}")))
 }
 
 /// Fields that do not apply are left out.

@@ -21,6 +21,7 @@
 
 pub mod access;
 pub mod accounts;
+mod admission;
 pub mod answer;
 pub mod catalog;
 pub mod erasure;

@@ -6,6 +6,7 @@
 //! | [`catalog`] | who can make it, at which price |
 //! | [`opening`] | the hold and the job, in one commit, before any provider hears of it |
 //! | [`queue`] | the jobs that have not ended, as they are read from the log |
+//! | [`places`] | where waiting jobs stand |
 //! | [`driver`] | the one loop, on one node at a time, that gives waiting jobs to providers |
 //! | [`jobs`] | a job's steps and its end, each decided on what the log says |
 //! | [`submission`] | a job goes to a provider, once |
@@ -21,8 +22,9 @@ mod driver;
 pub mod housekeeping;
 pub mod jobs;
 pub mod new_video;
-pub(crate) mod opening;
+mod opening;
 pub mod operator;
+pub mod places;
 pub mod queue;
 mod recovery;
 mod rendering;
@@ -44,6 +46,7 @@ use crate::{
 use catalog::VideoCatalog;
 use jobs::{Jobs, Known};
 use new_video::VideoContent;
+use places::QueuePlaces;
 use queue::VideoQueue;
 
 #[derive(Debug, Clone)]
@@ -71,6 +74,7 @@ pub struct Videos {
     pub catalog: VideoCatalog,
     pub media: Arc<dyn MediaStore>,
     pub queue: Arc<dyn VideoQueue>,
+    pub places: QueuePlaces,
     pub seats: Arc<dyn Seats>,
     /// Of videos and workflows.
     pub news: broadcast::Sender<News>,

@@ -10,7 +10,7 @@ use sqlx::{
 };
 use thiserror::Error;
 
-/// The schema, in steps. Steps are only ever added.
+/// The schema, in steps. Until the first release they are edited in place; after it they are only ever added.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// For connections that live long and find everything by its key. Plans are made once, when a table may be empty, and
@@ -93,10 +93,16 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
-            // A round trip before each use finds the dead ones. One that was in use just now is hardly dead.
+            // A round trip before each use finds the dead ones. One that was in use just now is hardly dead. The error is
+            // given on: without it the pool says good-bye to a dead connection, and waits for an answer.
             .test_before_acquire(false)
             .before_acquire(|connection, pooled| {
-                Box::pin(async move { Ok(pooled.idle_for < TRUSTED_FOR || connection.ping().await.is_ok()) })
+                Box::pin(async move {
+                    if pooled.idle_for >= TRUSTED_FOR {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
             })
             .connect_with(pooled)
             .await

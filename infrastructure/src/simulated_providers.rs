@@ -59,6 +59,7 @@
 //!          | "content=" ( "normal" | "garbage"       of videos: no MP4, half of one, or half of one and the connection
 //!                       | "truncated" | "torn" )     is cut
 //!          | "bandwidth=" count                      of videos: bytes a second of the content
+//!          | "prompt=hidden"                         of videos: told of without their prompts
 //!          | "webhook=" ( "once" | "twice" )         of videos: twice sends each event again, under the same id
 //! failure  = "400" | "401" | "404" | "429" | "500" | "503" | "529" | "bad_request" | "context_length"
 //!          | "unauthorized" | "not_found" | "rate_limit" | "insufficient_quota" | "server_error" | "overloaded"

@@ -10,6 +10,7 @@ use aihub_application::{
     ports::jobs::JobKind,
     videos::{
         housekeeping::{DueMedia, MediaHolders},
+        places::AllPlaces,
         queue::{OpenVideo, Places, VideoQueue},
     },
 };
@@ -52,6 +53,7 @@ pub struct OpenVideos;
 struct Row {
     video_id: String,
     account: String,
+    user_id: String,
     status: String,
     provider: Option<String>,
     offers: Vec<String>,
@@ -66,6 +68,7 @@ impl Row {
         Self {
             video_id: video_id.to_owned(),
             account: request.account.clone(),
+            user_id: request.user.clone(),
             status: VideoStatus::Queued.as_str().to_owned(),
             provider: None,
             offers: request.offers.iter().map(|offer| offer.provider.clone()).collect(),
@@ -241,10 +244,11 @@ impl PostgresVideoQueue {
         rows.fetch_all(self.pool()).await?.into_iter().map(open).collect()
     }
 
-    async fn open_of(&self, account: &str) -> anyhow::Result<Vec<String>> {
+    async fn open_of(&self, account: &str, user: &str) -> anyhow::Result<Vec<String>> {
         let open = sqlx::query_scalar!(
-            "SELECT video_id FROM open_videos WHERE account = $1 ORDER BY requested_at_position",
-            account
+            "SELECT video_id FROM open_videos WHERE account = $1 AND user_id = $2 ORDER BY requested_at_position",
+            account,
+            user
         );
         Ok(open.fetch_all(self.pool()).await?)
     }
@@ -278,33 +282,26 @@ impl PostgresVideoQueue {
             .collect())
     }
 
-    async fn place_of(&self, video_id: &str) -> anyhow::Result<Option<u64>> {
-        let place =
-            sqlx::query_scalar!(r#"SELECT place AS "place!" FROM waiting_videos WHERE video_id = $1"#, video_id);
-        Ok(place.fetch_optional(self.pool()).await?.map(i64::cast_unsigned))
-    }
-
-    async fn places_of(&self, accounts: &[String]) -> anyhow::Result<HashMap<String, Places>> {
+    async fn places_now(&self) -> anyhow::Result<AllPlaces> {
         let waiting = sqlx::query!(
-            r#"SELECT account AS "account!", video_id AS "video_id!", place AS "place!"
-               FROM waiting_videos WHERE account = ANY($1)"#,
-            accounts
+            r#"SELECT account AS "account!", video_id AS "video_id!", place AS "place!" FROM waiting_videos"#
         );
         let mut places: HashMap<String, Places> = HashMap::new();
         for row in waiting.fetch_all(self.pool()).await? {
             places.entry(row.account).or_default().insert(row.video_id, row.place.cast_unsigned());
         }
-        Ok(places)
+        Ok(places.into_iter().map(|(account, places)| (account, Arc::new(places))).collect())
     }
 
-    async fn submitting_to(&self, provider: &str) -> anyhow::Result<Vec<String>> {
+    async fn unanswered_by(&self, provider: &str) -> anyhow::Result<Vec<OpenVideo>> {
         self.catch_up().await?;
-        let submitting = sqlx::query_scalar!(
-            "SELECT video_id FROM open_videos WHERE status = 'submitting' AND provider = $1
+        let rows = sqlx::query_as!(
+            Row,
+            "SELECT * FROM open_videos WHERE status IN ('submitting', 'in_doubt') AND provider = $1
              ORDER BY requested_at_position",
             provider
         );
-        Ok(submitting.fetch_all(self.pool()).await?)
+        rows.fetch_all(self.pool()).await?.into_iter().map(open).collect()
     }
 
     async fn known_of(&self, provider: &str, job_ids: &[String]) -> anyhow::Result<Vec<String>> {
@@ -366,24 +363,20 @@ impl VideoQueue for PostgresVideoQueue {
         self.next(limit, full).boxed()
     }
 
-    fn of_account<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {
-        self.open_of(account).boxed()
+    fn of_user<'a>(&'a self, account: &'a str, user: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {
+        self.open_of(account, user).boxed()
     }
 
     fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>> {
         self.overdue_now().boxed()
     }
 
-    fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>> {
-        self.place_of(video_id).boxed()
+    fn places(&self) -> BoxFuture<'_, anyhow::Result<AllPlaces>> {
+        self.places_now().boxed()
     }
 
-    fn places<'a>(&'a self, accounts: &'a [String]) -> BoxFuture<'a, anyhow::Result<HashMap<String, Places>>> {
-        self.places_of(accounts).boxed()
-    }
-
-    fn submitting<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {
-        self.submitting_to(provider).boxed()
+    fn unanswered<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<OpenVideo>>> {
+        self.unanswered_by(provider).boxed()
     }
 
     fn known<'a>(&'a self, provider: &'a str, job_ids: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<String>>> {

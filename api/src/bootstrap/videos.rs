@@ -10,6 +10,7 @@ use aihub_application::{
         Videos,
         catalog::{VideoBackend, VideoCatalog},
         jobs::Jobs,
+        places::QueuePlaces,
     },
 };
 use aihub_infrastructure::{
@@ -50,7 +51,7 @@ impl Works {
     /// Starts what looks after jobs and their media.
     pub fn start(self, config: &Config, workers: &TaskTracker, stop: &CancellationToken) -> Arc<Videos> {
         let Self { database, gateway, catalog, media } = self;
-        let queue = PostgresVideoQueue::new(database.clone());
+        let queue = Arc::new(PostgresVideoQueue::new(database.clone()));
         let news = job_news::channel();
         workers.spawn(job_news::follow(database.clone(), news.clone(), stop.clone()));
         let jobs = Jobs {
@@ -66,7 +67,8 @@ impl Works {
             gateway,
             catalog,
             media,
-            queue: Arc::new(queue.clone()),
+            queue: queue.clone(),
+            places: QueuePlaces::new(queue.clone()),
             seats: Arc::new(PostgresSeats::new(database.clone())),
             news,
         });
@@ -132,19 +134,24 @@ fn backend(
 }
 
 /// Has media deleted that is too old, whose content was erased, or that nobody knows of.
-async fn keep_media(videos: Arc<Videos>, queue: PostgresVideoQueue, keep_days: Option<u32>, stop: CancellationToken) {
+async fn keep_media(
+    videos: Arc<Videos>,
+    queue: Arc<PostgresVideoQueue>,
+    keep_days: Option<u32>,
+    stop: CancellationToken,
+) {
     let mut tick = interval(MEDIA_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
         let kept_from = keep_days.map(|days| videos.jobs.clock.now() - chrono::TimeDelta::days(days.into()));
-        match videos.erase_due_media(&queue, kept_from).await {
+        match videos.erase_due_media(&*queue, kept_from).await {
             Ok(0) => {}
             Ok(erased) => tracing::info!(videos.erased = erased, "media was deleted"),
             Err(error) => {
                 tracing::warn!(error.message = format!("{error:#}"), "media that is due could not be looked for");
             }
         }
-        if let Err(error) = videos.delete_leftovers(&queue, videos.nothing_comes_before()).await {
+        if let Err(error) = videos.delete_leftovers(&*queue, videos.nothing_comes_before()).await {
             tracing::warn!(error.message = format!("{error:#}"), "files that are left could not be looked for");
         }
     }

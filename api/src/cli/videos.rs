@@ -10,6 +10,7 @@ use aihub_application::{
     },
 };
 use aihub_domain::video::VideoStatus;
+use aihub_infrastructure::video_queue::PostgresVideoQueue;
 use aihub_projections::video_status::list::{Filter, list};
 use clap::Subcommand;
 
@@ -33,7 +34,7 @@ pub enum Videos {
         #[arg(long)]
         actor: Option<String>,
     },
-    /// The provider has it under this name
+    /// The provider has it under this name, and no other video of ours is that
     Adopt {
         video_id: String,
         #[arg(long)]
@@ -75,7 +76,8 @@ impl Videos {
             rate: config.credits.per_usd.0,
             node: NODE.to_owned(),
         };
-        let Known { video_id, job, .. } = jobs.decide(&video_id, decision, &actor(by)).await?;
+        let queue = PostgresVideoQueue::new(ledger.database.clone());
+        let Known { video_id, job, .. } = jobs.decide(&queue, &video_id, decision, &actor(by)).await?;
         Ok(out_line(format_args!("video {video_id} is {} now", job.status().as_str()))?)
     }
 }

@@ -39,7 +39,8 @@ impl Webhooks {
             Self::List { account, job, who } => {
                 let asked = [("account", account.clone()), ("job", job.clone())];
                 who.looks(&ledger.database, "webhooks.list", asked).await?;
-                let filter = DeliveryFilter { job_id: job.as_deref(), account: account.as_deref(), state: None };
+                let filter =
+                    DeliveryFilter { job_id: job.as_deref(), account: account.as_deref(), ..DeliveryFilter::default() };
                 for one in deliveries::list(pool, filter, MAX_LISTED).await? {
                     let last = one.last_status.map(|status| status.to_string()).or(one.last_error).unwrap_or_default();
                     out_line(format_args!(

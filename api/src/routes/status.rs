@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aihub_application::ports::jobs::News;
+use aihub_application::ports::jobs::{News, news_about};
 use axum::{
     Json,
     extract::{Query, rejection::QueryRejection},
@@ -11,10 +11,7 @@ use axum::{
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{hub::Hub, problem::Problem};
 
@@ -66,7 +63,7 @@ pub async fn status<W: Watched>(
     let give_up_at = Instant::now() + wait;
     while tag == seen && !look.has_ended && Instant::now() < give_up_at && !draining.is_cancelled() {
         let look_at = give_up_at.min(Instant::now() + LOOK_EVERY);
-        let changed = timeout_at(look_at, change_of(&mut news, |news| watched.is_about(&look.job, news)));
+        let changed = timeout_at(look_at, news_about(&mut news, |news| watched.is_about(&look.job, news)));
         tokio::select! {
             _ = changed => {}
             () = draining.cancelled() => {}
@@ -87,15 +84,4 @@ pub async fn status<W: Watched>(
 /// Weak: the URLs in the answer are new every time.
 fn etag<J>(look: &Look<J>) -> Result<HeaderValue, Problem> {
     HeaderValue::try_from(format!("W/\"{}\"", look.version)).map_err(|error| Problem::internal(&error))
-}
-
-async fn change_of(news: &mut Receiver<News>, is_about: impl Fn(&News) -> bool) {
-    loop {
-        match news.recv().await {
-            Ok(told) if is_about(&told) => return,
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => return,
-            Err(RecvError::Closed) => return std::future::pending().await,
-        }
-    }
 }

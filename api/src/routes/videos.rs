@@ -98,11 +98,7 @@ impl Watched for WatchedVideo<'_> {
     }
 
     fn is_about(&self, known: &Known, news: &News) -> bool {
-        match news {
-            News::Changed { id, .. } => *id == known.video_id,
-            News::Nudged { .. } => false,
-            News::Missed => true,
-        }
+        matches!(news, News::Changed { id, .. } if *id == known.video_id)
     }
 
     async fn tell(&self, known: &Known) -> Result<Value, Problem> {

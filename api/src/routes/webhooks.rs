@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aihub_application::principal::Operation;
+use aihub_application::principal::{Operation, Reports};
 use aihub_infrastructure::{
     standard_webhooks::{Unverified, WebhookSecret, verify},
     webhooks::deliveries::{self, DeliveryFilter},
@@ -31,9 +31,14 @@ pub async fn secret(State(hub): State<Arc<Hub>>, Caller(caller): Caller) -> Resu
     Ok(Json(json!({ "account": caller.account, "secret": &**secret.reveal() })))
 }
 
-/// What became of the account's latest webhooks.
+/// What became of the caller's latest webhooks, or the account's for those who read all reports.
 pub async fn deliveries(State(hub): State<Arc<Hub>>, Caller(caller): Caller) -> Result<Json<Value>, Problem> {
-    let filter = DeliveryFilter { account: Some(&caller.account), ..DeliveryFilter::default() };
+    let reads_all = caller.capabilities.require_reports(Reports::All).is_ok();
+    let filter = DeliveryFilter {
+        account: Some(&caller.account),
+        user_id: (!reads_all).then_some(&*caller.user),
+        ..DeliveryFilter::default()
+    };
     let listed = deliveries::list(hub.reads.pool(), filter, MAX_LISTED).await;
     Ok(Json(json!({ "deliveries": listed.map_err(|error| Problem::internal(&error))? })))
 }

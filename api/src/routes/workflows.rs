@@ -91,8 +91,7 @@ impl Watched for WatchedWorkflow<'_> {
             News::Changed { kind: JobKind::Video, id, .. } => {
                 run.workflow.steps().any(|(_, state)| state.videos.contains(id))
             }
-            News::Nudged { .. } => false,
-            News::Missed => true,
+            News::Nudged { .. } | News::Missed => false,
         }
     }
 

@@ -9,11 +9,8 @@ use std::{
 };
 
 use aihub_application::{
-    ports::jobs::{JobKind, News},
-    videos::{
-        Videos,
-        queue::{Places, VideoQueue},
-    },
+    ports::jobs::{JobKind, News, news_about},
+    videos::{Videos, places::QueuePlaces, queue::Places},
 };
 use aihub_domain::{
     account::{Account, event::AccountEvent},
@@ -86,37 +83,37 @@ impl Changes {
     pub async fn follow(self: Arc<Self>, log: Live, videos: Arc<Videos>, stop: CancellationToken) {
         let (news, moves) = (videos.news.subscribe(), videos.news.subscribe());
         let following = async {
-            tokio::join!(self.follow_balances(log), self.follow_jobs(news), self.follow_queue(&*videos.queue, moves))
+            tokio::join!(self.follow_balances(log), self.follow_jobs(news), self.follow_queue(&videos.places, moves))
         };
         stop.run_until_cancelled(following).await;
     }
 
     /// A job that is taken or comes moves all those behind it, which nothing is told of. So the whole queue is looked at for
     /// all who watch, when something has happened, and at most every second: that costs the same however many watch.
-    async fn follow_queue(&self, queue: &dyn VideoQueue, mut moves: Receiver<News>) {
+    async fn follow_queue(&self, queue: &QueuePlaces, mut moves: Receiver<News>) {
         loop {
-            match moves.recv().await {
-                Err(RecvError::Closed) => return,
-                Ok(News::Changed { kind: JobKind::Workflow, .. } | News::Nudged { .. }) => continue,
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-            }
-            // What else happens until then is in what is seen then.
-            sleep(PLACES_EVERY).await;
-            moves = moves.resubscribe();
-            let watched = self.videos.accounts();
-            if watched.is_empty() {
-                continue;
-            }
-            match queue.places(&watched).await {
-                Ok(mut places) => {
-                    for account in watched {
-                        let of_account = Arc::new(places.remove(&account).unwrap_or_default());
-                        self.videos.tell(&account, |changes| changes.places = Some(of_account.clone()));
+            news_about(&mut moves, |news| matches!(news, News::Changed { kind: JobKind::Video, .. })).await;
+            let places = loop {
+                // What else happens until then is in what is seen then.
+                sleep(PLACES_EVERY).await;
+                moves = moves.resubscribe();
+                if self.videos.accounts().is_empty() {
+                    break None;
+                }
+                match queue.now().await {
+                    Ok(places) => break Some(places),
+                    Err(error) => {
+                        tracing::warn!(
+                            error.message = format!("{error:#}"),
+                            "places in the queue could not be looked at"
+                        );
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(error.message = format!("{error:#}"), "places in the queue could not be looked at");
-                }
+            };
+            let Some(places) = places else { continue };
+            for account in self.videos.accounts() {
+                let of_account = places.get(&account).cloned().unwrap_or_default();
+                self.videos.tell(&account, |changes| changes.places = Some(of_account.clone()));
             }
         }
     }

@@ -158,7 +158,7 @@ impl Feed {
         let Principal { account, user, .. } = &*self.principal;
         let mut open: Vec<String> = shown.iter().filter(|(_, shown)| shown.is_open).map(|(id, _)| id.clone()).collect();
         open.extend(match kind {
-            JobKind::Video => self.hub.videos.queue.of_account(account).await?,
+            JobKind::Video => self.hub.videos.queue.of_user(account, user).await?,
             JobKind::Workflow => self.hub.workflows.list.running_of(account, user).await?,
         });
         Ok(open)

@@ -1,9 +1,10 @@
 //! Jobs, as those who only follow them see them: videos and workflows.
 
-use std::fmt;
+use std::{fmt, future::pending};
 
 use aihub_domain::{video::VideoJob, workflow::Workflow};
 use cqrs_es::Aggregate;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobKind {
@@ -20,6 +21,20 @@ pub enum News {
     Nudged { video_id: String },
     /// The database was out of reach: what happened meanwhile is not told.
     Missed,
+}
+
+/// Waits for the next news that `is_about` says yes to. [`News::Missed`] it is also where the listener fell behind: whoever
+/// waits has to look then.
+pub async fn news_about(news: &mut Receiver<News>, is_about: impl Fn(&News) -> bool) -> News {
+    loop {
+        match news.recv().await {
+            Ok(told) if told == News::Missed || is_about(&told) => return told,
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => return News::Missed,
+            // The service ends.
+            Err(RecvError::Closed) => return pending().await,
+        }
+    }
 }
 
 impl JobKind {

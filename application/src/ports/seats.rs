@@ -30,7 +30,8 @@ pub enum Taken {
 
 pub trait Seats: Send + Sync {
     /// Takes one if fewer than `most` wait, of all and of the account. It is held until the queue has read the applicant from
-    /// the log, or is given back; the seat of one that does not come is free again after a minute.
+    /// the log, or is given back. After a minute it is free, unless the applicant is in the log and the queue has not come
+    /// so far.
     fn take<'a>(&'a self, applicant: Applicant<'a>, most: Depth) -> BoxFuture<'a, anyhow::Result<Taken>>;
 
     /// For who took it and certainly does not come.

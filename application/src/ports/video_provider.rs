@@ -49,6 +49,15 @@ pub struct SubmitError {
     pub in_doubt: bool,
 }
 
+/// A provider's job that may have come from a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub provider_job_id: String,
+    /// All that the call says is shown of it, the prompt before all, and is the same. Of any other it cannot be known whose
+    /// it is.
+    pub is_certain: bool,
+}
+
 /// How a job stands at its provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobStatus {
@@ -93,13 +102,13 @@ pub trait VideoProvider: Send + Sync {
     /// The provider's name for the job: at most 256 bytes.
     fn submit<'a>(&'a self, call: &'a VideoCall) -> BoxFuture<'a, Result<String, SubmitError>>;
 
-    /// The jobs there that may have come from this call, of those made from `since` on; all that cannot be told apart
-    /// from it. With [`Recovery::Lookup`] only.
+    /// The jobs there that may have come from this call, of those made from `since` on: all of which nothing that is shown
+    /// speaks against it. With [`Recovery::Lookup`] only.
     fn find<'a>(
         &'a self,
         call: &'a VideoCall,
         since: DateTime<Utc>,
-    ) -> BoxFuture<'a, Result<Vec<String>, ProviderError>>;
+    ) -> BoxFuture<'a, Result<Vec<Found>, ProviderError>>;
 
     fn status<'a>(&'a self, provider_job_id: &'a str) -> BoxFuture<'a, Result<JobStatus, ProviderError>>;
 

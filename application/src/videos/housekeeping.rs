@@ -10,9 +10,9 @@ use thiserror::Error;
 use super::{
     Videos,
     jobs::{ChangeError, DRIVER, Known},
-    rendering::media_key,
+    rendering::files_of,
 };
-use crate::ports::{media_store::MediaError, video_provider::Variant};
+use crate::ports::media_store::MediaError;
 
 /// What the clocks of nodes differ by, and what a store may still be doing for somebody who gave up.
 const SLACK: Duration = Duration::from_mins(1);
@@ -58,13 +58,17 @@ impl Videos {
         if known.job.decide(erase.clone())?.is_empty() {
             return Ok(known);
         }
-        if let Some(media) = known.job.media() {
-            for file in [Some(&media.video), media.thumbnail.as_ref()].into_iter().flatten() {
-                self.media.delete(&file.key).await?;
-            }
-        }
+        self.delete_files(video_id).await?;
         self.jobs.change(&mut known, erase, actor).await?;
         Ok(known)
+    }
+
+    /// Whatever there is of them.
+    pub(super) async fn delete_files(&self, video_id: &str) -> Result<(), MediaError> {
+        for key in files_of(video_id) {
+            self.media.delete(&key).await?;
+        }
+        Ok(())
     }
 
     /// Deletes what is due. Returns of how many jobs.
@@ -95,11 +99,8 @@ impl Videos {
     ) -> anyhow::Result<usize> {
         let mut deleted = 0;
         for video_id in holders.leftovers(ended_before).await? {
-            let files = [Variant::Video, Variant::Thumbnail].map(|variant| media_key(&video_id, variant));
             let done = async {
-                for key in &files {
-                    self.media.delete(key).await?;
-                }
+                self.delete_files(&video_id).await?;
                 holders.forget_leftovers(&video_id).await
             };
             match done.await {

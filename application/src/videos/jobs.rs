@@ -64,6 +64,10 @@ pub enum ChangeError {
     Serialise(#[from] serde_json::Error),
     #[error("the account does not follow: {0}")]
     Account(#[from] ExecuteError),
+    #[error("the provider's job {0} is one of our videos already")]
+    Taken(String),
+    #[error("what is known of the provider's jobs cannot be looked at: {0:#}")]
+    Queue(anyhow::Error),
 }
 
 impl Known {

@@ -1,6 +1,6 @@
 //! The credits are held and the job is written down, both in one commit, before any provider hears of it.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use aihub_domain::{
     account::{AccountError, command::AccountCommand},
@@ -16,26 +16,17 @@ use super::{
 };
 use crate::{
     accounts::ExecuteError,
+    admission::{NotAdmitted, Queue, keyed_id, overloaded},
     error::GatewayError,
-    ports::{
-        event_log::AppendError,
-        jobs::JobKind,
-        seats::{Applicant, Depth, Seats, Taken},
-        vault::VaultError,
-    },
+    ports::{event_log::AppendError, jobs::JobKind, vault::VaultError},
     principal::Principal,
 };
-
-/// Makes video ids out of idempotency keys.
-const VIDEO_NAMESPACE: Uuid = Uuid::from_u128(0x0d3e_4a1c_92b7_4f0e_8a6d_2f51_c7b0_33de);
-/// When a full queue is worth another try.
-const QUEUE_RETRY: Duration = Duration::from_secs(30);
 
 impl Videos {
     /// Checks `video`, holds its price and puts it into the queue. The same `idempotency_key` of the same user with the same
     /// request is the same job. What is refused here has changed nothing.
     pub async fn request(
-        &self,
+        self: &Arc<Self>,
         principal: &Principal,
         video: NewVideo,
         idempotency_key: Option<&str>,
@@ -51,7 +42,7 @@ impl Videos {
     }
 
     async fn admit(
-        &self,
+        self: &Arc<Self>,
         principal: &Principal,
         video: NewVideo,
         idempotency_key: Option<&str>,
@@ -61,7 +52,7 @@ impl Videos {
             return Err(GatewayError::ShuttingDown);
         }
         let video_id = match idempotency_key {
-            Some(key) => keyed_id(principal, key),
+            Some(key) => keyed_id(JobKind::Video, principal, key),
             None => Uuid::now_v7().to_string(),
         };
         if idempotency_key.is_some()
@@ -71,7 +62,7 @@ impl Videos {
         }
         let now = self.gateway.clock.now();
         let offers = self.catalog.offers(&video, principal, now)?;
-        let _running = self.gateway.limits.admit(principal, 0)?;
+        let running = self.gateway.limits.admit(principal, 0)?;
         let costs = offers.iter().filter_map(|offer| offer.price.cost(video.resolution, video.seconds));
         let dearest = costs.max().unwrap_or(PicoUsd(0));
         // A video that costs nothing still holds something, so that every job has its reservation.
@@ -100,30 +91,36 @@ impl Videos {
             content,
             requested_at: now,
         };
-        let mut known = Known { video_id, job: VideoJob::default(), sequence: 0 };
-        let applicant = Applicant { kind: JobKind::Video, id: &known.video_id, account: &principal.account };
-        let seat = take_seat(&*self.seats, applicant, self.settings.max_queued).await?;
-        match self.open(&mut known, request, principal).await {
-            Ok(()) => Ok(known),
-            Err(Opening::Unknown(error)) => Err(error),
-            Err(Opening::Refused(error)) => {
-                give_back(&*self.seats, seat).await;
-                Err(error)
+        let queue = Queue {
+            kind: JobKind::Video,
+            most: self.settings.max_queued,
+            seats: self.seats.clone(),
+            tasks: self.gateway.tasks.clone(),
+        };
+        let open = {
+            let (videos, principal, video_id) = (self.clone(), principal.clone(), video_id.clone());
+            async move {
+                let _running = running;
+                videos.open(video_id, request, &principal).await
             }
+        };
+        match queue.admit(video_id.clone(), principal.account.clone(), open).await {
+            Ok(known) => Ok(known),
+            Err(NotAdmitted::Unknown(error) | NotAdmitted::Refused(error)) => Err(error),
             // The same key came in meanwhile, here or on another node.
-            Err(Opening::Known) => {
-                give_back(&*self.seats, seat).await;
-                let known = self.jobs.load(&known.video_id).await.map_err(|error| GatewayError::internal(&error))?;
+            Err(NotAdmitted::Known) => {
+                let known = self.jobs.load(&video_id).await.map_err(|error| GatewayError::internal(&error))?;
                 let known = known.ok_or_else(|| GatewayError::internal("a video is there and cannot be loaded"))?;
                 self.repeated(known, &video).await
             }
         }
     }
 
-    async fn open(&self, known: &mut Known, request: VideoRequest, principal: &Principal) -> Result<(), Opening> {
+    async fn open(&self, video_id: String, request: VideoRequest, principal: &Principal) -> Result<Known, NotAdmitted> {
+        let mut known = Known { video_id, job: VideoJob::default(), sequence: 0 };
         let (reserved, now) = (request.reserved_microcredits, request.requested_at);
         let command = VideoCommand::RequestVideo(Box::new(request));
-        let events = known.job.decide(command).map_err(|_| Opening::Known)?;
+        let events = known.job.decide(command).map_err(|_| NotAdmitted::Known)?;
         let append = known.append(&events).map_err(|error| GatewayError::internal(&error))?;
         let companions = |_: &[_]| Ok(vec![append.clone()]);
         let reserve = AccountCommand::ReserveCredits {
@@ -143,18 +140,16 @@ impl Videos {
             Ok(_) => {
                 known.evolve(&events);
                 metrics::counter!("aihub_videos_requested_total").increment(1);
-                Ok(())
+                Ok(known)
             }
             Err(ExecuteError::CompanionConflict | ExecuteError::Refused(AccountError::ReservationExists(_))) => {
-                Err(Opening::Known)
+                Err(NotAdmitted::Known)
             }
             Err(ExecuteError::Refused(refused)) => {
                 Err(GatewayError::from_account(refused, &principal.account, now).into())
             }
-            Err(ExecuteError::Append(AppendError::Overloaded) | ExecuteError::Contended) => {
-                Err(GatewayError::QueueFull { running: 0, waiting: 0, retry_after: Duration::from_secs(1) }.into())
-            }
-            Err(error) => Err(Opening::Unknown(GatewayError::internal(&error))),
+            Err(ExecuteError::Append(AppendError::Overloaded) | ExecuteError::Contended) => Err(overloaded().into()),
+            Err(error) => Err(NotAdmitted::Unknown(GatewayError::internal(&error))),
         }
     }
 
@@ -186,47 +181,4 @@ impl Videos {
             Err(error) => Err(GatewayError::internal(&error)),
         }
     }
-}
-
-enum Opening {
-    /// There is a job of this name.
-    Known,
-    /// There is none.
-    Refused(GatewayError),
-    /// It may have been committed. If it was, it is a job like any other, which has its seat, and the same key finds it.
-    Unknown(GatewayError),
-}
-
-impl From<GatewayError> for Opening {
-    fn from(error: GatewayError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-pub(crate) async fn take_seat(seats: &dyn Seats, applicant: Applicant<'_>, most: Depth) -> Result<Uuid, GatewayError> {
-    match seats.take(applicant, most).await {
-        Ok(Taken::Seat(seat)) => Ok(seat),
-        Ok(Taken::Full(Depth { all, of_account })) => {
-            let waiting = if all < most.all { of_account } else { all };
-            let waiting = usize::try_from(waiting).unwrap_or(usize::MAX);
-            Err(GatewayError::QueueFull { running: 0, waiting, retry_after: QUEUE_RETRY })
-        }
-        Err(error) => Err(GatewayError::internal(&format!("{error:#}"))),
-    }
-}
-
-pub(crate) async fn give_back(seats: &dyn Seats, seat: Uuid) {
-    if let Err(error) = seats.give_back(seat).await {
-        tracing::warn!(
-            error.message = format!("{error:#}"),
-            "a seat in a queue was not given back; it is free in a minute"
-        );
-    }
-}
-
-fn keyed_id(principal: &Principal, key: &str) -> String {
-    // The lengths keep two different pairs of names from spelling the same text.
-    let (account, user) = (&principal.account, &principal.user);
-    let name = format!("{}:{account}{}:{user}{key}", account.len(), user.len());
-    Uuid::new_v5(&VIDEO_NAMESPACE, name.as_bytes()).to_string()
 }

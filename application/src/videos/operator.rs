@@ -1,10 +1,13 @@
 //! What an operator, or a job's owner, decides.
 
+use std::slice;
+
 use aihub_domain::video::command::VideoCommand;
 
 use super::{
     Videos,
     jobs::{ChangeError, Jobs, Known},
+    queue::VideoQueue,
 };
 use aihub_domain::video::{VideoError, VideoStatus};
 
@@ -13,7 +16,7 @@ use aihub_domain::video::{VideoError, VideoStatus};
 pub enum Decision {
     /// The provider has no job of it: it waits again, and is submitted once more.
     Resubmit,
-    /// The provider has it under this name.
+    /// The provider has it under this name, which is none of ours yet.
     Adopt { provider_job_id: String },
     /// It is given up, and its hold released. What the provider may have made of it is not fetched.
     Fail,
@@ -21,12 +24,19 @@ pub enum Decision {
 
 impl Jobs {
     /// Ends the doubt about a job. A job that is not in doubt is refused.
-    pub async fn decide(&self, video_id: &str, decision: Decision, actor: &str) -> Result<Known, ChangeError> {
+    pub async fn decide(
+        &self,
+        queue: &dyn VideoQueue,
+        video_id: &str,
+        decision: Decision,
+        actor: &str,
+    ) -> Result<Known, ChangeError> {
         let mut known = self.load(video_id).await?.ok_or(ChangeError::Unknown)?;
         let in_doubt = known.status() == VideoStatus::InDoubt;
-        let Some(submission) = known.job.submission().map(|last| last.number).filter(|_| in_doubt) else {
+        let Some(last) = known.job.submission().filter(|_| in_doubt) else {
             return Err(VideoError::WrongStatus(known.status()).into());
         };
+        let submission = last.number;
         let (actor, now) = (actor.to_owned(), self.clock.now());
         match decision {
             Decision::Resubmit => {
@@ -34,6 +44,10 @@ impl Jobs {
                 self.change(&mut known, deny, &actor).await?;
             }
             Decision::Adopt { provider_job_id } => {
+                let names = slice::from_ref(&provider_job_id);
+                if !queue.known(&last.provider, names).await.map_err(ChangeError::Queue)?.is_empty() {
+                    return Err(ChangeError::Taken(provider_job_id));
+                }
                 let by = Some(actor.clone());
                 let record =
                     VideoCommand::RecordSubmission { submission, provider_job_id, actor: by, submitted_at: now };

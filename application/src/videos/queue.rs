@@ -1,9 +1,11 @@
 //! The queue of video jobs, as it is read from the log. What it says may be behind: a job itself has the last word.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use aihub_domain::video::VideoStatus;
 use futures::future::BoxFuture;
+
+use super::places::AllPlaces;
 
 /// Where jobs stand in the queue, from 1.
 pub type Places = BTreeMap<String, u64>;
@@ -30,21 +32,18 @@ pub trait VideoQueue: Send + Sync {
     /// oldest first.
     fn waiting<'a>(&'a self, limit: usize, full: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<OpenVideo>>>;
 
-    /// The account's jobs that have not ended, oldest first.
-    fn of_account<'a>(&'a self, account: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
+    /// A user's jobs that have not ended, oldest first.
+    fn of_user<'a>(&'a self, account: &'a str, user: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
 
     /// Some of those that wait whose time to do so is over.
     fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
 
-    /// Where a job stands in the queue, from 1; `None` where it does not wait.
-    fn place<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<u64>>>;
+    /// Where each job that waits stands. That sorts the whole queue: ask [`QueuePlaces`](super::places::QueuePlaces) instead.
+    fn places(&self) -> BoxFuture<'_, anyhow::Result<AllPlaces>>;
 
-    /// Where each job of these accounts that waits stands, by account and then by job. It takes as long however many they are.
-    fn places<'a>(&'a self, accounts: &'a [String]) -> BoxFuture<'a, anyhow::Result<HashMap<String, Places>>>;
-
-    /// The jobs that the provider is being called for, or was when the caller died, once everything that is in the log now
-    /// is known.
-    fn submitting<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;
+    /// The jobs that the provider may have under a name that we do not know, once everything that is in the log now is known:
+    /// those that it is being called for, or was when the caller died, and those in doubt.
+    fn unanswered<'a>(&'a self, provider: &'a str) -> BoxFuture<'a, anyhow::Result<Vec<OpenVideo>>>;
 
     /// Those of the provider's jobs that are known to be one of ours, once everything that is in the log now is known.
     fn known<'a>(&'a self, provider: &'a str, job_ids: &'a [String]) -> BoxFuture<'a, anyhow::Result<Vec<String>>>;

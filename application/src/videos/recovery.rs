@@ -3,7 +3,9 @@
 //! The provider is asked what it has. A job that is not there waits again, for a submission of its own. Jobs that asked for
 //! the same cannot be told apart there, and need not be: what one of them gets is as good for another. So they are looked for
 //! together, all that the log has. With as many of the provider's jobs as there are of ours, or fewer, each finds its place,
-//! and the rest of ours was never taken. With more, some are somebody else's, and an operator decides.
+//! and the rest of ours was never taken. With more, some are somebody else's, and an operator decides. So does one where a job
+//! is there that does not show what was asked for, which may be another account's; and where one of ours is in doubt that
+//! asked for the same.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,9 +26,13 @@ use super::{
     catalog::VideoBackend,
     driver::{Driver, InHand},
     jobs::{ChangeError, DRIVER, Known},
+    queue::OpenVideo,
     submission::{NEVER_ARRIVED, call},
 };
-use crate::ports::video_provider::{Recovery, VideoCall};
+use crate::ports::{
+    vault::VaultError,
+    video_provider::{Recovery, VideoCall},
+};
 
 /// What a provider's jobs are told apart by.
 type Likeness = (String, u32, Resolution, AspectRatio, Arc<str>, Option<Arc<str>>);
@@ -48,19 +54,35 @@ impl Driver {
         );
         for hand in &hands {
             self.pause(&hand.video_id);
-            if let Err(error) = self.doubt_if_late(&hand.video_id).await {
+            if let Err(error) = self.doubt_one_if_late(&hand.video_id).await {
                 tracing::warn!(video.id = %hand.video_id, error.message = format!("{error:#}"), "a video is left as it is");
             }
         }
     }
 
+    async fn doubt_one_if_late(&self, video_id: &str) -> anyhow::Result<()> {
+        match self.videos.jobs.load(video_id).await? {
+            Some(mut known) => self.doubt_if_late(&mut known).await,
+            None => Ok(()),
+        }
+    }
+
     /// A lost submission that could not be looked for until its deadline is an operator's.
-    async fn doubt_if_late(&self, video_id: &str) -> anyhow::Result<()> {
-        let jobs = &self.videos.jobs;
-        let Some(mut known) = jobs.load(video_id).await? else { return Ok(()) };
-        let is_late = known.job.submission().is_some_and(|last| last.deadline_at < jobs.clock.now());
+    async fn doubt_if_late(&self, known: &mut Known) -> anyhow::Result<()> {
+        let now = self.videos.jobs.clock.now();
+        let is_late = known.job.submission().is_some_and(|last| last.deadline_at < now);
         if known.status() == VideoStatus::Submitting && is_late {
-            self.doubt(&mut known, Doubt::Unanswered).await?;
+            self.doubt(known, Doubt::Unanswered).await?;
+        }
+        Ok(())
+    }
+
+    /// Leaves them for later, together. It is the latest of them that is waited for: others may come to their deadline.
+    async fn put_off(&self, alike: &mut Alike, wait: Duration) -> anyhow::Result<()> {
+        let ids: Vec<&str> = alike.iter().map(|(known, _)| known.video_id.as_str()).collect();
+        self.pause_together(&ids, wait);
+        for (known, _) in alike {
+            self.doubt_if_late(known).await?;
         }
         Ok(())
     }
@@ -69,9 +91,10 @@ impl Driver {
         // Nobody on this node submits meanwhile.
         let lock = self.submitting(&backend.name);
         let _alone = lock.write().await;
-        let lost = self.videos.queue.submitting(&backend.name).await?;
+        let open = self.videos.queue.unanswered(&backend.name).await?;
+        let submitting: BTreeSet<&str> = submitting(&open).collect();
         let mut groups: BTreeMap<Likeness, Alike> = BTreeMap::new();
-        for video_id in &lost {
+        for video_id in &submitting {
             let Some(mut known) = self.videos.jobs.load(video_id).await? else { continue };
             if known.status() != VideoStatus::Submitting {
                 continue;
@@ -83,71 +106,92 @@ impl Driver {
                 Err(error) => {
                     tracing::error!(video.id = %known.video_id, error.message = format!("{error:#}"), "a video is left for later");
                     self.pause(&known.video_id);
+                    self.doubt_if_late(&mut known).await?;
                     continue;
                 }
             };
             let call = call(&known, content)?;
-            let likeness = (
-                call.model.clone(),
-                call.seconds,
-                call.resolution,
-                call.aspect_ratio,
-                call.prompt.clone(),
-                call.style.clone(),
-            );
-            groups.entry(likeness).or_default().push((known, call));
+            groups.entry(likeness(&call)).or_default().push((known, call));
         }
         let in_hand: BTreeSet<&str> = hands.iter().map(|hand| hand.video_id.as_str()).collect();
-        for alike in groups.into_values() {
+        for mut alike in groups.into_values() {
             let here = alike.iter().filter(|(known, _)| in_hand.contains(known.video_id.as_str())).count();
             if here == alike.len() {
-                self.recover_alike(backend, alike, &lost).await?;
+                self.recover_alike(backend, alike, &submitting).await?;
             } else if here > 0 {
                 // What the others may have would be taken for what these have.
-                self.pause_together(&ids(&alike), Duration::ZERO);
+                self.put_off(&mut alike, Duration::ZERO).await?;
             }
         }
         Ok(())
     }
 
-    /// `all` are those of ours that may be among what the provider has, alike or not.
-    async fn recover_alike(&self, backend: &VideoBackend, mut alike: Alike, all: &[String]) -> anyhow::Result<()> {
+    /// `all` are those of ours that were being submitted before the provider is looked through, alike or not.
+    async fn recover_alike(
+        &self,
+        backend: &VideoBackend,
+        mut alike: Alike,
+        all: &BTreeSet<&str>,
+    ) -> anyhow::Result<()> {
         let started: Vec<DateTime<Utc>> =
             alike.iter().filter_map(|(known, _)| known.job.submission().map(|last| last.started_at)).collect();
         let (Some(since), Some(last)) = (started.iter().min(), started.iter().max()) else { return Ok(()) };
         if let Ok(wait) = (*last + self.videos.settings.recover_after - self.videos.jobs.clock.now()).to_std() {
-            self.pause_together(&ids(&alike), wait);
-            return Ok(());
+            return self.put_off(&mut alike, wait).await;
         }
         if backend.provider.recovery() == Recovery::None {
             return self.doubt_all(&mut alike, Doubt::NoLookup).await;
         }
         let Some((_, call)) = alike.first() else { return Ok(()) };
+        let wanted = likeness(call);
         let mut found = backend.provider.find(call, *since).await?;
-        let ours = self.videos.queue.known(&backend.name, &found).await?;
-        found.retain(|job_id| !ours.contains(job_id));
-        // One that another node has begun to submit since: what was found may be its.
-        let is_new = |video_id: &String| !all.contains(video_id);
-        if self.videos.queue.submitting(&backend.name).await?.iter().any(is_new) {
-            self.pause_together(&ids(&alike), Duration::ZERO);
-            return Ok(());
+        // What was found may be of one that another node has begun to submit since. In this order: that one is seen here
+        // while it is submitted, and what was recorded of it before then is known below.
+        let open = self.videos.queue.unanswered(&backend.name).await?;
+        if submitting(&open).any(|video_id| !all.contains(video_id)) {
+            return self.put_off(&mut alike, Duration::ZERO).await;
         }
+        let job_ids: Vec<String> = found.iter().map(|found| found.provider_job_id.clone()).collect();
+        let ours = self.videos.queue.known(&backend.name, &job_ids).await?;
+        found.retain(|found| !ours.contains(&found.provider_job_id));
         tracing::info!(
             provider.name = %backend.name, submissions.lost = alike.len(), submissions.found = found.len(),
             "lost submissions were looked for",
         );
-        if found.len() > alike.len() {
+        let (certain, uncertain): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.is_certain);
+        if certain.len() > alike.len() || (!certain.is_empty() && self.is_in_doubt(&wanted, &open).await?) {
             return self.doubt_all(&mut alike, Doubt::Ambiguous).await;
         }
-        let mut found = found.into_iter();
+        let mut certain = certain.into_iter();
         for (known, _) in &mut alike {
             let Some(number) = known.job.submission().map(|last| last.number) else { continue };
-            match found.next() {
-                Some(provider_job_id) => self.taken(known, backend, number, provider_job_id).await?,
-                None => self.never_arrived(known, number).await?,
+            match certain.next() {
+                Some(found) => self.taken(known, backend, number, found.provider_job_id).await?,
+                None if uncertain.is_empty() => self.never_arrived(known, number).await?,
+                None => self.doubt(known, Doubt::Ambiguous).await?,
             }
         }
         Ok(())
+    }
+
+    /// Whether one of ours is in doubt that asked for the same: what the provider has may be its, and its operator's to take.
+    async fn is_in_doubt(&self, wanted: &Likeness, open: &[OpenVideo]) -> anyhow::Result<bool> {
+        for open in open.iter().filter(|open| open.status == VideoStatus::InDoubt) {
+            let Some(known) = self.videos.jobs.load(&open.video_id).await? else { continue };
+            if known.status() != VideoStatus::InDoubt {
+                continue;
+            }
+            let content = match self.videos.content(&known).await {
+                Ok(content) => content,
+                // What was erased is not made for anybody any more.
+                Err(VaultError::Erased) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if likeness(&call(&known, content)?) == *wanted {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn never_arrived(&self, known: &mut Known, submission: u32) -> anyhow::Result<()> {
@@ -168,6 +212,11 @@ impl Driver {
     }
 }
 
-fn ids(alike: &Alike) -> Vec<&str> {
-    alike.iter().map(|(known, _)| known.video_id.as_str()).collect()
+fn likeness(call: &VideoCall) -> Likeness {
+    let VideoCall { model, prompt, style, .. } = call;
+    (model.clone(), call.seconds, call.resolution, call.aspect_ratio, prompt.clone(), style.clone())
+}
+
+fn submitting(open: &[OpenVideo]) -> impl Iterator<Item = &str> {
+    open.iter().filter(|open| open.status == VideoStatus::Submitting).map(|open| open.video_id.as_str())
 }

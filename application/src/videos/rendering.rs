@@ -165,7 +165,6 @@ impl Driver {
             }
         };
         let thumbnail = self.thumbnail(known, backend, provider_job_id, give_up_at).await;
-        let files = [Some(video.key.clone()), thumbnail.as_ref().map(|file| file.key.clone())];
         let media = Box::new(Media { video, thumbnail });
         let store = VideoCommand::StoreVideo { media, stored_at: jobs.clock.now() };
         match jobs.change(known, store, DRIVER).await {
@@ -173,9 +172,7 @@ impl Driver {
             // It was cancelled meanwhile, or somebody else has stored the same under the same name.
             Err(ChangeError::Refused(_)) => {
                 if known.job.media().is_none() || known.job.media_erased().is_some() {
-                    for key in files.into_iter().flatten() {
-                        self.videos.media.delete(&key).await?;
-                    }
+                    self.videos.delete_files(&known.video_id).await?;
                 }
                 Ok(())
             }
@@ -222,10 +219,15 @@ impl Driver {
 }
 
 /// The same for whoever fetches it again: it takes the place of what somebody left behind who died.
-pub(super) fn media_key(video_id: &str, variant: Variant) -> String {
+fn media_key(video_id: &str, variant: Variant) -> String {
     let name = match variant {
         Variant::Video => "video.mp4",
         Variant::Thumbnail => "thumbnail.jpg",
     };
     format!("{video_id}/{name}")
+}
+
+/// All files that there may be of a video. The log may not know of each: one may have come too late for it.
+pub(super) fn files_of(video_id: &str) -> [String; 2] {
+    [Variant::Video, Variant::Thumbnail].map(|variant| media_key(video_id, variant))
 }

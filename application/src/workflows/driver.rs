@@ -10,19 +10,13 @@ use std::{
     time::Duration,
 };
 
-use aihub_domain::workflow::event::Work;
+use aihub_domain::workflow::{WorkflowStatus, event::Work};
 use futures::FutureExt;
-use tokio::{
-    sync::{
-        Notify,
-        broadcast::{Receiver, error::RecvError},
-    },
-    time::sleep,
-};
+use tokio::{sync::Notify, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Workflows;
-use crate::ports::jobs::{JobKind, News};
+use super::{Workflows, runs::DRIVER};
+use crate::ports::jobs::{JobKind, News, news_about};
 
 /// How often it is looked for workflows without news.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -81,10 +75,10 @@ impl Workflows {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = sleep(LOOK_EVERY) => {}
-                changed = change_of_any(&mut news) => wake(&hands, changed.as_deref()),
+                told = news_about(&mut news, is_of_workflow) => wake(&hands, &told),
             }
-            while let Some(changed) = change_of_any(&mut news).now_or_never() {
-                wake(&hands, changed.as_deref());
+            while let Some(told) = news_about(&mut news, is_of_workflow).now_or_never() {
+                wake(&hands, &told);
             }
             let _ = stop.run_until_cancelled(sleep(LOOK_AT_MOST_EVERY)).await;
         }
@@ -131,6 +125,10 @@ impl Workflows {
     async fn advance(&self, hand: &Hand) -> anyhow::Result<Option<Next>> {
         let Some(mut run) = self.load(&hand.workflow_id).await? else { return Ok(None) };
         let Some((step, state)) = run.workflow.current().map(|(step, state)| (step.clone(), state.clone())) else {
+            // Whoever cancelled it may have been too early to see what was asked for here.
+            if run.workflow.status() == WorkflowStatus::Cancelled {
+                self.call_off(&run, DRIVER).await;
+            }
             return Ok(None);
         };
         match step.work {
@@ -151,22 +149,15 @@ fn grasp(hands: &Hands, workflow_id: String) -> Option<Hand> {
     Some(Hand { hands: hands.clone(), workflow_id, wake })
 }
 
-/// Resolves when something happened to a workflow: to which one, where that is known.
-async fn change_of_any(news: &mut Receiver<News>) -> Option<String> {
-    loop {
-        match news.recv().await {
-            Ok(News::Changed { kind: JobKind::Workflow, id, .. }) => return Some(id),
-            Ok(News::Missed) | Err(RecvError::Lagged(_)) => return None,
-            Ok(News::Changed { .. } | News::Nudged { .. }) => {}
-            Err(RecvError::Closed) => return std::future::pending().await,
-        }
-    }
+fn is_of_workflow(news: &News) -> bool {
+    matches!(news, News::Changed { kind: JobKind::Workflow, .. })
 }
 
-/// Has one looked at, or all of them.
-fn wake(hands: &Hands, workflow_id: Option<&str>) {
+/// Has the one looked at that the news are about, or all of them where that is not known.
+fn wake(hands: &Hands, news: &News) {
     let hands = hands.lock().unwrap_or_else(PoisonError::into_inner);
-    for (_, wake) in hands.iter().filter(|(id, _)| workflow_id.is_none_or(|wanted| *id == wanted)) {
-        wake.notify_one();
+    match news {
+        News::Changed { id, .. } => hands.get(id).into_iter().for_each(|wake| wake.notify_one()),
+        _ => hands.values().for_each(|wake| wake.notify_one()),
     }
 }

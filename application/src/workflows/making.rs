@@ -13,21 +13,19 @@ use aihub_domain::{
     },
 };
 use serde_json::Value;
-use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
-    time::sleep,
-};
+use tokio::{sync::broadcast::Receiver, time::sleep};
 
 use super::{
     Workflows,
     driver::{Hand, Next},
-    runs::{DRIVER, Run},
+    runs::Run,
     steps::Failed,
     templates::{Names, render},
 };
 use crate::{
+    admission::keyed_id,
     error::GatewayError,
-    ports::jobs::News,
+    ports::jobs::{JobKind, News, news_about},
     videos::{
         jobs::Known,
         new_video::{MAX_PROMPT_CHARS, NewVideo, VideoContent},
@@ -68,17 +66,12 @@ impl Workflows {
         let (count, mut refusal) = (videos.len(), None);
         let mut asked = state.videos.clone();
         for (shot, video) in videos.into_iter().enumerate().skip(state.videos.len()) {
-            let (workflow_id, name) = (&run.workflow_id, &step.name);
             // The same key is the same video, also for whoever takes this up again.
-            let key = format!("workflow:{workflow_id}:{name}:{shot}");
-            match self.videos.request(&principal, video, Some(&key), Some(workflow_id)).await {
+            let key = shot_key(&run.workflow_id, &step.name, shot);
+            match self.videos.request(&principal, video, Some(&key), Some(&run.workflow_id)).await {
                 Ok(known) => {
                     let video_id = known.video_id;
                     if !self.record_shot(run, &at, shot, &video_id).await? {
-                        // Cancelled meanwhile, by somebody who did not see this one.
-                        if run.workflow.status().is_end() {
-                            self.videos.cancel(&video_id, DRIVER).await?;
-                        }
                         return Ok(Next::Go);
                     }
                     asked.push(video_id);
@@ -93,6 +86,12 @@ impl Workflows {
         }
         let Some(shots) = self.wait(hand, run, &mut news, &asked).await? else { return Ok(Next::Go) };
         self.finish(run, at, (count, &asked), &shots, refusal).await
+    }
+
+    /// The video that a shot is, or would be.
+    pub(super) fn shot_id(&self, run: &Run, step: &str, shot: usize) -> Option<String> {
+        let principal = self.principal(&run.workflow).ok()?;
+        Some(keyed_id(JobKind::Video, &principal, &shot_key(&run.workflow_id, step, shot)))
     }
 
     /// The videos, each like the one that the client asked for, with a prompt of its own.
@@ -165,12 +164,11 @@ impl Workflows {
                 return Ok(Some(ended.into_iter().map(|(_, shot)| shot).collect()));
             }
             let changed = tokio::select! {
-                changed = change_of(news, &open) => changed,
+                told = news_about(news, |told| changed(told).is_some_and(|id| open.contains(id))) => changed(&told).map(str::to_owned),
                 () = sleep(LOOK_EVERY) => None,
                 () = hand.wake.notified() => {
                     self.catch_up(run).await?;
                     if run.workflow.status().is_end() {
-                        self.call_off(run, DRIVER).await;
                         return Ok(None);
                     }
                     None
@@ -230,20 +228,20 @@ impl Workflows {
     }
 }
 
+fn shot_key(workflow_id: &str, step: &str, shot: usize) -> String {
+    format!("workflow:{workflow_id}:{step}:{shot}")
+}
+
 /// There is no room now.
 fn is_for_later(error: &GatewayError) -> bool {
     use GatewayError as E;
     matches!(error, E::RateLimitExceeded { .. } | E::QueueFull { .. } | E::ShuttingDown | E::Internal { .. })
 }
 
-/// Resolves when something happened to one of them: which one, where that is known.
-async fn change_of(news: &mut Receiver<News>, open: &BTreeSet<&str>) -> Option<String> {
-    loop {
-        match news.recv().await {
-            Ok(News::Changed { id, .. }) if open.contains(id.as_str()) => return Some(id),
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => return None,
-            Err(RecvError::Closed) => return std::future::pending().await,
-        }
+/// The video that something happened to.
+fn changed(news: &News) -> Option<&str> {
+    match news {
+        News::Changed { kind: JobKind::Video, id, .. } => Some(id),
+        _ => None,
     }
 }

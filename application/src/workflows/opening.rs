@@ -1,6 +1,8 @@
 //! A workflow is started: written down, for the driver to find. Nothing is held for it: each of its requests and videos is
 //! held for by itself, when it comes to it.
 
+use std::sync::Arc;
+
 use aihub_domain::{
     money::PicoUsd,
     workflow::{WorkflowError, command::WorkflowCommand, event::WorkflowRequest},
@@ -13,21 +15,18 @@ use super::{
     runs::{Run, RunError},
 };
 use crate::{
+    admission::{NotAdmitted, Queue, keyed_id, overloaded},
     error::{FaultyField, GatewayError},
-    ports::{jobs::JobKind, seats::Applicant, vault::VaultError},
+    ports::{event_log::AppendError, jobs::JobKind, vault::VaultError},
     principal::Principal,
-    videos::opening::{give_back, take_seat},
 };
-
-/// Makes workflow ids out of idempotency keys.
-const WORKFLOW_NAMESPACE: Uuid = Uuid::from_u128(0x71c3_9e54_0ab8_4d1f_b6e2_58d4_903f_a7c6);
 
 impl Workflows {
     /// Checks `new` and starts it. The same `idempotency_key` of the same user with the same request is the same
     /// workflow. What is refused here has changed nothing: an unknown type, a video that nobody makes or that the
     /// account cannot pay for.
     pub async fn start(
-        &self,
+        self: &Arc<Self>,
         principal: &Principal,
         new: NewWorkflow,
         idempotency_key: Option<&str>,
@@ -37,7 +36,7 @@ impl Workflows {
     }
 
     async fn admit(
-        &self,
+        self: &Arc<Self>,
         principal: &Principal,
         new: NewWorkflow,
         idempotency_key: Option<&str>,
@@ -47,7 +46,7 @@ impl Workflows {
             return Err(GatewayError::ShuttingDown);
         }
         let workflow_id = match idempotency_key {
-            Some(key) => keyed_id(principal, key),
+            Some(key) => keyed_id(JobKind::Workflow, principal, key),
             None => Uuid::now_v7().to_string(),
         };
         if idempotency_key.is_some()
@@ -80,18 +79,28 @@ impl Workflows {
             content,
             started_at: now,
         };
-        let mut run = Run::new(workflow_id);
-        let applicant = Applicant { kind: JobKind::Workflow, id: &run.workflow_id, account: &principal.account };
-        let seat = take_seat(&*self.videos.seats, applicant, self.settings.max_running).await?;
-        match self.change(&mut run, WorkflowCommand::StartWorkflow(Box::new(request)), &principal.user).await {
-            Ok(()) => Ok(run),
+        let queue = Queue {
+            kind: JobKind::Workflow,
+            most: self.settings.max_running,
+            seats: self.videos.seats.clone(),
+            tasks: gateway.tasks.clone(),
+        };
+        let open = {
+            let (workflows, user, mut run) = (self.clone(), principal.user.clone(), Run::new(workflow_id.clone()));
+            async move {
+                workflows.change(&mut run, WorkflowCommand::StartWorkflow(Box::new(request)), &user).await?;
+                Ok(run)
+            }
+        };
+        match queue.admit(workflow_id.clone(), principal.account.clone(), open).await {
+            Ok(run) => Ok(run),
+            Err(NotAdmitted::Unknown(error) | NotAdmitted::Refused(error)) => Err(error),
             // The same key came in meanwhile, here or on another node.
-            Err(RunError::Refused(WorkflowError::AlreadyStarted)) => {
-                give_back(&*self.videos.seats, seat).await;
+            Err(NotAdmitted::Known) => {
+                let run = self.load(&workflow_id).await.map_err(|error| GatewayError::internal(&error))?;
+                let run = run.ok_or_else(|| GatewayError::internal("a workflow is there and cannot be loaded"))?;
                 self.repeated(run, &new).await
             }
-            // Whether it was committed is not known. If it was, it is a workflow like any other: the same key finds it.
-            Err(error) => Err(GatewayError::internal(&error)),
         }
     }
 
@@ -129,9 +138,29 @@ impl Workflows {
     }
 }
 
-fn keyed_id(principal: &Principal, key: &str) -> String {
-    // The lengths keep two different pairs of names from spelling the same text.
-    let (account, user) = (&principal.account, &principal.user);
-    let name = format!("{}:{account}{}:{user}{key}", account.len(), user.len());
-    Uuid::new_v5(&WORKFLOW_NAMESPACE, name.as_bytes()).to_string()
+impl From<RunError> for NotAdmitted {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Refused(WorkflowError::AlreadyStarted) => Self::Known,
+            RunError::Append(AppendError::Overloaded) => Self::Refused(overloaded()),
+            RunError::Append(AppendError::Unavailable(_)) => Self::Unknown(GatewayError::internal(&error)),
+            // What the log refused, or somebody else was first to start, is not there.
+            error => Self::Refused(GatewayError::internal(&error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_with_too_much_to_do_asks_to_come_back_and_only_a_lost_answer_leaves_it_open() {
+        let busy = NotAdmitted::from(RunError::Append(AppendError::Overloaded));
+        assert!(matches!(busy, NotAdmitted::Refused(GatewayError::QueueFull { .. })));
+        let lost = NotAdmitted::from(RunError::Append(AppendError::Unavailable("gone".to_owned())));
+        assert!(matches!(lost, NotAdmitted::Unknown(GatewayError::Internal { .. })));
+        let refused = NotAdmitted::from(RunError::Append(AppendError::Malformed("a zero byte".to_owned())));
+        assert!(matches!(refused, NotAdmitted::Refused(GatewayError::Internal { .. })));
+    }
 }

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use aihub_domain::workflow::{
     Workflow, WorkflowError, WorkflowStatus,
     command::WorkflowCommand,
-    event::{WorkflowEvent, WorkflowRequest},
+    event::{Work, WorkflowEvent, WorkflowRequest},
 };
 use cqrs_es::Aggregate;
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::Workflows;
-use crate::ports::event_log::{AppendError, LoadError, Metadata, NewEvent, StreamAppend, Unit};
+use crate::{
+    ports::event_log::{AppendError, LoadError, Metadata, NewEvent, StreamAppend, Unit},
+    videos::jobs::ChangeError,
+};
 
 /// Who acts where nobody asked.
 pub(super) const DRIVER: &str = "workflows";
@@ -127,9 +130,20 @@ impl Workflows {
 
     /// Cancels the videos that are being made. What is done stays; a running text is ended by whoever drives it.
     pub(super) async fn call_off(&self, run: &Run, actor: &str) {
-        for video_id in run.workflow.steps().flat_map(|(_, state)| &state.videos) {
-            if let Err(error) = self.videos.cancel(video_id, actor).await {
-                tracing::warn!(video.id = %video_id, error.message = %error, "a cancelled workflow's video goes on");
+        for (step, state) in run.workflow.steps() {
+            // Beside those that are recorded there may be the next one: of whoever asked for it and died.
+            let next = match step.work {
+                Work::Make { .. } => self.shot_id(run, &step.name, state.videos.len()),
+                Work::Text { .. } => None,
+            };
+            for video_id in state.videos.iter().chain(&next) {
+                match self.videos.cancel(video_id, actor).await {
+                    Ok(_) => {}
+                    Err(ChangeError::Unknown) if next.as_ref() == Some(video_id) => {}
+                    Err(error) => {
+                        tracing::warn!(video.id = %video_id, error.message = %error, "a cancelled workflow's video goes on");
+                    }
+                }
             }
         }
     }

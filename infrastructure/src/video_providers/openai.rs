@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aihub_application::ports::{
     provider::ProviderError,
-    video_provider::{Download, JobState, JobStatus, Recovery, SubmitError, Variant, VideoCall, VideoProvider},
+    video_provider::{Download, Found, JobState, JobStatus, Recovery, SubmitError, Variant, VideoCall, VideoProvider},
 };
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
@@ -105,7 +105,7 @@ impl OpenAiVideoProvider {
         })
     }
 
-    async fn search(&self, call: &VideoCall, since: DateTime<Utc>) -> Result<Vec<String>, ProviderError> {
+    async fn search(&self, call: &VideoCall, since: DateTime<Utc>) -> Result<Vec<Found>, ProviderError> {
         let since = since.timestamp() - CLOCK_SKEW_SECONDS;
         let prompt = styled_prompt(call);
         let mut found = Vec::new();
@@ -114,8 +114,8 @@ impl OpenAiVideoProvider {
             let page = self.page(after.as_deref()).await?;
             let is_newest_first = page.data.is_sorted_by(|one, next| one.created_at >= next.created_at);
             let is_past = |video: &Video| video.is_older_than(since);
-            let candidates = page.data.iter().filter(|video| !is_past(video) && video.may_be(call, &prompt));
-            found.extend(candidates.map(|video| video.id.clone()));
+            let recent = page.data.iter().filter(|video| !is_past(video));
+            found.extend(recent.filter_map(|video| video.found(call, &prompt)));
             let Some(last) = page.data.last() else { return Ok(found) };
             if !page.has_more || (is_newest_first && is_past(last)) {
                 return Ok(found);
@@ -189,17 +189,21 @@ impl Video {
         self.created_at.is_some_and(|created_at| created_at < since as f64)
     }
 
-    /// Whether nothing that is shown of it speaks against it.
-    fn may_be(&self, call: &VideoCall, prompt: &str) -> bool {
+    /// `None` where something that is shown of it speaks against the call.
+    fn found(&self, call: &VideoCall, prompt: &str) -> Option<Found> {
         let size = call.resolution.size(call.aspect_ratio).to_string();
         let seconds = match &self.seconds {
             Value::String(seconds) => seconds.parse::<f64>().ok(),
             other => other.as_f64(),
         };
-        self.size.as_ref().is_none_or(|shown| *shown == size)
-            && seconds.is_none_or(|shown| (shown - f64::from(call.seconds)).abs() < 0.5)
-            && self.model.as_ref().is_none_or(|shown| is_model(shown, &call.model))
-            && self.prompt.as_ref().is_none_or(|shown| shown.trim() == prompt.trim())
+        let is_same = [
+            self.prompt.as_ref().map(|shown| shown.trim() == prompt.trim()),
+            self.model.as_ref().map(|shown| is_model(shown, &call.model)),
+            seconds.map(|shown| (shown - f64::from(call.seconds)).abs() < 0.5),
+            self.size.as_ref().map(|shown| *shown == size),
+        ];
+        let is_certain = is_same.iter().all(Option::is_some);
+        (!is_same.contains(&Some(false))).then(|| Found { provider_job_id: self.id.clone(), is_certain })
     }
 }
 
@@ -233,7 +237,7 @@ impl VideoProvider for OpenAiVideoProvider {
         &'a self,
         call: &'a VideoCall,
         since: DateTime<Utc>,
-    ) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
+    ) -> BoxFuture<'a, Result<Vec<Found>, ProviderError>> {
         self.search(call, since).boxed()
     }
 

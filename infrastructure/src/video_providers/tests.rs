@@ -189,6 +189,7 @@ async fn a_lookup_finds_all_that_may_be_the_job_and_reads_no_further_than_it_mus
     let mut server = Server::start(answers([
         page(vec![
             like("shows-no-prompt", json!({ "prompt": null, "created_at": MADE_AT + 9 })),
+            like("shows-no-length", json!({ "seconds": null })),
             like("other-prompt", json!({ "prompt": "a storm" })),
             like("other-model", json!({ "model": "sora-2" })),
             like("other-length", json!({ "seconds": "4" })),
@@ -203,7 +204,11 @@ async fn a_lookup_finds_all_that_may_be_the_job_and_reads_no_further_than_it_mus
     .await;
     let provider = openai(&server.settings());
     let since = DateTime::from_timestamp(MADE_AT, 900_000_000).unwrap();
-    assert_eq!(provider.find(&call(), since).await.unwrap(), ["shows-no-prompt", "full-name", "a-clock-behind"]);
+    let found = provider.find(&call(), since).await.unwrap();
+    let found: Vec<_> = found.iter().map(|found| (found.provider_job_id.as_str(), found.is_certain)).collect();
+    let expected =
+        [("shows-no-prompt", false), ("shows-no-length", false), ("full-name", true), ("a-clock-behind", true)];
+    assert_eq!(found, expected);
     assert_eq!(server.seen().await.query.as_deref(), Some("limit=100&order=desc"));
     assert_eq!(server.seen().await.query.as_deref(), Some("limit=100&order=desc&after=other-size"));
 }

@@ -3,7 +3,7 @@
 
 use aihub_application::ports::{
     provider::ProviderError,
-    video_provider::{Download, JobState, JobStatus, Recovery, SubmitError, Variant, VideoCall, VideoProvider},
+    video_provider::{Download, Found, JobState, JobStatus, Recovery, SubmitError, Variant, VideoCall, VideoProvider},
 };
 use chrono::{DateTime, Utc};
 use futures::{
@@ -185,7 +185,7 @@ impl VideoProvider for VeoProvider {
         self.predict(call).boxed()
     }
 
-    fn find<'a>(&'a self, _: &'a VideoCall, _: DateTime<Utc>) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
+    fn find<'a>(&'a self, _: &'a VideoCall, _: DateTime<Utc>) -> BoxFuture<'a, Result<Vec<Found>, ProviderError>> {
         future::ready(Err(errors::invalid_request("the provider lists no operations"))).boxed()
     }
 

@@ -2,7 +2,7 @@
 
 use aihub_application::ports::{
     provider::ProviderError,
-    video_provider::{Download, JobState, JobStatus, Recovery, SubmitError, Variant, VideoCall, VideoProvider},
+    video_provider::{Download, Found, JobState, JobStatus, Recovery, SubmitError, Variant, VideoCall, VideoProvider},
 };
 use chrono::{DateTime, Utc};
 use futures::{
@@ -133,7 +133,7 @@ impl VideoProvider for XaiVideoProvider {
         self.generate(call).boxed()
     }
 
-    fn find<'a>(&'a self, _: &'a VideoCall, _: DateTime<Utc>) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
+    fn find<'a>(&'a self, _: &'a VideoCall, _: DateTime<Utc>) -> BoxFuture<'a, Result<Vec<Found>, ProviderError>> {
         future::ready(Err(errors::invalid_request("the provider lists no requests"))).boxed()
     }
 

@@ -34,6 +34,7 @@ struct Ended<'a> {
     job_id: &'a str,
     job_kind: &'static str,
     account: &'a str,
+    user_id: &'a str,
     event_type: &'static str,
     occurred_at: DateTime<Utc>,
 }
@@ -45,6 +46,7 @@ enum Meaning<'a> {
     Ended {
         event_type: &'static str,
         account: &'a str,
+        user_id: &'a str,
         occurred_at: DateTime<Utc>,
     },
 }
@@ -78,9 +80,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         let (job_id, job_kind) = (event.aggregate_id.as_str(), kind.as_str());
         match meaning {
             Some(Meaning::Awaited) => awaited.push(job_id),
-            Some(Meaning::Ended { event_type, account, occurred_at }) => {
+            Some(Meaning::Ended { event_type, account, user_id, occurred_at }) => {
                 let delivery_id = delivery_id(kind, job_id, event.sequence);
-                ended.push(Ended { delivery_id, job_id, job_kind, account, event_type, occurred_at });
+                ended.push(Ended { delivery_id, job_id, job_kind, account, user_id, event_type, occurred_at });
             }
             None => {}
         }
@@ -99,9 +101,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         sqlx::query!(
             "WITH ended AS (SELECT * FROM json_populate_recordset(NULL::webhook_deliveries, $1::text::json)),
              awaited AS (DELETE FROM awaited_webhooks a USING ended WHERE a.job_id = ended.job_id RETURNING a.job_id)
-             INSERT INTO webhook_deliveries (delivery_id, job_id, job_kind, account, event_type, occurred_at, state,
-                                             attempts, next_attempt_at, give_up_at, changed_at)
-             SELECT delivery_id, job_id, job_kind, account, event_type, occurred_at, 'pending', 0,
+             INSERT INTO webhook_deliveries (delivery_id, job_id, job_kind, account, user_id, event_type, occurred_at,
+                                             state, attempts, next_attempt_at, give_up_at, changed_at)
+             SELECT delivery_id, job_id, job_kind, account, user_id, event_type, occurred_at, 'pending', 0,
                     now(), now() + interval '1 day', now()
              FROM ended JOIN awaited USING (job_id) WHERE occurred_at > now() - interval '30 days'
              ON CONFLICT ON CONSTRAINT webhook_deliveries_delivery_id DO NOTHING",
@@ -122,7 +124,12 @@ fn meaning_of_video(event: &VideoEvent) -> Option<Meaning<'_>> {
         VideoEvent::VideoExpired { .. } => "video.expired",
         _ => return None,
     };
-    event.ended().map(|(asked, occurred_at)| Meaning::Ended { event_type, account: &asked.account, occurred_at })
+    event.ended().map(|(asked, occurred_at)| Meaning::Ended {
+        event_type,
+        account: &asked.account,
+        user_id: &asked.user,
+        occurred_at,
+    })
 }
 
 fn meaning_of_workflow(event: &WorkflowEvent) -> Option<Meaning<'_>> {
@@ -133,7 +140,12 @@ fn meaning_of_workflow(event: &WorkflowEvent) -> Option<Meaning<'_>> {
         WorkflowEvent::WorkflowCancelled { .. } => "workflow.cancelled",
         _ => return None,
     };
-    event.ended().map(|(asked, occurred_at)| Meaning::Ended { event_type, account: &asked.account, occurred_at })
+    event.ended().map(|(asked, occurred_at)| Meaning::Ended {
+        event_type,
+        account: &asked.account,
+        user_id: &asked.user,
+        occurred_at,
+    })
 }
 
 /// The same whenever the event is read, and no other's: a receiver knows a repetition by it.
@@ -177,6 +189,7 @@ pub struct Delivery {
     /// `video` or `workflow`
     pub job_kind: String,
     pub account: String,
+    pub user_id: String,
     /// `video.completed`, `video.failed`, `video.cancelled`, `video.expired`, `workflow.completed`, …
     pub event_type: String,
     pub occurred_at: DateTime<Utc>,
@@ -199,6 +212,7 @@ pub struct Delivery {
 pub struct DeliveryFilter<'a> {
     pub job_id: Option<&'a str>,
     pub account: Option<&'a str>,
+    pub user_id: Option<&'a str>,
     pub state: Option<DeliveryState>,
 }
 
@@ -210,14 +224,15 @@ pub async fn list(
 ) -> Result<Vec<Delivery>, sqlx::Error> {
     sqlx::query_as!(
         Delivery,
-        "SELECT delivery_id, job_id, job_kind, account, event_type, occurred_at, state, attempts, next_attempt_at,
-                changed_at, last_status, last_error
+        "SELECT delivery_id, job_id, job_kind, account, user_id, event_type, occurred_at, state, attempts,
+                next_attempt_at, changed_at, last_status, last_error
          FROM webhook_deliveries
          WHERE ($1::text IS NULL OR job_id = $1) AND ($2::text IS NULL OR account = $2)
-           AND ($3::text IS NULL OR state = $3)
-         ORDER BY occurred_at DESC, delivery_id LIMIT $4",
+           AND ($3::text IS NULL OR user_id = $3) AND ($4::text IS NULL OR state = $4)
+         ORDER BY occurred_at DESC, delivery_id LIMIT $5",
         filter.job_id,
         filter.account,
+        filter.user_id,
         filter.state.map(DeliveryState::as_str),
         i64::from(limit),
     )

@@ -2,10 +2,18 @@
 
 use std::sync::Arc;
 
-use aihub_application::erasure::erase_subject;
+use aihub::auth::mint::{NewToken, mint};
+use aihub_application::{
+    erasure::erase_subject,
+    ports::clock::{Clock, SystemClock},
+};
 use aihub_domain::subject::SubjectCommand;
 use aihub_infrastructure::video_queue::PostgresVideoQueue;
-use aihub_tests::{app::TestApp, receiver::Receiver, until};
+use aihub_tests::{
+    app::{TestApp, auth},
+    receiver::Receiver,
+    until,
+};
 use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -102,4 +110,12 @@ async fn a_client_is_told_on_its_own_server_in_a_message_that_only_we_can_have_s
         (listed["deliveries"][0]["state"] == "delivered").then_some(())
     })
     .await;
+    // A colleague is not told of it, unless they read all reports.
+    let (ttl, now) = (TimeDelta::hours(1), SystemClock.now());
+    for (role, seen) in [("user", 0), ("finance", 1)] {
+        let roles = [role.to_owned()];
+        let colleague = mint(&auth(), &NewToken { sub: "bob", account: Some("ada"), roles: &roles, ttl, now }).unwrap();
+        let (_, _, listed) = app.get("/api/webhooks/deliveries", Some(&colleague)).await;
+        assert_eq!(listed["deliveries"].as_array().unwrap().len(), seen, "{listed}");
+    }
 }

@@ -2,13 +2,16 @@
 
 use aihub::{
     auth::secret::Secret,
-    config::{Config, amount::Credits},
+    config::{Config, amount::Credits, videos::VideoProviderKind},
 };
 use aihub_application::{
     ports::clock::{Clock, SystemClock},
-    videos::operator::Decision,
+    videos::{jobs::ChangeError, operator::Decision},
 };
-use aihub_domain::{money::Microcredits, video::event::VideoEvent};
+use aihub_domain::{
+    money::Microcredits,
+    video::event::{Doubt, VideoEvent},
+};
 use aihub_infrastructure::simulated_providers::{served::Operation, webhooks::Webhook};
 use aihub_tests::{app::TestApp, until};
 use cqrs_es::DomainEvent;
@@ -123,6 +126,96 @@ async fn submissions_of_the_same_that_were_lost_one_after_the_other_are_looked_f
     assert_eq!(app.providers.simulator.videos().len(), 3);
 }
 
+/// Jobs whose answers are lost are looked for in the provider's list.
+fn looked_for(config: &mut Config) {
+    config.videos.recover_after_ms = 1_000;
+    config.credits.welcome = Some(Credits(Microcredits::from_credits(100_000)));
+    let sora = config.video_providers.get_mut("sora").unwrap();
+    (sora.idempotent, sora.timeouts.first_byte_ms) = (false, 900);
+}
+
+#[tokio::test]
+async fn a_provider_that_shows_no_prompts_gives_no_account_the_video_of_another() {
+    let app = TestApp::start(|config| {
+        looked_for(config);
+        config.videos.recover_after_ms = 3_000;
+    })
+    .await;
+    // Of the one job nothing is there, of the other one everything but its prompt. Both answers are lost.
+    app.providers.rule(json!({ "fail_before": { "status": 500 } }));
+    let never_made = generate(&app, "ada", &video("a calm sea")).await;
+    until("it was asked for", async || app.providers.calls().pop()).await;
+    app.providers.simulator.clear_rules();
+    app.providers.rule(json!({ "tear_created": true, "times": 1, "video_time_ms": 100, "prompt": "hidden" }));
+    let made = generate(&app, "bob", &video("my own face")).await;
+    for (user, id) in [("ada", &never_made), ("bob", &made)] {
+        in_state(&app, user, id, "in_doubt").await;
+    }
+    let audit = app.audit().await;
+    for id in [&never_made, &made] {
+        assert!(audit.videos[id].provider_jobs().is_empty(), "nobody can know whose it is");
+        let is_ambiguous =
+            |event: &VideoEvent| matches!(event, VideoEvent::SubmissionDoubted { doubt: Doubt::Ambiguous, .. });
+        assert!(audit.videos[id].events.iter().any(is_ambiguous), "{:?}", audit.videos[id].events);
+    }
+    // An operator can ask the provider. A job there is one of our videos, and not two.
+    let [there] = &app.providers.simulator.videos()[..] else { panic!("one was made") };
+    let (jobs, queue) = (&app.hub.videos.jobs, &*app.hub.videos.queue);
+    let adopt = Decision::Adopt { provider_job_id: there.id.clone() };
+    jobs.decide(queue, &made, adopt.clone(), "operator").await.unwrap();
+    let refused = jobs.decide(queue, &never_made, adopt, "operator").await;
+    assert!(matches!(refused, Err(ChangeError::Taken(_))), "{refused:?}");
+    jobs.decide(queue, &never_made, Decision::Resubmit, "operator").await.unwrap();
+    for (user, id) in [("ada", &never_made), ("bob", &made)] {
+        assert_eq!(ended(&app, user, id).await["status"], "completed");
+    }
+}
+
+#[tokio::test]
+async fn what_a_job_in_doubt_may_own_is_not_given_to_another_one_that_asked_for_the_same() {
+    // At a provider that neither answers nor can be looked through.
+    let silent = silent_provider().await;
+    let first = TestApp::start(|config| {
+        looked_for(config);
+        let sora = config.video_providers.get_mut("sora").unwrap();
+        (sora.kind, sora.base_url, sora.api_key) = (VideoProviderKind::Xai, Some(silent), Some(Secret::new("k")));
+    })
+    .await;
+    let in_doubt = generate(&first, "ada", &video("the same")).await;
+    in_state(&first, "ada", &in_doubt, "in_doubt").await;
+    let (database, providers) = (first.database.clone(), first.providers.clone());
+    first.stop().await;
+    let app = TestApp::start_on(&database, &providers, looked_for).await;
+    app.providers.rule(json!({ "tear_created": true, "times": 2, "video_time_ms": 100 }));
+    let (lost, other) =
+        (generate(&app, "bob", &video("the same")).await, generate(&app, "bob", &video("another")).await);
+    in_state(&app, "bob", &lost, "in_doubt").await;
+    assert_eq!(ended(&app, "bob", &other).await["status"], "completed", "nobody else may own that one");
+    assert!(app.audit().await.videos[&lost].provider_jobs().is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_submission_is_not_put_off_beyond_its_deadline_by_others_like_it() {
+    let app = TestApp::start(|config| {
+        looked_for(config);
+        (config.videos.recover_after_ms, config.videos.deadline_ms) = (2_000, 3_000);
+    })
+    .await;
+    app.providers.rule(json!({ "tear_created": true }));
+    let first = generate(&app, "ada", &video("the same")).await;
+    for others in 1..20 {
+        until("it is taken", async || (app.providers.simulator.videos().len() == others).then_some(())).await;
+        let path = format!("/api/mcp/sora2/status/{first}?wait=1");
+        let (_, _, answer) = app.get(&path, Some(&app.token("ada"))).await;
+        if !["queued", "submitting"].contains(&answer["state"].as_str().unwrap()) {
+            assert_eq!(answer["state"], "in_doubt", "{answer}");
+            return;
+        }
+        generate(&app, "ada", &video("the same")).await;
+    }
+    panic!("it waits for ever");
+}
+
 /// A provider of another kind that takes what it is sent and says nothing.
 async fn silent_provider() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -155,10 +248,11 @@ async fn what_nobody_can_know_waits_for_an_operator_who_gives_it_up_or_finds_it(
     }
     assert_eq!(app.audit().await.accounts["ada"].holds.len(), 2, "what may have been made is held for");
     let jobs = &app.hub.videos.jobs;
-    jobs.decide(&given_up, Decision::Fail, "operator").await.unwrap();
+    let queue = &*app.hub.videos.queue;
+    jobs.decide(queue, &given_up, Decision::Fail, "operator").await.unwrap();
     let adopt = Decision::Adopt { provider_job_id: "job-7".to_owned() };
-    jobs.decide(&found, adopt.clone(), "operator").await.unwrap();
-    assert!(jobs.decide(&given_up, adopt, "operator").await.is_err(), "what has ended is not decided on again");
+    jobs.decide(queue, &found, adopt.clone(), "operator").await.unwrap();
+    assert!(jobs.decide(queue, &given_up, adopt, "operator").await.is_err(), "what has ended is not decided on again");
     let audit = app.audit().await;
     assert!(matches!(audit.videos[&given_up].end(), Some(VideoEvent::VideoFailed { .. })));
     assert_eq!(audit.videos[&found].provider_jobs(), ["job-7"]);

@@ -2,9 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use aihub_application::ports::{
+    event_log::StreamAppend,
+    jobs::JobKind,
+    seats::{Applicant, Depth, Seats, Taken},
+};
 use aihub_domain::video::{VideoJob, event::VideoEvent};
-use aihub_infrastructure::event_store::reader::{self, ReadLimit};
-use aihub_tests::{app::TestApp, audit::Audit};
+use aihub_infrastructure::{
+    event_store::reader::{self, ReadLimit},
+    seats::PostgresSeats,
+};
+use aihub_tests::{
+    app::TestApp,
+    audit::Audit,
+    database,
+    log::{self, Node, unit},
+    until,
+};
 use cqrs_es::Aggregate;
 use futures::{StreamExt, stream};
 use reqwest::StatusCode;
@@ -83,6 +97,15 @@ async fn starts(app: &TestApp, position: u64) -> Vec<String> {
     }
 }
 
+/// Waits until the job is told to stand there.
+async fn in_place(app: &TestApp, user: &str, id: &str, place: u64) {
+    until("the place in the queue is told", async || {
+        let (_, _, answer) = app.get(&format!("/api/mcp/sora2/status/{id}"), Some(&app.token(user))).await;
+        (answer["queuePosition"] == place).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn jobs_that_wait_say_where_they_stand_and_the_urgent_go_first() {
     let app = TestApp::start(at_most(1)).await;
@@ -95,11 +118,7 @@ async fn jobs_that_wait_say_where_they_stand_and_the_urgent_go_first() {
         waiting.push(generate(&app, "ada", &body).await);
     }
     for (id, place) in waiting.iter().zip([3, 2, 1]) {
-        aihub_tests::until("the place in the queue is told", async || {
-            let (_, _, answer) = app.get(&format!("/api/mcp/sora2/status/{id}"), Some(&app.token("ada"))).await;
-            (answer["queuePosition"] == place).then_some(())
-        })
-        .await;
+        in_place(&app, "ada", id, place).await;
     }
     app.providers.simulator.clear_rules();
     app.providers.rule(json!({ "video_time_ms": 1 }));
@@ -128,7 +147,7 @@ async fn a_provider_is_given_no_more_jobs_a_minute_than_it_takes() {
         assert_eq!(ended(&app, "ada", id).await["status"], "completed");
     }
     for (id, place) in ids[2..].iter().zip([1, 2]) {
-        assert_eq!(in_state(&app, "ada", id, "queued").await["queuePosition"], place);
+        in_place(&app, "ada", id, place).await;
     }
     assert_eq!(app.providers.simulator.videos().len(), 2);
 }
@@ -194,6 +213,32 @@ async fn a_place_in_the_queue_is_free_again_when_who_took_it_was_refused_or_star
     generate(&app, "bob", &video("second")).await;
     let (status, answer) = app.post("/api/mcp/sora2/generate", &app.token("eve"), &video("third")).await;
     assert_eq!((status, &answer["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("QUEUE_FULL")));
+}
+
+#[tokio::test]
+async fn a_seat_of_long_ago_is_held_only_for_who_is_in_the_log_and_not_in_the_queue_yet() {
+    let database = database().await;
+    let (node, seats) = (Node::start(&database.database), PostgresSeats::new(database.database.clone()));
+    let is_let_in = async |id: &str| {
+        let applicant = Applicant { kind: JobKind::Video, id, account: "ada" };
+        matches!(seats.take(applicant, Depth { all: 1, of_account: 1 }).await.unwrap(), Taken::Seat(_))
+    };
+    let later = "UPDATE queue_seats SET taken_at = taken_at - interval '2 minutes'";
+    let time_passes = async || _ = sqlx::query(later).execute(database.pool()).await.unwrap();
+
+    assert!(is_let_in("never comes").await);
+    assert!(!is_let_in("too soon").await);
+    time_passes().await;
+    assert!(is_let_in("comes").await);
+    let requested = StreamAppend { aggregate_type: VideoJob::TYPE, ..log::stream("comes", 0, 1) };
+    node.append(unit([requested])).await.unwrap();
+    time_passes().await;
+    assert!(!is_let_in("too soon").await);
+    // Read by the queue: what is still there is of a second try that found the first one's job.
+    let read = "INSERT INTO subscriptions (name, position, chain_hash, updated_at)
+                SELECT 'open-videos', position, chain_hash, now() FROM events";
+    sqlx::query(read).execute(database.pool()).await.unwrap();
+    assert!(is_let_in("the next").await);
 }
 
 #[tokio::test]

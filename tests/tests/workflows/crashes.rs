@@ -113,16 +113,39 @@ async fn a_node_that_dies_while_a_video_is_made_is_followed_by_one_that_waits_fo
     assert_eq!(audit.accounts["ada"].spent, microcredits(&answer["creditsUsed"]));
 }
 
+/// The log takes everything but events of this type.
+async fn refuse(database: &TestDatabase, event_type: &str) {
+    let block = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW
+         WHEN (NEW.event_type = '{event_type}') EXECUTE FUNCTION refuse()"
+    );
+    sqlx::raw_sql(&block).execute(database.pool()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_video_that_was_asked_for_and_not_written_down_is_called_off_with_its_workflow() {
+    let app = TestApp::start(|_| {}).await;
+    app.providers.rule(json!({ "hang_late": true }));
+    refuse(&app.database, "ShotRequested").await;
+    let id = start(&app, &workflow("enhance", "a calm sea")).await;
+    until("the provider has it", async || app.providers.simulator.videos().pop()).await;
+    let cancel = format!("{DOOR}/{id}/cancel");
+    let (_, cancelled) = app.post(&cancel, &app.token("ada"), &json!({})).await;
+    assert_eq!((&cancelled["state"], &cancelled["videos"]), (&json!("cancelled"), &json!([])), "{cancelled}");
+    let audit = app.audit().await;
+    let ends: Vec<_> = audit.videos.values().map(|video| video.end().unwrap().event_type()).collect();
+    assert_eq!(ends, ["VideoCancelled"]);
+    assert_eq!(audit.accounts["ada"].held(), 0);
+}
+
 #[tokio::test]
 async fn an_answer_that_came_and_was_not_written_down_is_found_again_and_not_paid_for_twice() {
     let (database, providers) = (Arc::new(database().await), Arc::new(Providers::start().await));
     let app = TestApp::start_on(&database, &providers, |_| {}).await;
-    // The log takes everything but the step's outcome, as if its node had died right before that.
-    let block = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
-                 CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW
-                 WHEN (NEW.event_type = 'StepCompleted') EXECUTE FUNCTION refuse()";
-    sqlx::raw_sql(block).execute(database.pool()).await.unwrap();
+    // As if its node had died right before the step's outcome was written down.
+    refuse(&database, "StepCompleted").await;
     let id = start(&app, &workflow("enhance", "a calm sea")).await;
     let completed = "SELECT count(*) FROM events WHERE event_type = 'RequestCompleted'";
     until("the model has answered", async || {

@@ -37,7 +37,7 @@ pub const MAX_RULES: usize = 32;
 ///
 /// ```json
 /// {"video_time_ms": 5000, "short_s": 2, "idempotency": "off", "content": "garbage",
-///  "content_bytes_per_second": 65536, "webhook": "twice"}
+///  "content_bytes_per_second": 65536, "webhook": "twice", "prompt": "hidden"}
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "json::RuleJson", into = "json::RuleJson")]

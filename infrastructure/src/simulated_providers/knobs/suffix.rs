@@ -6,13 +6,13 @@ use serde::de::{DeserializeOwned, IntoDeserializer, value};
 
 use super::{
     Failure, FailureKind, Knobs, Trouble, UsageReport,
-    video::{Content, Idempotency, WebhookSending},
+    video::{Content, Idempotency, PromptTelling, WebhookSending},
 };
 
 const GRAMMAR: &str = "known are ttft=500ms, rate=20, tokens=60, usage=missing, fail=before[:429], fail=after:5, \
                        tear=after:5, hang=before, hang=after:5 and, with fail=before, retry_after=2s; of videos fail=late, \
-                       hang=late, tear=created, vtime=5s, short=2s, idempotency=off, content=garbage, bandwidth=65536 and \
-                       webhook=twice";
+                       hang=late, tear=created, vtime=5s, short=2s, idempotency=off, content=garbage, bandwidth=65536, \
+                       webhook=twice and prompt=hidden";
 
 /// Splits a name into the model's own and the knobs. The error is a sentence for the caller.
 pub(in super::super) fn parse(name: &str) -> Result<(&str, Knobs), String> {
@@ -42,6 +42,7 @@ pub(in super::super) fn parse(name: &str) -> Result<(&str, Knobs), String> {
             "content" => once(&mut knobs.video.content, named::<Content>(value)),
             "bandwidth" => once(&mut knobs.video.content_bytes_per_second, number(value)),
             "webhook" => once(&mut knobs.video.webhook, named::<WebhookSending>(value)),
+            "prompt" => once(&mut knobs.video.prompt, named::<PromptTelling>(value)),
             _ => None,
         }
         .ok_or_else(wrong)?;

@@ -21,6 +21,7 @@ pub struct VideoKnobs {
     /// How fast the content comes; `None` sends as fast as the socket takes it.
     pub content_bytes_per_second: Option<u32>,
     pub webhook: Option<WebhookSending>,
+    pub prompt: Option<PromptTelling>,
 }
 
 /// Whether the header `Idempotency-Key` counts.
@@ -54,6 +55,15 @@ pub enum WebhookSending {
     Twice,
 }
 
+/// Whether a video is told of with its prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptTelling {
+    Shown,
+    /// As some servers of this API do.
+    Hidden,
+}
+
 impl VideoKnobs {
     pub(super) fn over(self, below: Self) -> Self {
         Self {
@@ -63,6 +73,7 @@ impl VideoKnobs {
             content: self.content.or(below.content),
             content_bytes_per_second: self.content_bytes_per_second.or(below.content_bytes_per_second),
             webhook: self.webhook.or(below.webhook),
+            prompt: self.prompt.or(below.prompt),
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     super::{
         super::SimulatedProvider,
         Failure, FailureKind, Knobs, Trouble, UsageReport,
-        video::{Content, Idempotency, VideoKnobs, WebhookSending},
+        video::{Content, Idempotency, PromptTelling, VideoKnobs, WebhookSending},
     },
     KnobError, Rule,
 };
@@ -57,6 +57,8 @@ pub(super) struct RuleJson {
     content_bytes_per_second: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook: Option<WebhookSending>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<PromptTelling>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,6 +101,7 @@ impl TryFrom<RuleJson> for Rule {
                 content: json.content,
                 content_bytes_per_second: json.content_bytes_per_second,
                 webhook: json.webhook,
+                prompt: json.prompt,
             },
         };
         Ok(Self { provider: json.provider, model: json.model, times: json.times, knobs })
@@ -132,6 +135,7 @@ impl From<Rule> for RuleJson {
             content: knobs.video.content,
             content_bytes_per_second: knobs.video.content_bytes_per_second,
             webhook: knobs.video.webhook,
+            prompt: knobs.video.prompt,
             ..Self::default()
         };
         match knobs.trouble {

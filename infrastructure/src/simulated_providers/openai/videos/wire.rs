@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use super::super::super::videos::{Video, VideoStatus};
+use super::super::super::{
+    knobs::video::PromptTelling,
+    videos::{Video, VideoStatus},
+};
 
 /// With all fields that OpenAI has, also those that are null.
 #[derive(Serialize)]
@@ -15,7 +18,7 @@ pub(super) struct VideoBody<'a> {
     status: VideoStatus,
     progress: u8,
     model: &'static str,
-    prompt: &'a str,
+    prompt: Option<&'a str>,
     seconds: String,
     size: String,
     remixed_from_video_id: Option<()>,
@@ -59,7 +62,7 @@ impl<'a> VideoBody<'a> {
             status,
             progress,
             model: video.order.model.name,
-            prompt: &video.order.prompt,
+            prompt: (video.knobs.prompt != Some(PromptTelling::Hidden)).then_some(&*video.order.prompt),
             seconds: video.order.seconds.to_string(),
             size: video.order.size.to_string(),
             remixed_from_video_id: None,

@@ -7,7 +7,7 @@ use super::{
     super::super::{
         knobs::{
             Knobs, Trouble, suffix,
-            video::{Content, Idempotency, VideoKnobs, WebhookSending},
+            video::{Content, Idempotency, PromptTelling, VideoKnobs, WebhookSending},
         },
         served::{Operation, Outcome},
     },
@@ -16,7 +16,8 @@ use super::{
 
 #[test]
 fn every_knob_of_videos_has_its_place_in_the_name() {
-    let knobs = "sora-2+vtime=5s+short=2s+idempotency=off+content=garbage+bandwidth=65536+webhook=twice+tear=created";
+    let knobs = "sora-2+vtime=5s+short=2s+idempotency=off+content=garbage+bandwidth=65536+webhook=twice+prompt=hidden\
+                 +tear=created";
     let video = VideoKnobs {
         time: Some(Duration::from_secs(5)),
         short_s: Some(2),
@@ -24,6 +25,7 @@ fn every_knob_of_videos_has_its_place_in_the_name() {
         content: Some(Content::Garbage),
         content_bytes_per_second: Some(65_536),
         webhook: Some(WebhookSending::Twice),
+        prompt: Some(PromptTelling::Hidden),
     };
     let expected = Knobs { video, trouble: Some(Trouble::TearCreated), ..Knobs::default() };
     assert_eq!(suffix::parse(knobs), Ok(("sora-2", expected)));
@@ -143,7 +145,8 @@ async fn a_rule_turns_the_knobs_of_videos_and_reads_back() {
     let harness = Harness::start().await;
     let rules = [
         json!({"provider": "openai", "model": "sora-2", "video_time_ms": 0, "short_s": 1, "idempotency": "off",
-               "content": "truncated", "content_bytes_per_second": 1_000_000, "webhook": "twice"}),
+               "content": "truncated", "content_bytes_per_second": 1_000_000, "webhook": "twice",
+               "prompt": "hidden"}),
         json!({"provider": null, "model": "sora-2-pro", "fail_late": true}),
         json!({"provider": null, "model": null, "hang_late": true}),
         json!({"provider": null, "model": null, "tear_created": true}),
@@ -155,7 +158,8 @@ async fn a_rule_turns_the_knobs_of_videos_and_reads_back() {
     harness.simulator.clear_rules();
     harness.put_knobs(&rules[0]).await;
     let id = harness.create("").await;
-    assert_eq!(harness.video(&id).await["status"], "completed");
+    let told = harness.video(&id).await;
+    assert_eq!((&told["status"], &told["prompt"]), (&json!("completed"), &json!(null)));
     let id = harness.create("+vtime=10s").await;
     assert_ne!(harness.video(&id).await["status"], "completed", "the name goes before the rule");
     for (rule, reason) in [
