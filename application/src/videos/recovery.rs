@@ -67,8 +67,8 @@ impl Driver {
         }
     }
 
-    /// A lost submission that could not be looked for until its deadline is an operator's.
-    async fn doubt_if_late(&self, known: &mut Known) -> anyhow::Result<()> {
+    /// A lost submission that could not be looked for, or made again, until its deadline is an operator's.
+    pub(super) async fn doubt_if_late(&self, known: &mut Known) -> anyhow::Result<()> {
         let now = self.videos.jobs.clock.now();
         let is_late = known.job.submission().is_some_and(|last| last.deadline_at < now);
         if known.status() == VideoStatus::Submitting && is_late {

@@ -77,7 +77,14 @@ impl Driver {
             return Ok(());
         };
         let Some(backend) = self.videos.catalog.backends.get(&submission.provider).cloned() else { return Ok(()) };
-        let Some(content) = self.content(&mut known).await? else { return Ok(()) };
+        let content = match self.content(&mut known).await {
+            Ok(Some(content)) => content,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                self.doubt_if_late(&mut known).await?;
+                return Err(error);
+            }
+        };
         let call = call(&known, content)?;
         self.call(&mut known, &backend, &call, None).await?;
         self.see_through(hand, known).await
