@@ -1,5 +1,5 @@
 //! Who looks at what is not theirs is in the log before the answer comes: uses of the audit routes, reports on others, and
-//! others' balances, requests and videos.
+//! others' balances, requests, videos and webhooks.
 
 use aihub_application::{access, principal::Principal};
 use aihub_domain::access::AccessRecord;

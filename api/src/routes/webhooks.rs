@@ -16,7 +16,7 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Caller;
+use super::{Caller, access};
 use crate::{hub::Hub, problem::Problem};
 
 const MAX_LISTED: u32 = 100;
@@ -39,6 +39,9 @@ pub async fn deliveries(State(hub): State<Arc<Hub>>, Caller(caller): Caller) -> 
         user_id: (!reads_all).then_some(&*caller.user),
         ..DeliveryFilter::default()
     };
+    if reads_all {
+        access::record(&hub, &caller, "webhooks.list", [("account", Some(caller.account.clone()))]).await?;
+    }
     let listed = deliveries::list(hub.reads.pool(), filter, MAX_LISTED).await;
     Ok(Json(json!({ "deliveries": listed.map_err(|error| Problem::internal(&error))? })))
 }

@@ -118,4 +118,8 @@ async fn a_client_is_told_on_its_own_server_in_a_message_that_only_we_can_have_s
         let (_, _, listed) = app.get("/api/webhooks/deliveries", Some(&colleague)).await;
         assert_eq!(listed["deliveries"].as_array().unwrap().len(), seen, "{listed}");
     }
+    // And then that is on record.
+    let sql = "SELECT metadata->>'actor' FROM events WHERE payload->'AccessRecorded'->>'action' = 'webhooks.list'";
+    let looked: Vec<String> = sqlx::query_scalar(sql).fetch_all(app.database.pool()).await.unwrap();
+    assert_eq!(looked, ["bob"]);
 }
