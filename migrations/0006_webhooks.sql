@@ -31,3 +31,4 @@ CREATE TABLE webhook_deliveries (
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (next_attempt_at) WHERE state = 'pending';
 CREATE INDEX webhook_deliveries_over ON webhook_deliveries (changed_at) WHERE state <> 'pending';
 CREATE INDEX webhook_deliveries_job_id ON webhook_deliveries (job_id);
+CREATE INDEX webhook_deliveries_account ON webhook_deliveries (account, occurred_at DESC);

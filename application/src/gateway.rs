@@ -105,7 +105,8 @@ struct Job {
     metadata: Arc<Metadata>,
     started: Instant,
     deadline: Instant,
-    deadline_at: DateTime<Utc>,
+    /// When it came in, which its candidates' prices are of.
+    asked_at: DateTime<Utc>,
 }
 
 impl Job {
@@ -221,7 +222,7 @@ impl Gateway {
             metadata: Arc::new(metadata),
             started,
             deadline: started + self.settings.request_timeout,
-            deadline_at: now + self.settings.request_timeout,
+            asked_at: now,
         };
         self.tasks.spawn(self.clone().serve(job, entry, running));
         Ok(Submitted { answer, items })

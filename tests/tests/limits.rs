@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use aihub_application::ports::clock::{Clock, SystemClock};
 use aihub_infrastructure::simulated_providers::served::Outcome;
 use aihub_tests::{
     app::TestApp,
@@ -106,9 +107,12 @@ async fn beyond_its_places_a_node_queues_so_many_and_refuses_the_rest() {
     assert_eq!(error["details"], json!({ "running": 1, "waiting": 2 }));
     assert!(error["retryAfterMs"].as_u64() > Some(0));
     assert_eq!(app.audit().await.requests.len(), 1, "nothing is held for what waits");
+    let all_wait = SystemClock.now();
     cancel(&mut client, "a").await;
     client.answer("b").await.done();
     client.answer("c").await.done();
+    // A price that changes while a request waits is not the one that it has.
+    assert!(app.audit().await.requests.values().all(|request| request.accepted.accepted_at < all_wait));
     app.stop().await;
 }
 

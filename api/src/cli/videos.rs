@@ -77,6 +77,9 @@ impl Videos {
             node: NODE.to_owned(),
         };
         let queue = PostgresVideoQueue::new(ledger.database.clone());
+        // One decision at a time, until this ends: two videos must not adopt the same job. The ASCII text "decide" as a number.
+        let mut turn = ledger.database.pool().begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock(110386622325861)").execute(&mut *turn).await?;
         let Known { video_id, job, .. } = jobs.decide(&queue, &video_id, decision, &actor(by)).await?;
         Ok(out_line(format_args!("video {video_id} is {} now", job.status().as_str()))?)
     }

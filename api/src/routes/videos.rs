@@ -167,7 +167,7 @@ pub async fn cancel(
     Caller(caller): Caller,
     Path(video_id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    owns(&caller, &find(&hub, &caller, &video_id).await?).map_err(|missing| hub.forbidden(&caller, missing))?;
+    may_change(&hub, &caller, &video_id, "video.cancel").await?;
     let known = hub.videos.cancel(&video_id, &caller.user).await.map_err(|error| refused(&error))?;
     if known.status() != VideoStatus::Cancelled {
         let state = known.status().as_str();
@@ -183,7 +183,7 @@ pub async fn delete(
     Caller(caller): Caller,
     Path(video_id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    owns(&caller, &find(&hub, &caller, &video_id).await?).map_err(|missing| hub.forbidden(&caller, missing))?;
+    may_change(&hub, &caller, &video_id, "video.delete").await?;
     let known = match hub.videos.erase_media(&video_id, ErasureReason::Deleted, &caller.user).await {
         Ok(known) => known,
         Err(EraseError::Job(error)) => return Err(refused(&error)),
@@ -207,6 +207,16 @@ fn is_own(caller: &Principal, known: &Known) -> bool {
 /// Reading all reports is not owning all videos.
 fn owns(caller: &Principal, known: &Known) -> Result<(), MissingCapability> {
     if is_own(caller, known) { Ok(()) } else { caller.capabilities.require_administration() }
+}
+
+/// Whoever may. The answer shows the job: so that somebody else's was asked for is on record, whatever becomes of it.
+async fn may_change(hub: &Hub, caller: &Principal, video_id: &str, action: &str) -> Result<(), Problem> {
+    let known = find(hub, caller, video_id).await?;
+    owns(caller, &known).map_err(|missing| hub.forbidden(caller, missing))?;
+    if !is_own(caller, &known) {
+        access::record(hub, caller, action, [("video", Some(video_id.to_owned()))]).await?;
+    }
+    Ok(())
 }
 
 fn refused(error: &ChangeError) -> Problem {

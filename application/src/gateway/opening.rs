@@ -70,8 +70,8 @@ impl Gateway {
             reserved_microcredits: reserved,
             price_id: first.price.id.clone(),
             node: self.settings.node.clone(),
-            deadline_at: job.deadline_at,
-            accepted_at: now,
+            deadline_at: job.asked_at + self.settings.request_timeout,
+            accepted_at: job.asked_at,
             prompt,
         };
         let events = Request::default()
@@ -112,7 +112,7 @@ impl Gateway {
                     let unconfirmed = Unconfirmed {
                         request_id: job.id.clone(),
                         account: job.principal.account.clone(),
-                        accepted_at: now,
+                        accepted_at: job.asked_at,
                         metadata: job.metadata.clone(),
                     };
                     self.tasks.spawn(self.clone().undo(unconfirmed));

@@ -19,7 +19,9 @@ pub struct QueuePlaces {
 }
 
 struct Seen {
+    /// When the look began, and when it ended.
     at: Instant,
+    until: Instant,
     /// A failure is as good as a place: who asks next does not wait for the same time-out again.
     places: Result<Arc<AllPlaces>, String>,
 }
@@ -29,11 +31,13 @@ impl QueuePlaces {
         Self { queue, seen: Mutex::default() }
     }
 
-    /// Where a job stood a second ago or later; `None` where it was not seen to wait.
+    /// Where a job stood a second ago or later, or when a look began that has just ended; `None` where it was not seen to wait.
     pub async fn of(&self, account: &str, video_id: &str) -> anyhow::Result<Option<u64>> {
+        let asked = Instant::now();
         let mut seen = self.seen.lock().await;
         let places = match &*seen {
-            Some(seen) if seen.at.elapsed() < FRESH_FOR => seen.places.clone(),
+            // However long a look takes, nobody waits for more than that one and the next.
+            Some(seen) if seen.at.elapsed() < FRESH_FOR || seen.until >= asked => seen.places.clone(),
             _ => self.look(&mut seen).await,
         };
         Ok(places.map_err(|error| anyhow!(error))?.get(account).and_then(|places| places.get(video_id)).copied())
@@ -47,7 +51,7 @@ impl QueuePlaces {
     async fn look(&self, seen: &mut Option<Seen>) -> Result<Arc<AllPlaces>, String> {
         let at = Instant::now();
         let places = self.queue.places().await.map(Arc::new).map_err(|error| format!("{error:#}"));
-        *seen = Some(Seen { at, places: places.clone() });
+        *seen = Some(Seen { at, until: Instant::now(), places: places.clone() });
         places
     }
 }
@@ -64,14 +68,16 @@ mod tests {
     use super::{super::queue::OpenVideo, *};
 
     /// Sorted so many times; the one job in it stands where that says.
-    #[derive(Default)]
-    struct Sorted(AtomicU64);
+    struct Sorted {
+        times: AtomicU64,
+        takes: Duration,
+    }
 
     impl VideoQueue for Sorted {
         fn places(&self) -> BoxFuture<'_, anyhow::Result<AllPlaces>> {
             async {
-                tokio::time::sleep(Duration::from_millis(22)).await;
-                let times = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+                tokio::time::sleep(self.takes).await;
+                let times = self.times.fetch_add(1, Ordering::SeqCst) + 1;
                 if times > 2 {
                     return Err(anyhow!("it is away"));
                 }
@@ -115,17 +121,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn however_many_ask_the_queue_is_sorted_once_a_second() {
-        let queue = Arc::new(Sorted::default());
+        let queue = Arc::new(Sorted { times: AtomicU64::default(), takes: Duration::from_millis(22) });
         let places = QueuePlaces::new(queue.clone());
         for times in 1..=2 {
             let asked = (0..100).map(|_| places.of("ada", "job"));
             let told: Vec<_> = future::try_join_all(asked).await.unwrap();
-            assert_eq!((told, queue.0.load(Ordering::SeqCst)), (vec![Some(times); 100], times));
+            assert_eq!((told, queue.times.load(Ordering::SeqCst)), (vec![Some(times); 100], times));
             assert_eq!(places.of("bob", "job").await.unwrap(), None, "whose it is not");
             tokio::time::advance(FRESH_FOR).await;
         }
         let told = future::join_all((0..100).map(|_| places.of("ada", "job"))).await;
         assert!(told.iter().all(Result::is_err), "a failure is shared too");
-        assert_eq!(queue.0.load(Ordering::SeqCst), 3);
+        assert_eq!(queue.times.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_takes_long_is_waited_for_once_by_all_who_asked_meanwhile() {
+        let takes = FRESH_FOR * 5;
+        let queue = Arc::new(Sorted { times: AtomicU64::default(), takes });
+        let places = QueuePlaces::new(queue.clone());
+        let began = Instant::now();
+        let told = future::try_join_all((0..100).map(|_| places.of("ada", "job"))).await.unwrap();
+        assert_eq!((told, began.elapsed()), (vec![Some(1); 100], takes));
     }
 }

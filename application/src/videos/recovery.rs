@@ -26,6 +26,7 @@ use super::{
     catalog::VideoBackend,
     driver::{Driver, InHand},
     jobs::{ChangeError, DRIVER, Known},
+    new_video::VideoContent,
     queue::OpenVideo,
     submission::{NEVER_ARRIVED, call},
 };
@@ -185,6 +186,12 @@ impl Driver {
                 Ok(content) => content,
                 // What was erased is not made for anybody any more.
                 Err(VaultError::Erased) => continue,
+                // It may have asked for anything: what else is known of it has to do.
+                Err(VaultError::Unreadable) => {
+                    let (.., prompt, style) = wanted;
+                    let style = style.as_deref().map(str::to_owned);
+                    VideoContent { prompt: prompt.to_string(), style, webhook_url: None }
+                }
                 Err(error) => return Err(error.into()),
             };
             if likeness(&call(&known, content)?) == *wanted {

@@ -93,6 +93,7 @@ pub struct Accepted {
     pub node: String,
     /// By when it will have ended, if its node lives.
     pub deadline_at: DateTime<Utc>,
+    /// When it came in, before it waited for its turn. Whatever it costs has the prices of this instant.
     pub accepted_at: DateTime<Utc>,
     pub prompt: SealedContent,
 }

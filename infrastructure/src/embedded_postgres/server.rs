@@ -58,19 +58,28 @@ impl Address {
         format!("postgres://{ROLE}:{}@127.0.0.1:{}/{database}?sslmode=disable", self.password, self.port)
     }
 
-    /// Tries until the server accepts the connection; the caller sets the end.
-    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+    /// Tries until the server of `data` accepts the connection; the caller sets the end. Another one may have the port, and
+    /// even know the password, if its data was copied from here or the other way round.
+    async fn connect(&self, data: &Path) -> Result<PgConnection, sqlx::Error> {
         let options = PgConnectOptions::from_str(&self.url("postgres"))?;
         loop {
-            match timeout(CONNECT_DEADLINE, options.connect()).await {
+            match timeout(CONNECT_DEADLINE, connect_to(&options, data)).await {
                 Ok(Err(sqlx::Error::Database(error))) if error.code().as_deref() != Some(CANNOT_CONNECT_NOW) => {
                     return Err(sqlx::Error::Database(error));
                 }
-                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Ok(Some(connection))) => return Ok(connection),
                 _ => sleep(CONNECT_INTERVAL).await,
             }
         }
     }
+}
+
+/// `None` if it is the server of other data.
+async fn connect_to(options: &PgConnectOptions, data: &Path) -> Result<Option<PgConnection>, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    let its: String = sqlx::query_scalar("SELECT current_setting('data_directory')").fetch_one(&mut connection).await?;
+    let is_same = fs::canonicalize(its).is_ok_and(|its| fs::canonicalize(data).is_ok_and(|data| its == data));
+    Ok(is_same.then_some(connection))
 }
 
 /// How a server is to run.
@@ -127,8 +136,9 @@ impl Launch<'_> {
         let mut child = Command::from(command).spawn().map_err(at("run", self.binaries.postgres()))?;
 
         let address = Address { port, password: cluster::password(self.directory)? };
+        let data = self.directory.data();
         let refused = tokio::select! {
-            connected = timeout(READY_DEADLINE, address.connect()) => match connected {
+            connected = timeout(READY_DEADLINE, address.connect(&data)) => match connected {
                 Ok(Ok(connection)) => return Ok(Server { address, connection, presence, child: Some(child) }),
                 Ok(Err(error)) => Some(error),
                 Err(_) => None,
@@ -164,13 +174,14 @@ impl Launch<'_> {
 
 /// Joins the server that runs in `directory`. `None` if it is ending or has lost its watchdog.
 pub(super) async fn join(directory: &Directory) -> Result<Option<Server>, EmbeddedPostgresError> {
-    let (Some(presence), Some(PidFile { port, .. })) = (directory.join()?, PidFile::read(&directory.data())) else {
+    let data = directory.data();
+    let (Some(presence), Some(PidFile { port, .. })) = (directory.join()?, PidFile::read(&data)) else {
         return Ok(None);
     };
     let address = Address { port, password: cluster::password(directory)? };
     let connected = tokio::select! {
         // What another process started is ready, unless that process was killed before it was.
-        connected = timeout(READY_DEADLINE, address.connect()) => connected,
+        connected = timeout(READY_DEADLINE, address.connect(&data)) => connected,
         ended = directory.server_lock(READY_DEADLINE) => return ended.map(|_| None),
     };
     match connected {

@@ -127,6 +127,25 @@ async fn one_that_was_killed_is_there_again_where_it_was_while_somebody_keeps_it
 }
 
 #[tokio::test]
+async fn a_copy_of_its_directory_has_a_server_of_its_own_also_while_the_first_one_runs() {
+    let dir = temporary_dir();
+    let (path, copy) = (dir.path().join("postgres"), dir.path().join("copy"));
+    let first = EmbeddedPostgres::start(&path, &fetched_only()).await.unwrap();
+    write_mark(&first).await;
+    first.stop().await.unwrap();
+    assert!(Command::new("cp").arg("-a").args([&path, &copy]).status().unwrap().success());
+    let first = EmbeddedPostgres::start(&path, &fetched_only()).await.unwrap();
+    let second = EmbeddedPostgres::start(&copy, &fetched_only()).await.unwrap();
+    assert_ne!(second.url(), first.url());
+    let mut connection = PgConnection::connect(second.url()).await.unwrap();
+    connection.execute("UPDATE mark SET text = 'the copy''s'").await.unwrap();
+    connection.close().await.unwrap();
+    assert_eq!([read_mark(&first).await, read_mark(&second).await], ["kept", "the copy's"]);
+    second.stop().await.unwrap();
+    first.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn it_is_durable_in_utf8_and_listens_on_the_loopback_with_a_password_only() {
     let dir = temporary_dir();
     let options = EmbeddedPostgresOptions { durable: true, ..fetched_only() };

@@ -20,7 +20,11 @@ use serde_json::{Value, json};
 use crate::videos::{ended, generate, video};
 
 pub fn auditor() -> String {
-    let roles = ["auditor".to_owned()];
+    with_role("auditor")
+}
+
+fn with_role(role: &str) -> String {
+    let roles = [role.to_owned()];
     let new = NewToken {
         sub: "ada",
         account: Some("auditors"),
@@ -129,6 +133,10 @@ async fn who_is_shown_a_balance_a_request_or_a_video_of_somebody_else_is_on_reco
     // It waits, and looks at the video more than once.
     let path = format!("/api/mcp/sora2/status/{video_id}?wait=10");
     assert_eq!(app.get_if(&path, &auditor(), &seen).await.0, StatusCode::OK);
+    // What cannot be done is told with how the video stands.
+    let (cancel, admin) = (format!("/api/mcp/sora2/{video_id}/cancel"), with_role("admin"));
+    assert_eq!(app.post(&cancel, &auditor(), &json!({})).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(app.post(&cancel, &admin, &json!({})).await.0, StatusCode::CONFLICT);
     let recorded = "SELECT payload #>> '{AccessRecorded,action}' || ' ' || (payload #>> '{AccessRecorded,parameters}')
                     FROM events WHERE aggregate_type = 'access' ORDER BY position";
     let recorded: Vec<String> = sqlx::query_scalar(recorded).fetch_all(app.database.pool()).await.unwrap();
@@ -140,6 +148,7 @@ async fn who_is_shown_a_balance_a_request_or_a_video_of_somebody_else_is_on_reco
             "account.show {\"account\":\"ann\"}".to_owned(),
             format!("request.show {{\"request\":\"{request}\"}}"),
             shown,
+            format!("video.cancel {{\"video\":\"{video_id}\"}}"),
         ]
     );
     app.stop().await;

@@ -195,6 +195,29 @@ async fn what_a_job_in_doubt_may_own_is_not_given_to_another_one_that_asked_for_
 }
 
 #[tokio::test]
+async fn one_in_doubt_that_cannot_be_read_keeps_nobody_waiting_who_asked_for_something_else() {
+    let silent = silent_provider().await;
+    let first = TestApp::start(|config| {
+        looked_for(config);
+        let sora = config.video_providers.get_mut("sora").unwrap();
+        (sora.kind, sora.base_url, sora.api_key) = (VideoProviderKind::Xai, Some(silent), Some(Secret::new("k")));
+    })
+    .await;
+    let in_doubt = generate(&first, "ada", &video("nobody knows what")).await;
+    in_state(&first, "ada", &in_doubt, "in_doubt").await;
+    let (database, providers) = (first.database.clone(), first.providers.clone());
+    first.stop().await;
+    let spoil = "UPDATE subject_keys SET wrapped_key = set_byte(wrapped_key, 0, get_byte(wrapped_key, 0) # 1)";
+    sqlx::query(spoil).execute(database.pool()).await.unwrap();
+    let app = TestApp::start_on(&database, &providers, looked_for).await;
+    app.providers.rule(json!({ "tear_created": true, "times": 2, "video_time_ms": 100 }));
+    let longer = json!({ "prompt": "a sea", "duration": 8, "resolution": "720p" });
+    let (alike, other) = (generate(&app, "bob", &video("a sea")).await, generate(&app, "bob", &longer).await);
+    in_state(&app, "bob", &alike, "in_doubt").await;
+    assert_eq!(ended(&app, "bob", &other).await["status"], "completed", "that one cannot be the one in doubt");
+}
+
+#[tokio::test]
 async fn a_lost_submission_is_not_put_off_beyond_its_deadline_by_others_like_it() {
     let app = TestApp::start(|config| {
         looked_for(config);
