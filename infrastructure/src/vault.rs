@@ -97,8 +97,17 @@ impl PostgresVault {
         self.keys.invalidate_all();
     }
 
-    /// From memory, or from the database: one question, however many ask for the same key at once.
+    /// From memory, or from the database.
     async fn key(&self, name: &KeyName) -> Result<Key, Arc<KeyError>> {
+        match self.ask(name).await {
+            // Of somebody's question from before it was made, perhaps, which this one has joined: the next is a new one.
+            Err(error) if matches!(*error, KeyError::Missing) => self.ask(name).await,
+            found => found,
+        }
+    }
+
+    /// One question of the database at a time, however many ask for the same key at once.
+    async fn ask(&self, name: &KeyName) -> Result<Key, Arc<KeyError>> {
         loop {
             let key = self.keys.entry_by_ref(name).or_try_insert_with(self.load(name)).await?.into_value();
             if key.generation == self.generation.load(Ordering::Acquire) {

@@ -57,6 +57,28 @@ async fn nodes_that_make_a_subjects_first_key_at_once_agree_on_one() {
     assert_eq!(keys, 1);
 }
 
+/// Whoever asks whether there is a key may join somebody who asked the same just before it was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_refused_because_another_one_makes_its_subjects_key_just_then() {
+    let database = database().await;
+    let vault = Arc::new(vault(&database));
+    for round in 0..200 {
+        let sealing = (0..8_u32).map(|nth| {
+            let vault = vault.clone();
+            tokio::spawn(async move {
+                // Each comes a little after the one before.
+                for _ in 0..nth * 40 {
+                    tokio::task::yield_now().await;
+                }
+                vault.seal(&format!("subject {round}"), "request-1", SECRET).await
+            })
+        });
+        for sealed in join_all(sealing).await {
+            assert!(sealed.unwrap().is_ok(), "subject {round}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_sealed_text_that_was_moved_or_changed_does_not_open() {
     let database = database().await;
