@@ -15,6 +15,7 @@ use aihub_tests::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::future::join_all;
+use tokio_util::task::TaskTracker;
 
 const SECRET: &[u8] = b"the launch code is 0000";
 
@@ -61,11 +62,11 @@ async fn nodes_that_make_a_subjects_first_key_at_once_agree_on_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_refused_because_another_one_makes_its_subjects_key_just_then() {
     let database = database().await;
-    let vault = Arc::new(vault(&database));
+    let (vault, tasks) = (Arc::new(vault(&database)), TaskTracker::new());
     for round in 0..200 {
         let sealing = (0..8_u32).map(|nth| {
             let vault = vault.clone();
-            tokio::spawn(async move {
+            tasks.spawn(async move {
                 // Each comes a little after the one before.
                 for _ in 0..nth * 40 {
                     tokio::task::yield_now().await;
