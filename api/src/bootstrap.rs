@@ -1,6 +1,7 @@
-//! The composition root: configuration in, a running service out. The only file that names adapters; `main` and the
+//! The composition root: configuration in, a running service out. The only place that names adapters; `main` and the
 //! tests use it alike.
 
+mod housekeeping;
 mod upstreams;
 mod videos;
 mod webhooks;
@@ -11,10 +12,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use aihub_application::{
     accounts::Accounts,
     catalog::Catalog,
-    erasure::expire_content,
     gateway::{Answers, Gateway, GatewaySettings},
     limits::Limits,
-    policies::{expire_credits::expire_credits, expire_requests::expire_requests},
     ports::{
         clock::{Clock, SystemClock},
         event_log::EventLog,
@@ -55,6 +54,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::housekeeping::{keep_house, keep_records, write_down_refusals};
 use crate::{
     auth::{AuthSettings, Authenticator, dev_secret::dev_secret, roles::Roles},
     config::{Config, duration_ms, providers::Reach, videos::VideoReach},
@@ -72,9 +72,6 @@ const LAST_RESPONSES: Duration = Duration::from_secs(2);
 const DEADLINE_GRACE: Duration = Duration::from_mins(1);
 /// Connections for what is read over HTTP, beside the configured ones.
 const READ_CONNECTIONS: u32 = 4;
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// How often content is looked for that is too old.
-const RETENTION_EVERY: Duration = Duration::from_hours(1);
 
 /// A built service: everything is connected, nothing is served yet.
 pub struct App {
@@ -393,72 +390,4 @@ async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {
     let (addr, simulator, stop) = (server.local_addr()?, server.simulator(), CancellationToken::new());
     workers.spawn(server.run(stop.clone()));
     Ok(Simulated { addr, simulator, stop })
-}
-
-/// What the log is told now and then without anybody asking.
-fn keep_records(config: &Config, gateway: &Arc<Gateway>, workers: &TaskTracker, stop: &CancellationToken) {
-    if let Some(retention_days) = config.content.retention_days {
-        workers.spawn(keep_retention(gateway.clone(), retention_days, stop.clone()));
-    }
-    let interval = duration_ms(config.audit.refusals_interval_ms);
-    workers.spawn(keep_refusals(gateway.clone(), interval));
-}
-
-/// Has content erased that is too old.
-async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(RETENTION_EVERY);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let (now, node) = (gateway.clock.now(), &gateway.settings.node);
-        match expire_content(&*gateway.log, retention_days, now, node).await {
-            Ok(Some(before)) => tracing::info!(content.kept_from = %before, "content that is too old is to be erased"),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(error.message = %error, "content that is too old was not looked for"),
-        }
-    }
-}
-
-/// Has refusals written down, until whoever stops the service does it for the last time. It is in nobody's way then, even where
-/// it waits for the log: what it was at is appended again.
-async fn keep_refusals(gateway: Arc<Gateway>, interval: Duration) {
-    let mut tick = tokio::time::interval(interval);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let keep = async {
-        loop {
-            tick.tick().await;
-            write_down_refusals(&gateway).await;
-        }
-    };
-    gateway.stopping.run_until_cancelled(keep).await;
-}
-
-async fn write_down_refusals(gateway: &Gateway) {
-    if let Err(error) = gateway.refusals.write_down(&*gateway.log, &gateway.settings.node).await {
-        tracing::warn!(error.message = %error, "what was refused is not in the log yet");
-    }
-}
-
-/// What has to be done now and then.
-async fn keep_house(
-    gateway: Arc<Gateway>,
-    orphaned: PostgresOrphanedRequests,
-    due: PostgresDueGrants,
-    metrics: PrometheusHandle,
-    stop: CancellationToken,
-) {
-    let mut tick = tokio::time::interval(HOUSEKEEPING);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        gateway.limits.forget_idle();
-        gateway.answers.forget_expired();
-        metrics.run_upkeep();
-        let now = gateway.clock.now();
-        if let Err(error) =
-            expire_requests(&gateway.accounts, &*gateway.log, &orphaned, now, &gateway.settings.node).await
-        {
-            tracing::warn!(error.message = %error, "orphaned requests could not be looked for");
-        }
-        if let Err(error) = expire_credits(&gateway.accounts, &due, now, &gateway.settings.node).await {
-            tracing::warn!(error.message = %error, "expired grants could not be looked for");
-        }
-    }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::unistd::Uid;
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, postgres::PgPoolOptions};
 use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -107,17 +107,11 @@ async fn one_that_was_killed_is_there_again_where_it_was_while_somebody_keeps_it
         let sent = Command::new("kill").args([signal, &postmaster(&path)]).status().unwrap();
         assert!(sent.success());
         while before.ping().await.is_ok() {}
-        let found = async {
-            loop {
-                if let Ok(connection) = PgConnection::connect(&url).await {
-                    break connection;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let mut again = tokio::time::timeout(LONG, found).await.expect("it is started again");
-        let mark: String = sqlx::query_scalar("SELECT text FROM mark").fetch_one(&mut again).await.unwrap();
+        // The pool tries until there is one to connect to.
+        let found = PgPoolOptions::new().acquire_timeout(LONG).connect(&url).await.expect("it is started again");
+        let mark: String = sqlx::query_scalar("SELECT text FROM mark").fetch_one(&found).await.unwrap();
         assert_eq!(mark, "kept");
+        found.close().await;
     }
     stop.cancel();
     for kept in kept {

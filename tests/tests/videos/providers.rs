@@ -1,5 +1,7 @@
 //! Providers that do not do what they should.
 
+use std::sync::Arc;
+
 use aihub::{
     auth::secret::Secret,
     config::{Config, amount::Credits, videos::VideoProviderKind},
@@ -13,7 +15,7 @@ use aihub_domain::{
     video::event::{Doubt, VideoEvent},
 };
 use aihub_infrastructure::simulated_providers::{served::Operation, webhooks::Webhook};
-use aihub_tests::{app::TestApp, until};
+use aihub_tests::{TestDatabase, app::TestApp, providers::Providers, until};
 use cqrs_es::DomainEvent;
 use reqwest::StatusCode;
 use serde_json::json;
@@ -173,18 +175,7 @@ async fn a_provider_that_shows_no_prompts_gives_no_account_the_video_of_another(
 
 #[tokio::test]
 async fn what_a_job_in_doubt_may_own_is_not_given_to_another_one_that_asked_for_the_same() {
-    // At a provider that neither answers nor can be looked through.
-    let silent = silent_provider().await;
-    let first = TestApp::start(|config| {
-        looked_for(config);
-        let sora = config.video_providers.get_mut("sora").unwrap();
-        (sora.kind, sora.base_url, sora.api_key) = (VideoProviderKind::Xai, Some(silent), Some(Secret::new("k")));
-    })
-    .await;
-    let in_doubt = generate(&first, "ada", &video("the same")).await;
-    in_state(&first, "ada", &in_doubt, "in_doubt").await;
-    let (database, providers) = (first.database.clone(), first.providers.clone());
-    first.stop().await;
+    let (database, providers) = left_in_doubt("the same").await;
     let app = TestApp::start_on(&database, &providers, looked_for).await;
     app.providers.rule(json!({ "tear_created": true, "times": 2, "video_time_ms": 100 }));
     let (lost, other) =
@@ -196,17 +187,7 @@ async fn what_a_job_in_doubt_may_own_is_not_given_to_another_one_that_asked_for_
 
 #[tokio::test]
 async fn one_in_doubt_that_cannot_be_read_keeps_nobody_waiting_who_asked_for_something_else() {
-    let silent = silent_provider().await;
-    let first = TestApp::start(|config| {
-        looked_for(config);
-        let sora = config.video_providers.get_mut("sora").unwrap();
-        (sora.kind, sora.base_url, sora.api_key) = (VideoProviderKind::Xai, Some(silent), Some(Secret::new("k")));
-    })
-    .await;
-    let in_doubt = generate(&first, "ada", &video("nobody knows what")).await;
-    in_state(&first, "ada", &in_doubt, "in_doubt").await;
-    let (database, providers) = (first.database.clone(), first.providers.clone());
-    first.stop().await;
+    let (database, providers) = left_in_doubt("nobody knows what").await;
     let spoil = "UPDATE subject_keys SET wrapped_key = set_byte(wrapped_key, 0, get_byte(wrapped_key, 0) # 1)";
     sqlx::query(spoil).execute(database.pool()).await.unwrap();
     let app = TestApp::start_on(&database, &providers, looked_for).await;
@@ -237,6 +218,22 @@ async fn a_lost_submission_is_not_put_off_beyond_its_deadline_by_others_like_it(
         generate(&app, "ada", &video("the same")).await;
     }
     panic!("it waits for ever");
+}
+
+/// What a service leaves behind that has one job in doubt, of ada, at a provider that neither answers nor can be looked through.
+async fn left_in_doubt(prompt: &str) -> (Arc<TestDatabase>, Arc<Providers>) {
+    let silent = silent_provider().await;
+    let app = TestApp::start(|config| {
+        looked_for(config);
+        let sora = config.video_providers.get_mut("sora").unwrap();
+        (sora.kind, sora.base_url, sora.api_key) = (VideoProviderKind::Xai, Some(silent), Some(Secret::new("k")));
+    })
+    .await;
+    let in_doubt = generate(&app, "ada", &video(prompt)).await;
+    in_state(&app, "ada", &in_doubt, "in_doubt").await;
+    let left = (app.database.clone(), app.providers.clone());
+    app.stop().await;
+    left
 }
 
 /// A provider of another kind that takes what it is sent and says nothing.
