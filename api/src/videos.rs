@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aihub_application::{
     ports::media_store::MediaError,
-    videos::{Videos, jobs::Known},
+    videos::{Placed, Videos, jobs::Known},
 };
 use aihub_domain::video::{Refusal, VideoJob, VideoStatus, event::ErasureReason};
 use serde_json::{Value, json};
@@ -22,44 +22,35 @@ struct Surroundings {
 
 impl Surroundings {
     /// URLs are made anew every time: those in an older answer may have expired.
-    async fn of(videos: &Videos, video_id: &str, job: &VideoJob) -> Result<Self, Problem> {
-        let place = place(videos, video_id, job).await?;
+    async fn of(videos: &Videos, Placed { known: Known { job, .. }, place }: &Placed) -> Result<Self, MediaError> {
         let media = job.media().filter(|_| job.status() == VideoStatus::Completed && job.media_erased().is_none());
-        let internal = |error: MediaError| Problem::internal(&error);
-        Ok(match media {
-            None => Self { place, ..Self::default() },
-            Some(media) => Self {
-                place,
-                url: Some(videos.media.url(&media.video.key).await.map_err(internal)?),
-                thumbnail_url: match &media.thumbnail {
-                    Some(thumbnail) => Some(videos.media.url(&thumbnail.key).await.map_err(internal)?),
-                    None => None,
-                },
-            },
-        })
+        let Some(media) = media else { return Ok(Self { place: *place, ..Self::default() }) };
+        let thumbnail_url = match &media.thumbnail {
+            Some(thumbnail) => Some(videos.media.url(&thumbnail.key).await?),
+            None => None,
+        };
+        Ok(Self { place: *place, url: Some(videos.media.url(&media.video.key).await?), thumbnail_url })
     }
+}
+
+/// The job with its place in the queue, where it waits.
+pub async fn place(videos: &Videos, known: Known) -> Result<Placed, Problem> {
+    videos.place(known).await.map_err(|error| Problem::internal(&error))
 }
 
 /// The video response.
-pub async fn tell(videos: &Videos, known: &Known) -> Result<Value, Problem> {
-    Ok(answer(&known.video_id, &known.job, &Surroundings::of(videos, &known.video_id, &known.job).await?))
+pub async fn tell(videos: &Videos, known: Known) -> Result<Value, Problem> {
+    tell_placed(videos, &place(videos, known).await?).await
+}
+
+pub async fn tell_placed(videos: &Videos, placed: &Placed) -> Result<Value, Problem> {
+    let around = Surroundings::of(videos, placed).await.map_err(|error| Problem::internal(&error))?;
+    Ok(answer(&placed.known.video_id, &placed.known.job, &around))
 }
 
 /// Another one whenever something else is told of the job, its URLs apart.
-pub async fn version(videos: &Videos, known: &Known) -> Result<String, Problem> {
-    let place = place(videos, &known.video_id, &known.job).await?.unwrap_or(0);
-    Ok(format!("{}-{place}", known.version()))
-}
-
-/// Where it waits, or did a second ago.
-async fn place(videos: &Videos, video_id: &str, job: &VideoJob) -> Result<Option<u64>, Problem> {
-    match job.request() {
-        Some(request) if job.status() == VideoStatus::Queued => {
-            let place = videos.places.of(&request.account, video_id).await;
-            place.map_err(|error| Problem::internal(&format!("{error:#}")))
-        }
-        _ => Ok(None),
-    }
+pub fn version(placed: &Placed) -> String {
+    format!("{}-{}", placed.known.version(), placed.place.unwrap_or(0))
 }
 
 /// Fields that do not apply are left out.

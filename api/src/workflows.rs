@@ -14,12 +14,12 @@ use crate::{problem::Problem, videos};
 /// The workflow response. Fields that do not apply are left out.
 pub async fn tell(workflows: &Workflows, run: &Run) -> Result<Value, Problem> {
     let request = run.request().map_err(|error| Problem::internal(&error))?;
-    let standing = workflows.standing(run).await?;
+    let mut standing = workflows.standing(run).await?;
     let steps: Vec<Value> =
         run.workflow.steps().map(|(step, state)| tell_step(step, state, run.workflow.status(), &standing)).collect();
     let mut made = Vec::new();
     for video_id in run.workflow.steps().flat_map(|(_, state)| &state.videos) {
-        if let Some(known) = standing.videos.get(video_id) {
+        if let Some(known) = standing.videos.remove(video_id) {
             made.push(videos::tell(&workflows.videos, known).await?);
         }
     }

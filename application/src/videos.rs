@@ -32,11 +32,13 @@ mod submission;
 
 use std::{sync::Arc, time::Duration};
 
+use aihub_domain::video::VideoStatus;
 use tokio::sync::broadcast;
 
 use crate::{
     gateway::Gateway,
     ports::{
+        event_log::LoadError,
         jobs::News,
         media_store::MediaStore,
         seats::{Depth, Seats},
@@ -66,6 +68,14 @@ pub struct VideoSettings {
     pub recover_after: Duration,
 }
 
+/// A job and its place in the queue.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    pub known: Known,
+    /// From 1; there while it waits.
+    pub place: Option<u64>,
+}
+
 /// Video jobs. The gateway lends its vault, its limits and its welcome.
 pub struct Videos {
     pub settings: VideoSettings,
@@ -81,6 +91,23 @@ pub struct Videos {
 }
 
 impl Videos {
+    /// Where the job stands, as it is now if it has been taken from the queue meanwhile. A place that cannot be looked at
+    /// is left out: that the job was accepted is worth more.
+    pub async fn place(&self, mut known: Known) -> Result<Placed, LoadError> {
+        while let Some(request) = known.job.request().filter(|_| known.status() == VideoStatus::Queued) {
+            let place = self.places.of(&request.account, &known.video_id).await.unwrap_or_else(|error| {
+                tracing::warn!(error.message = format!("{error:#}"), "places in the queue could not be looked at");
+                None
+            });
+            let now = if place.is_none() { self.jobs.load(&known.video_id).await? } else { None };
+            match now.filter(|now| now.version() != known.version()) {
+                Some(now) => known = now,
+                None => return Ok(Placed { known, place }),
+            }
+        }
+        Ok(Placed { known, place: None })
+    }
+
     /// What the client wrote.
     async fn content(&self, known: &Known) -> Result<VideoContent, VaultError> {
         let Some(request) = known.job.request() else { return Err(VaultError::Unreadable) };

@@ -18,7 +18,7 @@ use aihub_domain::video::{
     VideoJob, VideoStatus,
     event::{ErasureReason, VideoEvent, VideoRequest},
 };
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
@@ -42,6 +42,10 @@ use crate::{
 const NAME: &str = "open-videos";
 /// How long it is waited for the queue to have read the log.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for the places of jobs. Those that it has read are told where it takes longer.
+const PLACES_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// The most that one search finds.
 const MAX_FOUND: i64 = 100;
 
@@ -283,6 +287,7 @@ impl PostgresVideoQueue {
     }
 
     async fn places_now(&self) -> anyhow::Result<AllPlaces> {
+        self.has_caught_up(PLACES_PATIENCE).await?;
         let waiting = sqlx::query!(
             r#"SELECT account AS "account!", video_id AS "video_id!", place AS "place!" FROM waiting_videos"#
         );
@@ -314,19 +319,26 @@ impl PostgresVideoQueue {
         Ok(known.fetch_all(self.pool()).await?)
     }
 
-    /// Waits until everything is read that is in the log now.
     async fn catch_up(&self) -> anyhow::Result<()> {
+        ensure!(self.has_caught_up(PATIENCE).await?, "{NAME} is behind the log by more than {} s", PATIENCE.as_secs());
+        Ok(())
+    }
+
+    /// Waits until everything is read that is in the log now. `false` where that takes longer.
+    async fn has_caught_up(&self, patience: Duration) -> Result<bool, sqlx::Error> {
         let head = sqlx::query_scalar!(r#"SELECT coalesce(max(position), 0) AS "head!" FROM events"#);
         let head = head.fetch_one(self.pool()).await?;
-        let give_up_at = Instant::now() + PATIENCE;
-        while Instant::now() < give_up_at {
+        let give_up_at = Instant::now() + patience;
+        loop {
             let at = sqlx::query_scalar!("SELECT position FROM subscriptions WHERE name = $1", NAME);
             if at.fetch_optional(self.pool()).await?.unwrap_or(0) >= head {
-                return Ok(());
+                return Ok(true);
             }
-            sleep(Duration::from_millis(25)).await;
+            if Instant::now() >= give_up_at {
+                return Ok(false);
+            }
+            sleep(LOOK_EVERY).await;
         }
-        bail!("{NAME} has not reached position {head} in {} s", PATIENCE.as_secs())
     }
 
     async fn due_now(&self, kept_from: Option<DateTime<Utc>>) -> anyhow::Result<Vec<DueMedia>> {

@@ -14,7 +14,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    videos::{ended, generate, in_state, video},
+    videos::{ended, generate, in_state, says_where_it_waits, video},
     workflows::{DOOR, names, start, workflow},
 };
 
@@ -27,6 +27,7 @@ async fn subscribe(client: &mut Client, topics: &Value) {
 async fn next(client: &mut Client, kind: &str) -> Value {
     loop {
         let frame = client.next().await;
+        says_where_it_waits(&frame["video"]);
         if frame["type"] == kind {
             return frame;
         }

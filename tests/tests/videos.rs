@@ -20,6 +20,7 @@ pub fn video(prompt: &str) -> Value {
 pub async fn generate(app: &TestApp, user: &str, body: &Value) -> String {
     let (status, answer) = app.post("/api/mcp/sora2/generate", &app.token(user), body).await;
     assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+    says_where_it_waits(&answer);
     answer["videoId"].as_str().unwrap().to_owned()
 }
 
@@ -29,6 +30,7 @@ pub async fn ended(app: &TestApp, user: &str, video_id: &str) -> Value {
         let path = format!("/api/mcp/sora2/status/{video_id}?wait=10");
         let (status, _, answer) = app.get(&path, Some(&app.token(user))).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
+        says_where_it_waits(&answer);
         (answer["status"] != "processing").then_some(answer)
     })
     .await
@@ -38,7 +40,14 @@ pub async fn ended(app: &TestApp, user: &str, video_id: &str) -> Value {
 pub async fn in_state(app: &TestApp, user: &str, video_id: &str, state: &str) -> Value {
     until(&format!("the video is {state}"), async || {
         let (_, _, answer) = app.get(&format!("/api/mcp/sora2/status/{video_id}"), Some(&app.token(user))).await;
+        says_where_it_waits(&answer);
         (answer["state"] == state).then_some(answer)
     })
     .await
+}
+
+/// As every answer about a job in the queue does, the first one too.
+pub fn says_where_it_waits(answer: &Value) {
+    let place = &answer["queuePosition"];
+    assert!(if answer["state"] == "queued" { place.as_u64() > Some(0) } else { place.is_null() }, "{answer}");
 }

@@ -34,7 +34,7 @@ async fn describe(jobs: &Workflows, kind: JobKind, id: &str) -> anyhow::Result<O
         JobKind::Video => match jobs.videos.jobs.load(id).await? {
             Some(known) => {
                 let content = known.request()?.content.clone();
-                Some(Described { content, data: videos::tell(&jobs.videos, &known).await.map_err(failed)? })
+                Some(Described { content, data: videos::tell(&jobs.videos, known).await.map_err(failed)? })
             }
             None => None,
         },

@@ -7,6 +7,7 @@ use aihub_application::{
     ports::jobs::News,
     principal::{MissingCapability, Principal, Reports},
     videos::{
+        Placed,
         housekeeping::EraseError,
         jobs::{ChangeError, Known},
         new_video::NewVideo,
@@ -33,7 +34,7 @@ use super::{
 use crate::{
     hub::Hub,
     problem::Problem,
-    videos::{tell, version},
+    videos::{place, tell, tell_placed, version},
 };
 
 const DEFAULT_PAGE: u32 = 20;
@@ -51,7 +52,7 @@ pub async fn generate(
     check_webhook(&hub, &video)?;
     let known = hub.videos.request(&caller, video, key.as_deref(), None).await?;
     let location = format!("/api/mcp/sora2/status/{}", known.video_id);
-    let mut response = (StatusCode::ACCEPTED, Json(tell(&hub.videos, &known).await?)).into_response();
+    let mut response = (StatusCode::ACCEPTED, Json(tell(&hub.videos, known).await?)).into_response();
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -89,21 +90,21 @@ struct WatchedVideo<'a> {
 }
 
 impl Watched for WatchedVideo<'_> {
-    type Job = Known;
+    type Job = Placed;
 
-    async fn look(&self) -> Result<Look<Known>, Problem> {
-        let known = find(self.hub, self.caller, self.video_id).await?;
-        let (version, has_ended) = (version(&self.hub.videos, &known).await?, known.status().is_end());
-        Ok(Look { job: known, version, has_ended })
+    async fn look(&self) -> Result<Look<Placed>, Problem> {
+        let placed = place(&self.hub.videos, find(self.hub, self.caller, self.video_id).await?).await?;
+        let (version, has_ended) = (version(&placed), placed.known.status().is_end());
+        Ok(Look { job: placed, version, has_ended })
     }
 
-    fn is_about(&self, known: &Known, news: &News) -> bool {
-        matches!(news, News::Changed { id, .. } if *id == known.video_id)
+    fn is_about(&self, placed: &Placed, news: &News) -> bool {
+        matches!(news, News::Changed { id, .. } if *id == placed.known.video_id)
     }
 
-    async fn tell(&self, known: &Known) -> Result<Value, Problem> {
-        let mut told = tell(&self.hub.videos, known).await?;
-        if let (Err(_), Some(fields)) = (owns(self.caller, known), told.as_object_mut()) {
+    async fn tell(&self, placed: &Placed) -> Result<Value, Problem> {
+        let mut told = tell_placed(&self.hub.videos, placed).await?;
+        if let (Err(_), Some(fields)) = (owns(self.caller, &placed.known), told.as_object_mut()) {
             // Who reads all reports is told of the job, and not given its content.
             fields.retain(|name, _| name != "url" && name != "thumbnailUrl");
         }
@@ -154,7 +155,7 @@ pub async fn list(
         // The view says which; how each stands is told from the log.
         let known = hub.videos.jobs.load(&row.video_id).await.map_err(|error| Problem::internal(&error))?;
         if let Some(known) = known {
-            videos.push(tell(&hub.videos, &known).await?);
+            videos.push(tell(&hub.videos, known).await?);
         }
     }
     let is_full = page.value.len() == limit as usize;
@@ -174,7 +175,7 @@ pub async fn cancel(
         let reason = format!("the video is {state}, and cannot be cancelled any more");
         return Err(Problem::new("CONFLICT", reason).with_details(json!({ "state": state })));
     }
-    Ok(Json(tell(&hub.videos, &known).await?))
+    Ok(Json(tell(&hub.videos, known).await?))
 }
 
 /// Deletes the files. What is known of the job stays.
@@ -189,7 +190,7 @@ pub async fn delete(
         Err(EraseError::Job(error)) => return Err(refused(&error)),
         Err(error) => return Err(Problem::internal(&error)),
     };
-    Ok(Json(tell(&hub.videos, &known).await?))
+    Ok(Json(tell(&hub.videos, known).await?))
 }
 
 /// A job that the caller may see. Whether somebody else's exists is nobody's business.

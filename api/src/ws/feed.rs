@@ -183,8 +183,9 @@ impl Feed {
         let Some(job) = loaded.map_err(|error| Problem::internal(&error))? else { return Ok(None) };
         let is_others = !job.is_of(&self.principal);
         let is_told = is_others || before.is_some_and(|before| before.version == job.version());
+        let now = Shown { version: job.version(), is_open: job.is_open(), is_others };
         let frame = if is_told { None } else { Some(job.frame(&self.hub).await?) };
-        shown.insert(id.to_owned(), Shown { version: job.version(), is_open: job.is_open(), is_others });
+        shown.insert(id.to_owned(), now);
         if shown.len() > MAX_SHOWN {
             // At worst, the end of one of them is told once more.
             shown.retain(|_, shown| shown.is_open);
@@ -216,11 +217,11 @@ impl Job {
         }
     }
 
-    async fn frame(&self, hub: &Hub) -> Result<String, Problem> {
+    async fn frame(self, hub: &Hub) -> Result<String, Problem> {
         Ok(match self {
             Self::Video(known) => ServerFrame::Video { video: &videos::tell(&hub.videos, known).await? }.to_json(),
             Self::Workflow(run) => {
-                ServerFrame::Workflow { workflow: &workflows::tell(&hub.workflows, run).await? }.to_json()
+                ServerFrame::Workflow { workflow: &workflows::tell(&hub.workflows, &run).await? }.to_json()
             }
         })
     }

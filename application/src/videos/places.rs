@@ -26,21 +26,35 @@ struct Seen {
     places: Result<Arc<AllPlaces>, String>,
 }
 
+impl Seen {
+    fn settles(&self, account: &str, video_id: &str) -> bool {
+        self.places.as_ref().map_or(true, |places| place_in(places, account, video_id).is_some())
+    }
+}
+
+fn place_in(places: &AllPlaces, account: &str, video_id: &str) -> Option<u64> {
+    places.get(account)?.get(video_id).copied()
+}
+
 impl QueuePlaces {
     pub fn new(queue: Arc<dyn VideoQueue>) -> Self {
         Self { queue, seen: Mutex::default() }
     }
 
-    /// Where a job stood a second ago or later, or when a look began that has just ended; `None` where it was not seen to wait.
+    /// Where a job stood a second ago or later, or when a look began that has just ended. `None` where it does not wait:
+    /// a job that such a look has not seen may have come since, and is worth one that begins now.
     pub async fn of(&self, account: &str, video_id: &str) -> anyhow::Result<Option<u64>> {
         let asked = Instant::now();
         let mut seen = self.seen.lock().await;
+        // However long a look takes, nobody waits for more than that one and the next.
         let places = match &*seen {
-            // However long a look takes, nobody waits for more than that one and the next.
-            Some(seen) if seen.at.elapsed() < FRESH_FOR || seen.until >= asked => seen.places.clone(),
+            Some(seen) if seen.at >= asked => seen.places.clone(),
+            Some(seen) if (seen.at.elapsed() < FRESH_FOR || seen.until >= asked) && seen.settles(account, video_id) => {
+                seen.places.clone()
+            }
             _ => self.look(&mut seen).await,
         };
-        Ok(places.map_err(|error| anyhow!(error))?.get(account).and_then(|places| places.get(video_id)).copied())
+        Ok(place_in(&*places.map_err(|error| anyhow!(error))?, account, video_id))
     }
 
     /// Where all jobs stand now.
@@ -127,12 +141,21 @@ mod tests {
             let asked = (0..100).map(|_| places.of("ada", "job"));
             let told: Vec<_> = future::try_join_all(asked).await.unwrap();
             assert_eq!((told, queue.times.load(Ordering::SeqCst)), (vec![Some(times); 100], times));
-            assert_eq!(places.of("bob", "job").await.unwrap(), None, "whose it is not");
             tokio::time::advance(FRESH_FOR).await;
         }
         let told = future::join_all((0..100).map(|_| places.of("ada", "job"))).await;
         assert!(told.iter().all(Result::is_err), "a failure is shared too");
         assert_eq!(queue.times.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_was_not_seen_to_wait_is_looked_for_once_by_all_who_ask_meanwhile() {
+        let queue = Arc::new(Sorted { times: AtomicU64::default(), takes: Duration::from_millis(22) });
+        let places = QueuePlaces::new(queue.clone());
+        assert_eq!(places.of("ada", "job").await.unwrap(), Some(1));
+        let told = future::try_join_all((0..100).map(|_| places.of("bob", "job"))).await.unwrap();
+        assert_eq!((told, queue.times.load(Ordering::SeqCst)), (vec![None; 100], 2));
+        assert_eq!((places.of("ada", "job").await.unwrap(), queue.times.load(Ordering::SeqCst)), (Some(2), 2));
     }
 
     #[tokio::test(start_paused = true)]

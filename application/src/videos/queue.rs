@@ -38,7 +38,8 @@ pub trait VideoQueue: Send + Sync {
     /// Some of those that wait whose time to do so is over.
     fn overdue(&self) -> BoxFuture<'_, anyhow::Result<Vec<OpenVideo>>>;
 
-    /// Where each job that waits stands. That sorts the whole queue: ask [`QueuePlaces`](super::places::QueuePlaces) instead.
+    /// Where each job that waits stands, those in the log now included unless they take long to be read. That sorts the
+    /// whole queue: ask [`QueuePlaces`](super::places::QueuePlaces) instead.
     fn places(&self) -> BoxFuture<'_, anyhow::Result<AllPlaces>>;
 
     /// The jobs that the provider may have under a name that we do not know, once everything that is in the log now is known:

@@ -115,7 +115,9 @@ async fn jobs_that_wait_say_where_they_stand_and_the_urgent_go_first() {
     let mut waiting = Vec::new();
     for priority in ["low", "standard", "high"] {
         let body = json!({ "prompt": priority, "duration": 4, "priority": priority });
-        waiting.push(generate(&app, "ada", &body).await);
+        let (_, answer) = app.post("/api/mcp/sora2/generate", &app.token("ada"), &body).await;
+        assert_eq!(answer["queuePosition"], 1, "before those that were there: {answer}");
+        waiting.push(answer["videoId"].as_str().unwrap().to_owned());
     }
     for (id, place) in waiting.iter().zip([3, 2, 1]) {
         in_place(&app, "ada", id, place).await;
