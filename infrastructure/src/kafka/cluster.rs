@@ -58,6 +58,8 @@ impl Cluster {
             .set("client.id", "aihub")
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.keepalive.enable", "true")
+            // Small requests do not wait for the answers to those before them.
+            .set("socket.nagle.disable", "true")
             .set_log_level(RDKafkaLogLevel::Info);
         config
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use metrics::{counter, gauge};
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -98,17 +98,22 @@ impl Runner {
             }
         }
         let mut tail = self.tail.position();
-        let mut caught_up = false;
+        let mut before = Step::Applied;
         loop {
             self.progress.send_replace(session.position());
             if shutdown.is_cancelled() || !goes_on(session.position()) {
                 return Ok(());
             }
-            if caught_up {
-                let position = session.position();
-                let more = timeout(LOOK_EVERY, tail.wait_for(|tail| *tail > position));
+            let wait = match before {
+                Step::Applied => None,
+                Step::CaughtUp => Some((session.position(), Instant::now() + LOOK_EVERY)),
+                Step::Rests { up_to, until } => Some((up_to, until)),
+            };
+            if let Some((known, until)) = wait {
+                let more = timeout_at(until, tail.wait_for(|tail| *tail > known));
                 let more = async { more.await.is_ok() };
-                if shutdown.run_until_cancelled(more).await == Some(false) {
+                let heard = shutdown.run_until_cancelled(more).await;
+                if heard == Some(false) && before == Step::CaughtUp {
                     // Nothing was heard: whether it is still our turn is only learned by asking.
                     session.look().await?;
                 }
@@ -117,7 +122,7 @@ impl Runner {
                 Ok(step) => {
                     *backoff = FIRST_BACKOFF;
                     self.record(&session);
-                    caught_up = step == Step::CaughtUp;
+                    before = step;
                 }
                 Err(StepError::Stopped { position, error }) => {
                     session.fail(position, &error).await.map_err(StepError::Lost)?;

@@ -1,10 +1,11 @@
 //! A runner's turn: one connection that holds the handler's lock, reads the log and applies what it reads.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use futures::FutureExt;
 use sqlx::{Connection, PgConnection};
+use tokio::time::Instant;
 
 use super::{EventHandler, TryAgain, checkpoint, tail::Tail};
 use crate::{
@@ -20,6 +21,10 @@ use crate::{
 /// The class of the handlers' session locks: the ASCII text "aihu".
 const LOCK_CLASS: i32 = 0x6169_6875;
 
+/// How long a checkpoint stays where it was moved to before it is moved on over nothing but events that do not concern the
+/// handler: to most of them most of the log is nothing.
+const REST: Duration = Duration::from_millis(30);
+
 const MOVED: &str = "the checkpoint was moved meanwhile, or the handler paused";
 
 pub struct Session {
@@ -28,6 +33,8 @@ pub struct Session {
     upcasters: Arc<Upcasters>,
     tail: Arc<Tail>,
     checkpoint: ChainHead,
+    /// When the checkpoint may be moved on over what does not concern the handler.
+    rested_at: Instant,
     /// Up to here events are applied one by one, because a batch that reaches so far failed: so everything in front
     /// of the one at fault is applied, and its position is known.
     careful_until: u64,
@@ -40,6 +47,8 @@ pub enum Step {
     Applied,
     /// All that was there.
     CaughtUp,
+    /// Up to here nothing concerns the handler, and its checkpoint rests until then.
+    Rests { up_to: u64, until: Instant },
 }
 
 #[derive(Debug)]
@@ -75,7 +84,8 @@ impl Session {
         ];
         let settings = settings.into_iter().chain(KEPT_PLANS).map(|(name, value)| (name, value.to_owned()));
         let connection = database.dedicated("aihub-subscription", &settings.collect::<Vec<_>>()).await?;
-        Ok(Self { connection, handler, upcasters, tail, checkpoint: ChainHead::GENESIS, careful_until: 0 })
+        let (checkpoint, rested_at) = (ChainHead::GENESIS, Instant::now());
+        Ok(Self { connection, handler, upcasters, tail, checkpoint, rested_at, careful_until: 0 })
     }
 
     /// Takes the handler's turn, unless another runner has it or it is paused.
@@ -117,7 +127,13 @@ impl Session {
             return Ok(Step::CaughtUp);
         };
         let (count, first, to) = (events.len(), self.checkpoint.position + 1, last.head());
-        match self.apply(&events, to).await {
+        let is_concerned = events.iter().any(|event| self.handler.concerns(event));
+        let is_all = u32::try_from(count).is_ok_and(|count| count < limit.events);
+        if !is_concerned && is_all && Instant::now() < self.rested_at {
+            return Ok(Step::Rests { up_to: to.position, until: self.rested_at });
+        }
+        let applied = if is_concerned { self.apply(&events, to).await } else { self.pass_over(to).await };
+        match applied {
             Ok(()) => Ok(Step::Applied),
             Err(error) if may_pass(&error) => Err(StepError::Lost(error)),
             Err(_) if count > 1 => {
@@ -164,12 +180,13 @@ impl Session {
         Ok(current)
     }
 
+    /// One statement, and no transaction around it.
+    async fn pass_over(&mut self, to: ChainHead) -> anyhow::Result<()> {
+        let moved = checkpoint::advance(&mut self.connection, self.handler.name(), self.checkpoint, to).await?;
+        self.moved(moved, to)
+    }
+
     async fn apply(&mut self, events: &[Arc<LogEntry>], to: ChainHead) -> anyhow::Result<()> {
-        if !events.iter().any(|event| self.handler.concerns(event)) {
-            // One statement, and no transaction around it.
-            let moved = checkpoint::advance(&mut self.connection, self.handler.name(), self.checkpoint, to).await?;
-            return self.moved(moved, to);
-        }
         let mut transaction = self.connection.begin().await?;
         AssertUnwindSafe(self.handler.apply(&mut transaction, events))
             .catch_unwind()
@@ -189,6 +206,7 @@ impl Session {
             return Err(TryAgain(MOVED.to_owned()).into());
         }
         self.checkpoint = to;
+        self.rested_at = Instant::now() + REST;
         Ok(())
     }
 

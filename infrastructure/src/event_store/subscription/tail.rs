@@ -29,7 +29,7 @@ use crate::{
 
 /// How long after a read the next one begins at the earliest. What a read and a handler's step cost hardly depends on
 /// how many events there are, so a busy log is read in batches, and a quiet one without delay.
-const READ_EVERY: Duration = Duration::from_millis(25);
+const READ_EVERY: Duration = Duration::from_millis(15);
 /// How often the log is looked at without an announcement.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
