@@ -23,7 +23,7 @@ const LOCK_CLASS: i32 = 0x6169_6875;
 
 /// How long a checkpoint stays where it was moved to before it is moved on over nothing but events that do not concern the
 /// handler: to most of them most of the log is nothing.
-const REST: Duration = Duration::from_millis(30);
+const REST: Duration = Duration::from_millis(20);
 
 const MOVED: &str = "the checkpoint was moved meanwhile, or the handler paused";
 

@@ -13,7 +13,7 @@ use anyhow::ensure;
 use sqlx::PgConnection;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,9 +27,11 @@ use crate::{
     },
 };
 
-/// How long after a read the next one begins at the earliest. What a read and a handler's step cost hardly depends on
-/// how many events there are, so a busy log is read in batches, and a quiet one without delay.
-const READ_EVERY: Duration = Duration::from_millis(15);
+/// How long after a read the next one begins at the earliest, unless there is a full batch. What a read and a handler's
+/// step cost hardly depends on how many events there are, so a busy log is read in batches, and a quiet one without delay.
+const READ_EVERY: Duration = Duration::from_millis(25);
+/// So many events are worth a read at once: the more there are, the less each of them pays for it.
+const FULL_BATCH: u64 = 128;
 /// How often the log is looked at without an announcement.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
@@ -124,7 +126,11 @@ impl Tail {
             read = self.read_from(read, &mut connection, upcasters).await?;
             // Announced or not, it is time to look.
             let _ = timeout(LOOK_EVERY, head.wait_for(|head| *head > read.position)).await;
-            sleep_until(earliest).await;
+            let full = timeout_at(earliest, head.wait_for(|head| *head >= read.position + FULL_BATCH));
+            if full.await.is_ok_and(|head| head.is_err()) {
+                // Nobody announces anything any more.
+                sleep_until(earliest).await;
+            }
         }
     }
 
