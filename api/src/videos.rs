@@ -34,13 +34,13 @@ impl Surroundings {
 }
 
 /// The job with its place in the queue, where it waits.
-pub async fn place(videos: &Videos, known: Known) -> Result<Placed, Problem> {
-    videos.place(known).await.map_err(|error| Problem::internal(&error))
+pub async fn placed(videos: &Videos, known: Known) -> Result<Placed, Problem> {
+    videos.placed(known).await.map_err(|error| Problem::internal(&error))
 }
 
 /// The video response.
 pub async fn tell(videos: &Videos, known: Known) -> Result<Value, Problem> {
-    tell_placed(videos, &place(videos, known).await?).await
+    tell_placed(videos, &placed(videos, known).await?).await
 }
 
 pub async fn tell_placed(videos: &Videos, placed: &Placed) -> Result<Value, Problem> {

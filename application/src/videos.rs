@@ -93,7 +93,7 @@ pub struct Videos {
 impl Videos {
     /// Where the job stands, as it is now if it has been taken from the queue meanwhile. A place that cannot be looked at
     /// is left out: that the job was accepted is worth more.
-    pub async fn place(&self, mut known: Known) -> Result<Placed, LoadError> {
+    pub async fn placed(&self, mut known: Known) -> Result<Placed, LoadError> {
         while let Some(request) = known.job.request().filter(|_| known.status() == VideoStatus::Queued) {
             let place = self.places.of(&request.account, &known.video_id).await.unwrap_or_else(|error| {
                 tracing::warn!(error.message = format!("{error:#}"), "places in the queue could not be looked at");

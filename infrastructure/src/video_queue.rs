@@ -319,6 +319,7 @@ impl PostgresVideoQueue {
         Ok(known.fetch_all(self.pool()).await?)
     }
 
+    /// For what may be decided only on everything that is in the log now.
     async fn catch_up(&self) -> anyhow::Result<()> {
         ensure!(self.has_caught_up(PATIENCE).await?, "{NAME} is behind the log by more than {} s", PATIENCE.as_secs());
         Ok(())

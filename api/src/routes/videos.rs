@@ -34,7 +34,7 @@ use super::{
 use crate::{
     hub::Hub,
     problem::Problem,
-    videos::{place, tell, tell_placed, version},
+    videos::{placed, tell, tell_placed, version},
 };
 
 const DEFAULT_PAGE: u32 = 20;
@@ -93,7 +93,7 @@ impl Watched for WatchedVideo<'_> {
     type Job = Placed;
 
     async fn look(&self) -> Result<Look<Placed>, Problem> {
-        let placed = place(&self.hub.videos, find(self.hub, self.caller, self.video_id).await?).await?;
+        let placed = placed(&self.hub.videos, find(self.hub, self.caller, self.video_id).await?).await?;
         let (version, has_ended) = (version(&placed), placed.known.status().is_end());
         Ok(Look { job: placed, version, has_ended })
     }

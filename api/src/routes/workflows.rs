@@ -78,7 +78,7 @@ impl Watched for WatchedWorkflow<'_> {
         for video_id in run.workflow.steps().flat_map(|(_, state)| &state.videos) {
             let known = self.hub.videos.jobs.load(video_id).await.map_err(|error| Problem::internal(&error))?;
             if let Some(known) = known {
-                let placed = videos::place(&self.hub.videos, known).await?;
+                let placed = videos::placed(&self.hub.videos, known).await?;
                 let _ = write!(version, ".{}", videos::version(&placed));
             }
         }

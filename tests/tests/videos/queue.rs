@@ -9,7 +9,10 @@ use aihub_application::ports::{
 };
 use aihub_domain::video::{VideoJob, event::VideoEvent};
 use aihub_infrastructure::{
-    event_store::reader::{self, ReadLimit},
+    event_store::{
+        reader::{self, ReadLimit},
+        subscription::checkpoint,
+    },
     seats::PostgresSeats,
 };
 use aihub_tests::{
@@ -131,6 +134,30 @@ async fn jobs_that_wait_say_where_they_stand_and_the_urgent_go_first() {
     waiting.reverse();
     let all = starts(&app, 0).await;
     assert_eq!(all[1..], waiting[..]);
+}
+
+#[tokio::test]
+async fn a_job_is_accepted_and_told_of_while_the_queue_does_not_read_the_log() {
+    let app = TestApp::start(at_most(1)).await;
+    app.providers.rule(json!({ "video_time_ms": 1 }));
+    until("the queue has been read once, and is not any more", async || {
+        checkpoint::pause(app.database.pool(), "open-videos").await.unwrap().then_some(())
+    })
+    .await;
+    let (status, answer) = app.post("/api/mcp/sora2/generate", &app.token("ada"), &video("patience")).await;
+    assert_eq!(
+        (status, &answer["state"], &answer["queuePosition"]),
+        (StatusCode::ACCEPTED, &json!("queued"), &json!(null))
+    );
+    let id = answer["videoId"].as_str().unwrap();
+    let (status, _, answer) = app.get(&format!("/api/mcp/sora2/status/{id}"), Some(&app.token("ada"))).await;
+    assert_eq!((status, &answer["state"], &answer["queuePosition"]), (StatusCode::OK, &json!("queued"), &json!(null)));
+    assert!(checkpoint::resume(app.database.pool(), "open-videos").await.unwrap());
+    until("the video is made", async || {
+        let (_, _, answer) = app.get(&format!("/api/mcp/sora2/status/{id}"), Some(&app.token("ada"))).await;
+        (answer["status"] == "completed").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
