@@ -1,15 +1,21 @@
-//! Rows as the argument of `json_populate_recordset`: one parameter, however many rows and columns.
+//! Rows as the argument of `json_populate_recordset`: one parameter, however many rows and columns, and whichever of a
+//! table's columns there are. For what is written now and then; see [`rows`](crate::rows) for the rest.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter, Serializer};
 
-/// The rows' fields are named as the columns. A zero character, which JSON and Rust can say and no text of the database
-/// can hold, becomes U+FFFD: what a provider calls its model must not stop a view.
+/// The rows' fields are named as the columns.
 pub fn json_rows(rows: &[impl Serialize]) -> Result<String, serde_json::Error> {
-    let mut json = Vec::with_capacity(rows.len() * 512);
-    rows.serialize(&mut Serializer::with_formatter(&mut json, WithoutZeros))?;
+    json_text(rows)
+}
+
+/// A zero character, which JSON and Rust can say and no text of the database can hold, becomes U+FFFD: what a provider
+/// calls its model must not stop a view.
+pub fn json_text(value: &(impl Serialize + ?Sized)) -> Result<String, serde_json::Error> {
+    let mut json = Vec::with_capacity(512);
+    value.serialize(&mut Serializer::with_formatter(&mut json, WithoutZeros))?;
     String::from_utf8(json).map_err(serde::ser::Error::custom)
 }
 

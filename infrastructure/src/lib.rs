@@ -8,7 +8,7 @@
 //! | [`embedded_postgres`] | the private PostgreSQL that `aihub` brings along |
 //! | [`event_store`] | the event log: writer, reader, chain, subscriptions, the cqrs-es stores |
 //! | [`job_news`] | what happens to videos and workflows, told to whoever waits for it |
-//! | [`json_rows`] | many rows as one parameter of a statement |
+//! | [`json_rows`] | many rows as one parameter of a statement, in JSON |
 //! | [`kafka`] | events on their way to Kafka, and back into views |
 //! | [`leadership`] | work that one node at a time does |
 //! | [`media`] | videos and thumbnails: taken in, kept, and served by URLs that end |
@@ -18,6 +18,7 @@
 //! | [`orphaned_requests`] | open requests, and which of them nobody drives |
 //! | [`os_user`] | who runs this process |
 //! | [`providers`] | OpenAI, Anthropic, and every server that speaks one of their formats |
+//! | [`rows`] | many rows as one parameter of a statement, in binary |
 //! | [`seats`] | queues that are no longer than they may be, whoever asks at the same time |
 //! | [`secret_file`] | secrets of a node that nobody configured any for |
 //! | [`simulated_providers`] | a real HTTP server that speaks those formats, for tests, demos and benchmarks |
@@ -43,6 +44,7 @@ pub mod open_workflows;
 pub mod orphaned_requests;
 pub mod os_user;
 pub mod providers;
+pub mod rows;
 pub mod seats;
 pub mod secret_file;
 pub mod simulated_providers;

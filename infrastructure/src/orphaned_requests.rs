@@ -9,7 +9,6 @@ use aihub_domain::request::{
 };
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
-use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
 
 use crate::{
@@ -17,7 +16,7 @@ use crate::{
         decode::{LogEntry, events_of},
         subscription::EventHandler,
     },
-    json_rows::json_rows,
+    row,
 };
 
 /// The most requests that one search finds.
@@ -27,14 +26,16 @@ const MAX_FOUND: i64 = 500;
 #[derive(Debug, Clone, Copy)]
 pub struct OpenRequests;
 
-#[derive(Serialize)]
-struct OpenRequest<'a> {
+#[derive(Debug)]
+pub struct OpenRequest<'a> {
     request_id: &'a str,
     account: &'a str,
     node: &'a str,
     deadline_at: DateTime<Utc>,
     accepted_at: DateTime<Utc>,
 }
+
+row!(OpenRequest<'_>, "open_requests", request_id, account, node, deadline_at, accepted_at);
 
 impl EventHandler for OpenRequests {
     fn name(&self) -> &'static str {
@@ -73,9 +74,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     }
     if !opened.is_empty() {
         sqlx::query!(
-            "INSERT INTO open_requests SELECT * FROM json_populate_recordset(NULL::open_requests, $1::text::json)
+            "INSERT INTO open_requests SELECT * FROM unnest($1::rows.open_requests[])
              ON CONFLICT ON CONSTRAINT open_requests_request_id DO NOTHING",
-            json_rows(&opened.into_values().collect::<Vec<_>>())?,
+            opened.into_values().collect::<Vec<_>>() as _,
         )
         .execute(&mut **transaction)
         .await?;

@@ -9,7 +9,7 @@ use aihub_infrastructure::{
         decode::{LogEntry, events_of},
         subscription::EventHandler,
     },
-    json_rows::json_rows,
+    row,
 };
 use futures::{FutureExt, future::BoxFuture};
 use serde::Serialize;
@@ -50,6 +50,22 @@ pub struct AccountBalance {
     /// Where the account's last event stands in the log.
     pub last_position: i64,
 }
+
+row!(
+    AccountBalance,
+    "account_balance_v1",
+    account,
+    granted_microcredits,
+    available_microcredits,
+    held_microcredits,
+    spent_microcredits,
+    expired_microcredits,
+    adjusted_microcredits,
+    uncovered_microcredits,
+    daily_limit_microcredits,
+    monthly_limit_microcredits,
+    last_position,
+);
 
 impl AccountBalance {
     fn evolve(&mut self, event: &AccountEvent) {
@@ -165,8 +181,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     }
     let rows: Vec<AccountBalance> = balances.into_values().map(|(_, balance)| balance).collect();
     sqlx::query!(
-        "INSERT INTO account_balance_v1
-             SELECT * FROM json_populate_recordset(NULL::account_balance_v1, $1::text::json)
+        "INSERT INTO account_balance_v1 SELECT * FROM unnest($1::rows.account_balance_v1[])
          ON CONFLICT (account) DO UPDATE SET
              granted_microcredits = excluded.granted_microcredits,
              available_microcredits = excluded.available_microcredits,
@@ -178,7 +193,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
              daily_limit_microcredits = excluded.daily_limit_microcredits,
              monthly_limit_microcredits = excluded.monthly_limit_microcredits,
              last_position = excluded.last_position",
-        json_rows(&rows)?,
+        rows as _,
     )
     .execute(&mut **transaction)
     .await?;

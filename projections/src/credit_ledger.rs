@@ -10,7 +10,7 @@ use aihub_domain::{
 };
 use aihub_infrastructure::{
     event_store::{decode::LogEntry, subscription::EventHandler},
-    json_rows::json_rows,
+    row,
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use cqrs_es::Aggregate;
@@ -89,6 +89,36 @@ pub struct CreditEntry {
     pub reason: Option<String>,
     pub actor: Option<String>,
 }
+
+row!(
+    CreditEntry,
+    "credit_ledger_v1",
+    account,
+    position,
+    recorded_at,
+    happened_at,
+    accounting_month,
+    corrects_month,
+    movement,
+    reference,
+    granted_change_microcredits,
+    available_change_microcredits,
+    held_change_microcredits,
+    spent_change_microcredits,
+    expired_change_microcredits,
+    balances.granted_microcredits,
+    balances.available_microcredits,
+    balances.held_microcredits,
+    balances.spent_microcredits,
+    balances.expired_microcredits,
+    uncovered_microcredits,
+    price_id,
+    cost_picousd,
+    expires_at,
+    corrects,
+    reason,
+    actor,
+);
 
 /// After a movement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, sqlx::FromRow)]
@@ -205,13 +235,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         rows.push(movement.row(entry, booking, *balances));
     }
     if !rows.is_empty() {
-        sqlx::query!(
-            "INSERT INTO credit_ledger_v1
-                 SELECT * FROM json_populate_recordset(NULL::credit_ledger_v1, $1::text::json)",
-            json_rows(&rows)?,
-        )
-        .execute(&mut **transaction)
-        .await?;
+        sqlx::query!("INSERT INTO credit_ledger_v1 SELECT * FROM unnest($1::rows.credit_ledger_v1[])", rows as _,)
+            .execute(&mut **transaction)
+            .await?;
     }
     Ok(())
 }

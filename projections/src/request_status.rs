@@ -17,7 +17,7 @@ use aihub_infrastructure::{
         decode::{LogEntry, events_of},
         subscription::EventHandler,
     },
-    json_rows::json_rows,
+    row,
 };
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -77,6 +77,38 @@ pub struct RequestStatus {
     /// Where its last event stands in the log.
     pub position: i64,
 }
+
+row!(
+    RequestStatus,
+    "request_status_v1",
+    request_id,
+    account,
+    user_id,
+    kind,
+    requested_provider,
+    requested_model,
+    stream,
+    status,
+    client_left,
+    provider,
+    model,
+    reserved_microcredits,
+    charged_microcredits,
+    input_tokens,
+    cached_input_tokens,
+    cache_write_tokens,
+    output_tokens,
+    reasoning_tokens,
+    estimated,
+    finish_reason,
+    end_reason,
+    attempts,
+    first_chunk_ms,
+    duration_ms,
+    accepted_at,
+    ended_at,
+    position,
+);
 
 impl RequestStatus {
     fn accepted(request_id: &str, accepted: &Accepted, position: i64) -> anyhow::Result<Self> {
@@ -253,8 +285,7 @@ fn extensions(events: &[Arc<LogEntry>]) -> anyhow::Result<Vec<(String, i64)>> {
 
 async fn write(transaction: &mut PgTransaction<'_>, rows: Vec<RequestStatus>) -> anyhow::Result<()> {
     sqlx::query!(
-        "INSERT INTO request_status_v1
-             SELECT * FROM json_populate_recordset(NULL::request_status_v1, $1::text::json)
+        "INSERT INTO request_status_v1 SELECT * FROM unnest($1::rows.request_status_v1[])
          ON CONFLICT (request_id) DO UPDATE SET
              status = excluded.status, client_left = excluded.client_left, provider = excluded.provider, model = excluded.model,
              reserved_microcredits = excluded.reserved_microcredits,
@@ -265,7 +296,7 @@ async fn write(transaction: &mut PgTransaction<'_>, rows: Vec<RequestStatus>) ->
              finish_reason = excluded.finish_reason, end_reason = excluded.end_reason, attempts = excluded.attempts,
              first_chunk_ms = excluded.first_chunk_ms, duration_ms = excluded.duration_ms,
              ended_at = excluded.ended_at, position = excluded.position",
-        json_rows(&rows)?,
+        rows as _,
     )
     .execute(&mut **transaction)
     .await

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aihub_infrastructure::json_rows::json_rows;
+use aihub_infrastructure::row;
 use chrono::NaiveDate;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -55,17 +55,43 @@ struct Key {
     model: String,
 }
 
-/// What is to be added, row by row.
-#[derive(Debug, Default)]
-pub struct Additions(BTreeMap<Key, Addition>);
-
+/// What is added to a row.
 #[derive(Debug)]
-struct Addition {
+pub struct AddedUsage {
+    key: Key,
     usage: Usage,
     /// Of the events that it comes from.
     first_position: i64,
     last_position: i64,
 }
+
+row!(
+    AddedUsage,
+    "usage_v1",
+    key.period,
+    key.account,
+    key.user_id,
+    key.provider,
+    key.model,
+    usage.requests,
+    usage.failed,
+    usage.estimated,
+    usage.input_tokens,
+    usage.cached_input_tokens,
+    usage.cache_write_tokens,
+    usage.output_tokens,
+    usage.reasoning_tokens,
+    usage.video_seconds,
+    usage.list_microcredits,
+    usage.charged_microcredits,
+    usage.cost_picousd,
+    first_position,
+    last_position,
+);
+
+/// What is to be added, row by row.
+#[derive(Debug, Default)]
+pub struct Additions(BTreeMap<Key, AddedUsage>);
 
 impl Usage {
     pub fn of(entry: &UsageEntry) -> Self {
@@ -105,39 +131,24 @@ impl Additions {
     pub fn add(&mut self, period: NaiveDate, entry: UsageEntry) {
         let added = Usage::of(&entry);
         let UsageEntry { position, account, user_id, provider, model, .. } = entry;
-        let addition = self.0.entry(Key { period, account, user_id, provider, model });
-        let none = Addition { usage: Usage::default(), first_position: position, last_position: position };
-        let addition = addition.or_insert(none);
+        let key = Key { period, account, user_id, provider, model };
+        let addition = self.0.entry(key).or_insert_with_key(|key| AddedUsage {
+            key: key.clone(),
+            usage: Usage::default(),
+            first_position: position,
+            last_position: position,
+        });
         addition.usage.add(&added);
         addition.last_position = position;
     }
 
     /// Adds to `table`, whose rows are named by `period` (`day` or `month`) and the four names.
     pub async fn write(self, connection: &mut PgConnection, table: &str, period: &str) -> anyhow::Result<()> {
-        #[derive(Serialize)]
-        struct Row {
-            day: NaiveDate,
-            month: NaiveDate,
-            account: String,
-            user_id: String,
-            provider: String,
-            model: String,
-            #[serde(flatten)]
-            usage: Usage,
-            first_position: i64,
-            last_position: i64,
-        }
         if self.0.is_empty() {
             return Ok(());
         }
-        let rows = self.0.into_iter().map(|(key, addition)| {
-            let Key { period, account, user_id, provider, model } = key;
-            let Addition { usage, first_position, last_position } = addition;
-            Row { day: period, month: period, account, user_id, provider, model, usage, first_position, last_position }
-        });
         let upsert = format!(
-            "INSERT INTO {table} AS u
-                 SELECT * FROM json_populate_recordset(NULL::{table}, $1::text::json)
+            "INSERT INTO {table} AS u SELECT * FROM unnest($1::rows.usage_v1[])
              ON CONFLICT ({period}, account, user_id, provider, model) DO UPDATE SET
                  requests = u.requests + excluded.requests, failed = u.failed + excluded.failed,
                  estimated = u.estimated + excluded.estimated, input_tokens = u.input_tokens + excluded.input_tokens,
@@ -150,7 +161,7 @@ impl Additions {
                  charged_microcredits = u.charged_microcredits + excluded.charged_microcredits,
                  cost_picousd = u.cost_picousd + excluded.cost_picousd, last_position = excluded.last_position"
         );
-        sqlx::query(&upsert).bind(json_rows(&rows.collect::<Vec<_>>())?).execute(connection).await?;
+        sqlx::query(&upsert).bind(self.0.into_values().collect::<Vec<_>>()).execute(connection).await?;
         Ok(())
     }
 }

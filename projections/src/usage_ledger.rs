@@ -14,7 +14,7 @@ use aihub_domain::{
 };
 use aihub_infrastructure::{
     event_store::{decode::LogEntry, subscription::EventHandler},
-    json_rows::json_rows,
+    row,
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use cqrs_es::Aggregate;
@@ -67,6 +67,36 @@ pub struct UsageEntry {
     pub charged_microcredits: i64,
     pub cost_picousd: i64,
 }
+
+row!(
+    UsageEntry,
+    "usage_ledger_v1",
+    position,
+    recorded_at,
+    ended_at,
+    usage_day,
+    accounting_month,
+    corrects_month,
+    request_id,
+    account,
+    user_id,
+    kind,
+    provider,
+    model,
+    status,
+    client_left,
+    estimated,
+    input_tokens,
+    cached_input_tokens,
+    cache_write_tokens,
+    output_tokens,
+    reasoning_tokens,
+    video_seconds,
+    price_id,
+    list_microcredits,
+    charged_microcredits,
+    cost_picousd,
+);
 
 /// A closed month. Its totals are true at `watermark`, right in front of the close.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,13 +223,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         }
     }
     if !rows.is_empty() {
-        sqlx::query!(
-            "INSERT INTO usage_ledger_v1
-                 SELECT * FROM json_populate_recordset(NULL::usage_ledger_v1, $1::text::json)",
-            json_rows(&rows)?,
-        )
-        .execute(&mut **transaction)
-        .await?;
+        sqlx::query!("INSERT INTO usage_ledger_v1 SELECT * FROM unnest($1::rows.usage_ledger_v1[])", rows as _,)
+            .execute(&mut **transaction)
+            .await?;
     }
     for (position, close) in closes {
         insert_close(transaction, position, close).await?;

@@ -5,6 +5,7 @@ mod ledgers;
 mod months;
 mod rebuilding;
 mod reports;
+mod rows;
 mod stopping;
 mod usage;
 mod videos;

@@ -1,0 +1,13 @@
+-- The types of rows that are written many at a time, see `infrastructure/src/rows.rs`. PostgreSQL has no way to name a
+-- table's type that outlives the table, but a table of the same columns, which stays empty.
+CREATE SCHEMA rows;
+COMMENT ON SCHEMA rows IS 'Types of rows: every table here is empty';
+
+CREATE TABLE rows.account_balance_v1 (LIKE read.account_balance_v1);
+CREATE TABLE rows.credit_ledger_v1 (LIKE read.credit_ledger_v1);
+CREATE TABLE rows.open_requests (LIKE open_requests);
+CREATE TABLE rows.request_status_v1 (LIKE read.request_status_v1);
+CREATE TABLE rows.usage_ledger_v1 (LIKE read.usage_ledger_v1);
+-- Of usage_daily_v1 and usage_monthly_v1, which differ in the name of the first column.
+CREATE TABLE rows.usage_v1 (LIKE read.usage_daily_v1);
+ALTER TABLE rows.usage_v1 RENAME COLUMN day TO period;
