@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use aihub_domain::video::{VideoError, VideoStatus, command::VideoCommand, event::Doubt};
+use aihub_domain::{
+    video::{VideoError, VideoStatus, command::VideoCommand, event::Doubt},
+    workflow::{Workflow, WorkflowStatus, event::WorkflowEvent},
+};
+use cqrs_es::Aggregate;
 use tokio::time::sleep;
 
 use super::{
@@ -38,6 +42,10 @@ impl Driver {
         if known.status() != VideoStatus::Queued {
             return Ok(());
         }
+        if self.is_called_off(&known).await? {
+            self.videos.cancel(&known.video_id, DRIVER).await?;
+            return Ok(());
+        }
         let Some(content) = self.content(&mut known).await? else { return Ok(()) };
         let Some(offer) = known.request()?.offers.iter().position(|offer| offer.provider == backend.name) else {
             return Ok(());
@@ -68,6 +76,17 @@ impl Driver {
         self.call(&mut known, backend, &call, Some(turn)).await?;
         drop(submitting);
         self.see_through(hand, known).await
+    }
+
+    /// Whether it belongs to a workflow that was cancelled. Whoever cancels one calls off the videos that are in the log by
+    /// then, and whoever asks for another one after that calls it off himself, unless he dies in between.
+    async fn is_called_off(&self, known: &Known) -> anyhow::Result<bool> {
+        let Some(workflow_id) = &known.request()?.workflow_id else { return Ok(false) };
+        let mut workflow = Workflow::default();
+        for event in self.videos.jobs.log.load(Workflow::TYPE, workflow_id, 0).await? {
+            workflow.evolve(&event.decode::<WorkflowEvent>(Workflow::TYPE, workflow_id)?);
+        }
+        Ok(workflow.status() == WorkflowStatus::Cancelled)
     }
 
     /// Calls once more for a submission whose answer was lost: the provider knows it again by its token.

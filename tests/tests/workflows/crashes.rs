@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use aihub_application::videos::new_video::NewVideo;
 use aihub_domain::{
     request::event::RequestEvent,
+    video::VideoStatus,
     workflow::{Workflow, event::WorkflowEvent},
 };
 use aihub_infrastructure::event_store::{
@@ -138,6 +140,27 @@ async fn a_video_that_was_asked_for_and_not_written_down_is_called_off_with_its_
     let ends: Vec<_> = audit.videos.values().map(|video| video.end().unwrap().event_type()).collect();
     assert_eq!(ends, ["VideoCancelled"]);
     assert_eq!(audit.accounts["ada"].held(), 0);
+}
+
+#[tokio::test]
+async fn a_video_that_is_asked_for_when_its_workflow_is_cancelled_already_is_not_made() {
+    let app = TestApp::start(|_| {}).await;
+    app.providers.rule(json!({ "hang": true }));
+    let id = start(&app, &workflow("enhance", "a calm sea")).await;
+    until("a model is asked", async || app.providers.calls().pop()).await;
+    app.post(&format!("{DOOR}/{id}/cancel"), &app.token("ada"), &json!({})).await;
+    // As by a node that did not know, and died of it.
+    let Value::Object(video) = json!({ "prompt": "a calm sea", "duration": 4 }) else { unreachable!() };
+    let video = NewVideo::from_fields(video, "ada").unwrap();
+    let ada = app.hub.authenticator.authenticate(&app.token("ada")).await.unwrap();
+    let asked = app.hub.videos.request(&ada, video, None, Some(&id)).await.unwrap();
+    let ended = until("the video ends", async || {
+        let known = app.hub.videos.jobs.load(&asked.video_id).await.unwrap().unwrap();
+        known.status().is_end().then_some(known)
+    });
+    assert_eq!(ended.await.status(), VideoStatus::Cancelled);
+    assert!(app.providers.simulator.videos().is_empty());
+    assert_eq!(app.audit().await.accounts["ada"].held(), 0);
 }
 
 #[tokio::test]
