@@ -31,7 +31,7 @@ use crate::{
 /// step cost hardly depends on how many events there are, so a busy log is read in batches, and a quiet one without delay.
 const READ_EVERY: Duration = Duration::from_millis(25);
 /// So many events are worth a read at once: the more there are, the less each of them pays for it.
-const FULL_BATCH: u64 = 128;
+const FULL_BATCH: u64 = 256;
 /// How often the log is looked at without an announcement.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
