@@ -113,6 +113,8 @@ impl App {
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
         let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_keys(&config)?, clock.clone()));
+        let mut notices = notices(&config);
+        notices.extend(unreadable_keys(&vault).await?);
         let node_timeout = duration_ms(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
@@ -187,7 +189,7 @@ impl App {
             max_long_poll: duration_ms(config.videos.max_long_poll_ms),
             handlers: handlers.iter().map(|handler| handler.name()).collect(),
             audit_key: signing_key.verifier(),
-            notices: notices(&config),
+            notices,
             kafka,
             media,
         };
@@ -362,6 +364,20 @@ fn socket_limits(config: &Config) -> SocketLimits {
         resumable_for_ms: config.gateway.resumable_for_ms,
         malformed_frames_allowed: config.server.malformed_frames_allowed,
     }
+}
+
+/// Says so if another master key was configured before, as after development: all else works, and somebody may want it so.
+async fn unreadable_keys(vault: &PostgresVault) -> Result<Option<String>, sqlx::Error> {
+    let keys = vault.unreadable_keys().await?;
+    if keys == 0 {
+        return Ok(None);
+    }
+    tracing::warn!(
+        keys,
+        "subjects' keys are wrapped with a master key that is not configured: what they sealed cannot be opened, and their \
+         accounts get INTERNAL; configure it in content.former_master_keys"
+    );
+    Ok(Some(format!("{keys} keys of subjects are wrapped with a master key that is not configured")))
 }
 
 /// What is not configured, for whoever looks at `/health/ready`.

@@ -97,6 +97,18 @@ impl PostgresVault {
         self.keys.invalidate_all();
     }
 
+    /// How many keys there are that none of the configured master keys unwraps: what they sealed cannot be opened, and
+    /// their subjects cannot have anything sealed in those months.
+    pub async fn unreadable_keys(&self) -> Result<u64, sqlx::Error> {
+        let known: Vec<&str> = self.masters.ids().collect();
+        let count = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM subject_keys
+               WHERE wrapped_key IS NOT NULL AND master_key_id <> ALL($1)"#,
+            &known as &[&str]
+        );
+        Ok(count.fetch_one(&self.pool).await?.cast_unsigned())
+    }
+
     /// From memory, or from the database.
     async fn key(&self, name: &KeyName) -> Result<Key, Arc<KeyError>> {
         match self.ask(name).await {

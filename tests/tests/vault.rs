@@ -6,7 +6,11 @@ use aihub_application::ports::{
     clock::{Clock, SystemClock},
     vault::{ContentVault, VaultError},
 };
-use aihub_infrastructure::vault::{PostgresVault, erasure::destroy_subject, master_key::MasterKey};
+use aihub_infrastructure::vault::{
+    PostgresVault,
+    erasure::destroy_subject,
+    master_key::{MasterKey, MasterKeys},
+};
 use aihub_tests::{
     TestDatabase,
     books::{Books, accepted},
@@ -130,7 +134,14 @@ async fn another_master_key_opens_nothing_and_leaves_the_keys_alone() {
     let stranger = PostgresVault::new(database.pool().clone(), master_key(2), Arc::new(SystemClock));
     assert!(matches!(stranger.open("request-1", &sealed).await, Err(VaultError::Unreadable)));
     assert!(matches!(stranger.seal("acme", "request-2", SECRET).await, Err(VaultError::Unreadable)));
+    stranger.seal("other", "request-3", SECRET).await.unwrap();
     assert_eq!(vault(&database).open("request-1", &sealed).await.unwrap(), SECRET);
+    assert_eq!((stranger.unreadable_keys().await.unwrap(), vault(&database).unreadable_keys().await.unwrap()), (1, 1));
+    let masters = MasterKeys { current: master_key(2), former: vec![master_key(1)] };
+    let both = PostgresVault::new(database.pool().clone(), masters, Arc::new(SystemClock));
+    assert_eq!(both.unreadable_keys().await.unwrap(), 0);
+    destroy(&database, "acme").await;
+    assert_eq!(stranger.unreadable_keys().await.unwrap(), 0);
 }
 
 #[tokio::test]

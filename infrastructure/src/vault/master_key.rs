@@ -36,9 +36,17 @@ impl From<MasterKey> for MasterKeys {
 }
 
 impl MasterKeys {
+    fn all(&self) -> impl Iterator<Item = &MasterKey> {
+        [&self.current].into_iter().chain(&self.former)
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.all().map(MasterKey::id)
+    }
+
     /// The one with this id.
     pub fn find(&self, id: &str) -> Option<&MasterKey> {
-        [&self.current].into_iter().chain(&self.former).find(|key| key.id == id)
+        self.all().find(|key| key.id == id)
     }
 }
 

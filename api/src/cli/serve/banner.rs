@@ -53,6 +53,9 @@ impl Facts {
         if !embedded.is_empty() {
             line("Embedded", &embedded.join(" · "));
         }
+        if let Some(brokers) = &config.kafka.brokers {
+            line("Kafka", brokers);
+        }
         for missing in not_configured(config) {
             line("Not set", &missing);
         }
@@ -101,10 +104,9 @@ fn not_configured(config: &Config) -> Vec<String> {
             format!("{variable}, for real answers from {name}")
         })
         .collect();
-    missing.push(match &config.kafka.brokers {
-        None => "KAFKA_BROKERS, so nothing is published".to_owned(),
-        Some(_) => "publishing to Kafka: KAFKA_BROKERS is set, but this version does not use it yet".to_owned(),
-    });
+    if config.kafka.brokers.is_none() {
+        missing.push("KAFKA_BROKERS, so nothing is published".to_owned());
+    }
     missing
 }
 
@@ -150,6 +152,12 @@ mod tests {
             .map(|(name, key, value)| Flag { name, key, value: value.to_owned() });
         let text = text(&[], flags.into(), &facts("0.0.0.0:40001", Some("a.b.c")));
         assert!(text.contains("aihub chat --url ws://127.0.0.1:40001/mcp --data-dir /tmp/d \"Why"), "{text}");
+    }
+
+    #[test]
+    fn who_has_kafka_is_told_where_events_go_and_not_that_it_is_missing() {
+        let text = text(&[("KAFKA_BROKERS", "kafka:9092")], vec![], &facts("127.0.0.1:3003", Some("a.b.c")));
+        assert!(text.contains("Kafka     kafka:9092\n") && !text.contains("KAFKA_BROKERS"), "{text}");
     }
 
     #[test]
