@@ -9,6 +9,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use thiserror::Error;
+use tokio::time::timeout;
 
 /// The schema, in steps. Until the first release they are edited in place; after it they are only ever added.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -45,9 +46,9 @@ pub struct DatabaseOptions {
 #[derive(Debug, Error)]
 pub enum DatabaseError {
     #[error("the database URL is not of the form postgres://user:password@host:port/name: {0}")]
-    Url(#[source] sqlx::Error),
+    Url(sqlx::Error),
     #[error("the database cannot be reached: {0}")]
-    Unreachable(#[source] sqlx::Error),
+    Unreachable(sqlx::Error),
     #[error("the database schema cannot be brought up to date: {0}")]
     Migration(#[from] MigrateError),
 }
@@ -104,9 +105,16 @@ impl Database {
                     Ok(true)
                 })
             })
-            .connect_with(pooled)
-            .await
-            .map_err(DatabaseError::Unreachable)?;
+            .connect_with(pooled.clone())
+            .await;
+        let pool = match pool {
+            // The pool does not say what kept it waiting, a connection does.
+            Err(waited @ sqlx::Error::PoolTimedOut) => {
+                let tried = timeout(options.acquire_timeout, pooled.connect()).await;
+                return Err(DatabaseError::Unreachable(tried.ok().and_then(Result::err).unwrap_or(waited)));
+            }
+            pool => pool.map_err(DatabaseError::Unreachable)?,
+        };
         Ok(Self { pool, connect })
     }
 
@@ -159,5 +167,22 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
             ["08", "25006", "40", "53", "55P03", "57", "58"].iter().any(|class| code.starts_with(class))
         }),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_that_nobody_listens_for_is_told_of_once_and_with_the_reason() {
+        // One that is free: the listener is gone at the end of the line.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("postgres://somebody@127.0.0.1:{port}/something");
+        let options = DatabaseOptions { acquire_timeout: Duration::from_millis(200), ..DatabaseOptions::new(url) };
+        let error = anyhow::Error::from(Database::connect(&options).await.unwrap_err());
+        assert_eq!(format!("{error:#}").matches("refused").count(), 1, "{error:#}");
     }
 }

@@ -235,7 +235,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         rows.push(movement.row(entry, booking, *balances));
     }
     if !rows.is_empty() {
-        sqlx::query!("INSERT INTO credit_ledger_v1 SELECT * FROM unnest($1::rows.credit_ledger_v1[])", rows as _,)
+        sqlx::query!("INSERT INTO credit_ledger_v1 SELECT * FROM unnest($1::rows.credit_ledger_v1[])", rows as _)
             .execute(&mut **transaction)
             .await?;
     }

@@ -223,7 +223,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         }
     }
     if !rows.is_empty() {
-        sqlx::query!("INSERT INTO usage_ledger_v1 SELECT * FROM unnest($1::rows.usage_ledger_v1[])", rows as _,)
+        sqlx::query!("INSERT INTO usage_ledger_v1 SELECT * FROM unnest($1::rows.usage_ledger_v1[])", rows as _)
             .execute(&mut **transaction)
             .await?;
     }
