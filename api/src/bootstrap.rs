@@ -377,7 +377,7 @@ async fn unreadable_keys(vault: &PostgresVault) -> Result<Option<String>, sqlx::
         "subjects' keys are wrapped with a master key that is not configured: what they sealed cannot be opened, and their \
          accounts get INTERNAL; configure it in content.former_master_keys"
     );
-    Ok(Some(format!("{keys} keys of subjects are wrapped with a master key that is not configured")))
+    Ok(Some(format!("keys of subjects that are wrapped with a master key that is not configured: {keys}")))
 }
 
 /// What is not configured, for whoever looks at `/health/ready`.
