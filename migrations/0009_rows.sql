@@ -1,5 +1,5 @@
--- The types of rows that are written many at a time, see `infrastructure/src/rows.rs`. PostgreSQL has no way to name a
--- table's type that outlives the table, but a table of the same columns, which stays empty.
+-- The types of rows that are written many at a time, see `infrastructure/src/rows.rs`. A table's own type ends with the
+-- table, and `CREATE TYPE` knows no `LIKE`, so these are tables, which stay empty.
 CREATE SCHEMA rows;
 COMMENT ON SCHEMA rows IS 'Types of rows: every table here is empty';
 

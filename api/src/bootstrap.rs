@@ -114,7 +114,7 @@ impl App {
         let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
         let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_keys(&config)?, clock.clone()));
         let mut notices = notices(&config);
-        notices.extend(unreadable_keys(&vault).await?);
+        notices.extend(unreadable_keys(&vault).await);
         let node_timeout = duration_ms(config.gateway.node_timeout_ms);
         nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
@@ -367,17 +367,21 @@ fn socket_limits(config: &Config) -> SocketLimits {
 }
 
 /// Says so if another master key was configured before, as after development: all else works, and somebody may want it so.
-async fn unreadable_keys(vault: &PostgresVault) -> Result<Option<String>, sqlx::Error> {
-    let keys = vault.unreadable_keys().await?;
-    if keys == 0 {
-        return Ok(None);
-    }
+async fn unreadable_keys(vault: &PostgresVault) -> Option<String> {
+    let keys = match vault.unreadable_keys().await {
+        Ok(0) => return None,
+        Ok(keys) => keys,
+        Err(error) => {
+            tracing::warn!(error.message = %error, "whether a configured master key opens each subject's key is not known");
+            return None;
+        }
+    };
     tracing::warn!(
         keys,
-        "subjects' keys are wrapped with a master key that is not configured: what they sealed cannot be opened, and their \
-         accounts get INTERNAL; configure it in content.former_master_keys"
+        "subjects' keys are wrapped with a master key that is not configured: what they sealed cannot be opened, and \
+         accounts whose key of this month is among them get INTERNAL; configure it in content.former_master_keys"
     );
-    Ok(Some(format!("keys of subjects that are wrapped with a master key that is not configured: {keys}")))
+    Some(format!("keys of subjects, at the start, that no configured master key opens: {keys}"))
 }
 
 /// What is not configured, for whoever looks at `/health/ready`.

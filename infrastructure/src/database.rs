@@ -11,7 +11,7 @@ use sqlx::{
 use thiserror::Error;
 use tokio::time::timeout;
 
-/// The schema, in steps. Until the first release they are edited in place; after it they are only ever added.
+/// The schema, in steps. Until the first release they may be edited in place; after it they are only ever added.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// For connections that live long and find everything by its key. Plans are made once, when a table may be empty, and
@@ -91,7 +91,7 @@ impl Database {
             ("statement_timeout", millis(options.statement_timeout)),
             ("idle_in_transaction_session_timeout", millis(options.statement_timeout)),
         ]);
-        let pool = PgPoolOptions::new()
+        let pool_options = PgPoolOptions::new()
             .max_connections(options.max_connections)
             .acquire_timeout(options.acquire_timeout)
             // A round trip before each use finds the dead ones. One that was in use just now is hardly dead. The error is
@@ -104,15 +104,14 @@ impl Database {
                     }
                     Ok(true)
                 })
-            })
-            .connect_with(pooled.clone())
-            .await;
-        let pool = match pool {
+            });
+        let pool = match pool_options.clone().connect_with(pooled.clone()).await {
             // The pool does not say what kept it waiting, a connection does.
-            Err(waited @ sqlx::Error::PoolTimedOut) => {
-                let tried = timeout(options.acquire_timeout, pooled.connect()).await;
-                return Err(DatabaseError::Unreachable(tried.ok().and_then(Result::err).unwrap_or(waited)));
-            }
+            Err(waited @ sqlx::Error::PoolTimedOut) => match timeout(options.acquire_timeout, pooled.connect()).await {
+                Ok(Ok(_)) => pool_options.connect_lazy_with(pooled),
+                Ok(Err(reason)) => return Err(DatabaseError::Unreachable(reason)),
+                Err(_) => return Err(DatabaseError::Unreachable(waited)),
+            },
             pool => pool.map_err(DatabaseError::Unreachable)?,
         };
         Ok(Self { pool, connect })

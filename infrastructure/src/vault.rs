@@ -98,7 +98,8 @@ impl PostgresVault {
     }
 
     /// How many keys there are that none of the configured master keys unwraps: what they sealed cannot be opened, and
-    /// their subjects cannot have anything sealed in those months.
+    /// their subjects cannot have anything sealed in those months. Looks through all keys, for no longer than a query may
+    /// take.
     pub async fn unreadable_keys(&self) -> Result<u64, sqlx::Error> {
         let known: Vec<&str> = self.masters.ids().collect();
         let count = sqlx::query_scalar!(
@@ -106,7 +107,7 @@ impl PostgresVault {
                WHERE wrapped_key IS NOT NULL AND master_key_id <> ALL($1)"#,
             &known as &[&str]
         );
-        Ok(count.fetch_one(&self.pool).await?.cast_unsigned())
+        Ok(in_time(count.fetch_one(&self.pool)).await?.cast_unsigned())
     }
 
     /// From memory, or from the database.
@@ -230,8 +231,8 @@ fn month_of(time: DateTime<Utc>) -> NaiveDate {
     today.with_day(1).unwrap_or(today)
 }
 
-async fn in_time<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, KeyError> {
-    Ok(timeout(QUERY_TIMEOUT, query).await.unwrap_or_else(|late| Err(sqlx::Error::Io(late.into())))?)
+async fn in_time<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(QUERY_TIMEOUT, query).await.unwrap_or_else(|late| Err(sqlx::Error::Io(late.into())))
 }
 
 /// The subject's length in 8 bytes, big-endian, the subject, the context: no two pairs give the same bytes.

@@ -59,6 +59,7 @@ impl Driver {
         loop {
             // Somebody may have ended it.
             jobs.catch_up(known).await?;
+            self.end_with_workflow(known).await?;
             let (Some(backend), VideoStatus::Rendering) = (&backend, known.status()) else { break };
             let mut poll_after = None;
             match backend.provider.status(&provider_job_id).await {

@@ -39,11 +39,8 @@ impl Driver {
     ) -> anyhow::Result<()> {
         let jobs = &self.videos.jobs;
         let Some(mut known) = jobs.load(&hand.video_id).await? else { return Ok(()) };
+        self.end_with_workflow(&mut known).await?;
         if known.status() != VideoStatus::Queued {
-            return Ok(());
-        }
-        if self.is_called_off(&known).await? {
-            self.videos.cancel(&known.video_id, DRIVER).await?;
             return Ok(());
         }
         let Some(content) = self.content(&mut known).await? else { return Ok(()) };
@@ -78,15 +75,22 @@ impl Driver {
         self.see_through(hand, known).await
     }
 
-    /// Whether it belongs to a workflow that was cancelled. Whoever cancels one calls off the videos that are in the log by
-    /// then, and whoever asks for another one after that calls it off himself, unless he dies in between.
-    async fn is_called_off(&self, known: &Known) -> anyhow::Result<bool> {
-        let Some(workflow_id) = &known.request()?.workflow_id else { return Ok(false) };
+    /// Cancels the job if it belongs to a workflow that was cancelled. Whoever cancels one calls off the videos that he knows
+    /// of, and whoever asks for another one just then calls off that; either may die before he has.
+    pub(super) async fn end_with_workflow(&self, known: &mut Known) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
+        let Some(workflow_id) = known.request()?.workflow_id.clone().filter(|_| !known.status().is_end()) else {
+            return Ok(());
+        };
         let mut workflow = Workflow::default();
-        for event in self.videos.jobs.log.load(Workflow::TYPE, workflow_id, 0).await? {
-            workflow.evolve(&event.decode::<WorkflowEvent>(Workflow::TYPE, workflow_id)?);
+        for event in jobs.log.load(Workflow::TYPE, &workflow_id, 0).await? {
+            workflow.evolve(&event.decode::<WorkflowEvent>(Workflow::TYPE, &workflow_id)?);
         }
-        Ok(workflow.status() == WorkflowStatus::Cancelled)
+        if workflow.status() == WorkflowStatus::Cancelled {
+            let cancel = VideoCommand::CancelVideo { actor: DRIVER.to_owned(), cancelled_at: jobs.clock.now() };
+            jobs.end(known, &cancel, DRIVER).await?;
+        }
+        Ok(())
     }
 
     /// Calls once more for a submission whose answer was lost: the provider knows it again by its token.
