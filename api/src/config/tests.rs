@@ -1,15 +1,12 @@
+mod media;
+mod prices;
+mod reach;
+
 use std::{fs, path::PathBuf};
 
-use aihub_application::catalog::Serves;
-use aihub_domain::{
-    money::MicrocreditsPerUsd,
-    price::{LongContext, PicoUsdPerToken, Rates},
-};
-use aihub_infrastructure::media::{Delivery, location::Location};
-use chrono::DateTime;
+use aihub_domain::money::MicrocreditsPerUsd;
 
-use super::{providers::Reach, *};
-use crate::auth::secret::Secret;
+use super::*;
 
 /// 32 bytes in base64.
 const MASTER_KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
@@ -22,10 +19,6 @@ fn load(file: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let sources = Sources { file: Some(path), variables, flags: vec![] };
     Config::load(&sources).map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
-}
-
-fn figures(rates: &Rates) -> [u64; 4] {
-    [rates.input, rates.cached_input, rates.cache_write, rates.output].map(|price| price.0)
 }
 
 fn refused(file: &str, variables: &[(&str, &str)]) -> String {
@@ -48,86 +41,6 @@ fn a_file_that_says_little_changes_only_that() {
     assert_eq!(config.server.max_sockets, 10_000);
     let openai = &config.providers["openai"];
     assert!(openai.weight == 3 && openai.models.contains_key("gpt-6-luna"));
-}
-
-#[test]
-fn the_built_in_models_have_the_prices_of_the_list_and_a_default_of_each_kind() {
-    let config = load("", &[]).unwrap();
-    let upstream = config.providers["openai"].upstream_settings("openai");
-    let luna = &upstream.models.listed["gpt-6-luna"];
-    assert_eq!(
-        (luna.upstream_name.as_str(), luna.serves, luna.max_output_tokens),
-        ("gpt-6-luna", Serves::Text, 128_000)
-    );
-    let price = &luna.prices[0];
-    assert_eq!(price.id, "openai/gpt-6-luna@2026-11-22");
-    assert_eq!(figures(&price.rates), [100_000, 10_000, 125_000, 500_000]);
-    assert!(price.is_valid_at(DateTime::UNIX_EPOCH) && price.valid_until.is_none());
-    assert_eq!(upstream.models.default_text.as_deref(), Some("gpt-6-luna"));
-    assert_eq!(upstream.models.default_embedding.as_deref(), Some("text-embedding-3-small"));
-    let claude = config.providers["claude"].upstream_settings("claude");
-    assert_eq!(claude.models.default_text.as_deref(), Some("claude-haiku-5-5"));
-    assert!(claude.models.default_embedding.is_none());
-}
-
-#[test]
-fn the_built_in_models_have_the_dearer_prices_of_the_list_for_long_prompts() {
-    let config = load("", &[]).unwrap();
-    let mut found = BTreeMap::new();
-    for (name, provider) in &config.providers {
-        for (model, terms) in provider.upstream_settings(name).models.listed {
-            if let Some(long) = terms.prices[0].long_context {
-                found.insert(model, (long.above_input_tokens, figures(&long.rates)));
-            }
-        }
-    }
-    let expected = [
-        ("claude-haiku-5-5", 100_000, [500_000, 50_000, 625_000, 2_500_000]),
-        ("gpt-5.6-sol", 272_000, [8_000_000, 800_000, 10_000_000, 30_000_000]),
-        ("gpt-6-astra", 272_000, [20_000_000, 2_000_000, 25_000_000, 75_000_000]),
-        ("gpt-6-luna", 272_000, [200_000, 20_000, 250_000, 750_000]),
-        ("gpt-6.1-sol", 272_000, [4_000_000, 200_000, 5_000_000, 15_000_000]),
-        ("gpt-6.1-terra", 272_000, [2_000_000, 100_000, 2_500_000, 7_500_000]),
-    ];
-    assert_eq!(found, expected.map(|(model, above, figures)| (model.to_owned(), (above, figures))).into());
-}
-
-#[test]
-fn a_price_for_long_prompts_has_a_limit_and_its_own_figures() {
-    let long = |long: &str| {
-        load(
-            &format!(
-                "[providers.x]\nkind = \"openai\"\n[providers.x.models.m]\ncontext_tokens = 1\nmax_output_tokens = 1
-                prices = [{{ id = \"a\", input_usd_per_mtok = 1, output_usd_per_mtok = 2, long_context = {{ {long} }} }}]"
-            ),
-            &[],
-        )
-    };
-    let config = long("above_input_tokens = 10, input_usd_per_mtok = 3, output_usd_per_mtok = 4").unwrap();
-    toml::to_string(&config).unwrap();
-    let price = &config.providers["x"].upstream_settings("x").models.listed["m"].prices[0];
-    let expected = Rates {
-        input: PicoUsdPerToken(3_000_000),
-        cached_input: PicoUsdPerToken(3_000_000),
-        cache_write: PicoUsdPerToken(3_000_000),
-        output: PicoUsdPerToken(4_000_000),
-    };
-    assert_eq!(price.long_context, Some(LongContext { above_input_tokens: 10, rates: expected }));
-    let error = long("above_input_tokens = 0, input_usd_per_mtok = 3").unwrap_err();
-    for key in ["above_input_tokens must be at least 1", "output_usd_per_mtok is missing"] {
-        assert!(error.contains(&format!("providers.x.models.m.prices.0.long_context.{key}")), "{key}\n{error}");
-    }
-    let error = long("above_input = 1").unwrap_err();
-    assert!(error.contains("long_context.above_input (aihub.toml): there is no such key"), "{error}");
-}
-
-#[test]
-fn a_price_without_cache_figures_charges_the_cache_like_other_input() {
-    let config = load("", &[]).unwrap();
-    let openai = config.providers["openai"].upstream_settings("openai");
-    let small = &openai.models.listed["text-embedding-3-small"].prices[0].rates;
-    let input = PicoUsdPerToken(20_000);
-    assert_eq!((small.input, small.cached_input, small.cache_write, small.output.0), (input, input, input, 0));
 }
 
 #[test]
@@ -274,127 +187,6 @@ fn all_that_does_not_fit_together_is_told_at_once() {
 }
 
 #[test]
-fn prices_that_follow_each_other_are_fine_and_those_that_overlap_are_not() {
-    let prices = |until: &str| {
-        let file = format!(
-            "[providers.x]\nkind = \"openai\"\n[providers.x.models.m]\ncontext_tokens = 1\nserves = \"embedding\"\nprices = [
-              {{ id = \"a\", input_usd_per_mtok = \"0.5\", valid_until = \"{until}\" }},
-              {{ valid_from = 2026-02-01, input_usd_per_mtok = 1 }},
-            ]"
-        );
-        load(&file, &[])
-    };
-    let config = prices("2026-02-01").unwrap();
-    let model = &config.providers["x"].upstream_settings("x").models.listed["m"];
-    let midnight = "2026-02-01T00:00:00Z".parse().unwrap();
-    assert_eq!(model.prices[1].id, "x/m@2026-02-01");
-    assert_eq!(model.prices.iter().map(|price| price.is_valid_at(midnight)).collect::<Vec<_>>(), [false, true]);
-    assert!(prices("2026-02-02").unwrap_err().contains("prices.1 is valid on some of the days of prices.0"));
-}
-
-#[test]
-fn without_a_key_a_vendors_provider_is_simulated_and_ones_own_server_is_not() {
-    let local = "[providers.local]\nkind = \"openai\"\nbase_url = \"http://127.0.0.1:11434/v1\"\nunlisted = { context_tokens = 1, max_output_tokens = 1, prices = [{ id = \"free\", input_usd_per_mtok = 0, output_usd_per_mtok = 0 }] }";
-    let config = load(local, &[("OPENAI_API_KEY", "sk-1")]).unwrap();
-    let reaches: BTreeMap<_, _> =
-        config.providers_to_start().map(|start| (start.name, (start.reach, start.simulated))).collect();
-    let key = Secret::new("sk-1");
-    let openai = Reach::At { base_url: "https://api.openai.com/v1", api_key: Some(&key) };
-    assert_eq!(reaches["openai"], (openai, false));
-    assert_eq!(reaches["claude"], (Reach::Simulator, true));
-    assert_eq!(reaches["local"], (Reach::At { base_url: "http://127.0.0.1:11434/v1", api_key: None }, false));
-    let config = load(
-        "",
-        &[
-            ("OPENAI_BASE_URL", "http://127.0.0.1:1/v1"),
-            ("AIHUB__PROVIDERS__OPENAI__SIMULATED", "true"),
-            ("AIHUB__PROVIDERS__CLAUDE__ENABLED", "false"),
-        ],
-    )
-    .unwrap();
-    let all: Vec<_> = config.providers_to_start().collect();
-    assert!(all.len() == 1 && all[0].simulated && all[0].reach != Reach::Simulator);
-}
-
-#[test]
-fn production_names_everything_that_it_lacks() {
-    let config = load("", &[("AIHUB_ENV", "production")]).unwrap();
-    let error = production::check(&config).unwrap_err().to_string();
-    for named in [
-        "JWT_SECRET",
-        "JWT_JWKS_URL",
-        "DATABASE_URL",
-        "MASTER_KEY",
-        "MEDIA__URL_SECRET",
-        "WEBHOOKS__SECRET",
-        "OPENAI_API_KEY",
-    ] {
-        assert!(error.contains(named), "{named}: {error}");
-    }
-    assert!(config.welcome_credits().is_none());
-    production::check(&load("", &[]).unwrap()).unwrap();
-}
-
-#[test]
-fn production_is_content_with_real_things_and_refuses_a_simulated_provider_among_them() {
-    let complete = [
-        ("AIHUB_ENV", "production"),
-        ("JWT_SECRET", "12345678901234567890123456789012"),
-        ("DATABASE_URL", "postgres://db/aihub"),
-        ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY),
-        ("AIHUB__AUDIT__SIGNING_KEY", MASTER_KEY),
-        ("AIHUB__MEDIA__URL_SECRET", MASTER_KEY),
-        ("AIHUB__MEDIA__PUBLIC_URL", "https://aihub.example"),
-        ("AIHUB__WEBHOOKS__SECRET", MASTER_KEY),
-        ("OPENAI_API_KEY", "sk-1"),
-        ("AIHUB__PROVIDERS__CLAUDE__ENABLED", "false"),
-    ];
-    production::check(&load("", &complete).unwrap()).unwrap();
-    let local = "[providers.local]\nkind = \"openai\"\nbase_url = \"http://l/v1\"\nunlisted = { context_tokens = 1, max_output_tokens = 1, prices = [{ id = \"free\", input_usd_per_mtok = 0, output_usd_per_mtok = 0 }] }\n";
-    for (more, lacks) in [
-        ("", Some("providers.local has no key")),
-        ("api_key = \"\"", None),
-        ("simulated = true", Some("providers.local is simulated")),
-    ] {
-        let config = load(&local.replace("unlisted", &format!("{more}\nunlisted")), &complete).unwrap();
-        assert_eq!(production::missing(&config).first().map(|missing| missing.what.as_str()), lacks);
-    }
-    // A video provider that cannot be reached is left out; one that makes its videos up is refused.
-    assert_eq!(load("", &complete).unwrap().video_providers_to_start().count(), 0);
-    let config = load("[video_providers.sora]\nsimulated = true", &complete).unwrap();
-    assert_eq!(production::missing(&config)[0].what, "video_providers.sora is simulated");
-    let mut config = load("", &complete).unwrap();
-    config.providers.values_mut().for_each(|provider| provider.enabled = false);
-    assert_eq!(production::missing(&config)[0].what, "no provider is enabled");
-}
-
-#[test]
-fn what_is_shown_of_a_configuration_holds_no_secret() {
-    let file = "[providers.openai.headers]\nx-team = \"hunter2-header\"";
-    let variables = [
-        ("DATABASE_URL", "postgres://aihub:hunter2-db@db/aihub?password=hunter2-parameter"),
-        ("JWT_SECRET", "hunter2-jwt-01234567890123456789"),
-        ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY),
-        ("OPENAI_API_KEY", "hunter2-openai"),
-        ("ANTHROPIC_API_KEY", "hunter2-anthropic"),
-    ];
-    let config = load(file, &variables).unwrap();
-    let shown = toml::to_string(&config).unwrap() + &format!("{config:?}");
-    assert!(!shown.contains("hunter2") && !shown.contains(MASTER_KEY), "{shown}");
-    assert!(
-        shown.contains("url = \"postgres://aihub:[secret]@db/aihub\"") && shown.contains("hs256_secret = \"[secret]\"")
-    );
-}
-
-#[test]
-fn secrets_that_are_too_short_are_refused_before_anything_starts() {
-    let error = refused("", &[("JWT_SECRET", "short"), ("AIHUB__CONTENT__MASTER_KEY", "c2hvcnQ=")]);
-    assert!(error.contains("auth: `hs256_secret` has 5 bytes and needs at least 32"), "{error}");
-    assert!(error.contains("content.master_key: a master key is 32 bytes in base64"), "{error}");
-    assert!(!error.contains("short ") && !error.contains("c2hvcnQ"), "{error}");
-}
-
-#[test]
 fn a_cluster_takes_the_properties_of_its_security_and_no_other_and_shows_none_of_them() {
     assert!(load("", &[]).unwrap().kafka.cluster().is_none());
     let file = "[kafka]\ntopic_prefix = \"hub\"\n[kafka.properties]\n\"sasl.password\" = \"hunter2\"\n";
@@ -415,43 +207,6 @@ fn a_cluster_takes_the_properties_of_its_security_and_no_other_and_shows_none_of
     {
         assert!(refused.contains(&format!("kafka.{key}")), "{key}: {refused}");
     }
-}
-
-#[test]
-fn media_are_kept_in_the_data_directory_or_where_the_file_says_and_their_secrets_are_not_shown() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = load("", &[]).unwrap().media.options(dir.path(), false).unwrap();
-    assert_eq!(options.location, Location::Folder(dir.path().join("media")));
-    assert_eq!(options.delivery, Delivery::Signed { public_url: None });
-
-    let file = "[media]\nstore = \"s3://bucket/videos\"\ndelivery = \"presigned\"\n[media.options]\nendpoint = \"https://hunter2\"\n";
-    let variables = [
-        ("AIHUB__MEDIA__OPTIONS__AWS_ACCESS_KEY_ID", "hunter2"),
-        ("AIHUB__MEDIA__FORMER_URL_SECRETS", "[\"hunter2-012345678901234567890123\"]"),
-    ];
-    let config = load(file, &variables).unwrap();
-    let options = config.media.options(dir.path(), false).unwrap();
-    assert!(matches!(options.location, Location::Bucket(..)) && options.delivery == Delivery::Presigned);
-    let names: Vec<_> = options.location_options.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["aws_access_key_id", "endpoint"]);
-    let shown = toml::to_string(&config).unwrap() + &format!("{config:?}");
-    assert!(!shown.contains("hunter2"), "{shown}");
-}
-
-#[test]
-fn what_media_could_not_be_kept_or_delivered_with_is_refused_by_its_name() {
-    let file = "[media]\nstore = \"s3://bucket\"\nmax_bytes = 0\nurl_ttl_ms = 604_800_001\nurl_secret = \"short\"\n\
-                former_url_secrets = [\"short\"]\ndelivery = \"cdn\"\npublic_url = \"hub\"\n[media.options]\nregoin = \"eu\"\n";
-    let error = refused(file, &[]);
-    for key in
-        ["max_bytes", "url_ttl_ms", "url_secret", "former_url_secrets", "cdn_base_url", "public_url", "options.regoin"]
-    {
-        assert!(error.contains(&format!("media.{key} ")), "{key}: {error}");
-    }
-    let error = refused("[media]\nstore = \"/var/lib/media\"\ndelivery = \"presigned\"\n", &[]);
-    assert!(error.contains("media.store is not a URL"), "{error}");
-    let error = refused("[media]\ndelivery = \"presigned\"\n", &[]);
-    assert!(error.contains("media.delivery can be `presigned` only"), "{error}");
 }
 
 #[test]
