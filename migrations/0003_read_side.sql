@@ -1,31 +1,42 @@
 -- What is kept of the log for readers. Everything in the schema `read` can be dropped and filled again from the events,
 -- see `projections/src/rebuild.rs`: the number in a table's name is that of the rules that filled it.
 
--- Since when a node has not missed a beat: whoever was cut off itself cannot tell who is dead.
-ALTER TABLE nodes ADD COLUMN beating_since timestamptz NOT NULL DEFAULT now();
-ALTER TABLE nodes ALTER COLUMN beating_since DROP DEFAULT;
+-- What the service works with and can be made from the log again, as the views can: their SQL names tables without a schema,
+-- and constraints and indexes have the names that PostgreSQL gives them, which are those that a copy gets.
+CREATE SCHEMA work;
+COMMENT ON SCHEMA work IS 'What the service looks through for things to do, all of it made from the event log';
 
 -- Requests that have been accepted and have not ended; what `infrastructure/src/orphaned_requests.rs` looks through.
-CREATE TABLE open_requests (
-    request_id  text COLLATE "C" NOT NULL,
+CREATE TABLE work.open_requests (
+    request_id  text COLLATE "C" PRIMARY KEY,
     account     text             NOT NULL,
     node        text             NOT NULL,
-    -- By the clock of the node.
+    -- By the clock of the database, as its node knows it.
     deadline_at timestamptz      NOT NULL,
     -- By the clock of the database, as the heartbeats that it is compared with.
-    accepted_at timestamptz      NOT NULL,
-    CONSTRAINT open_requests_request_id PRIMARY KEY (request_id)
+    accepted_at timestamptz      NOT NULL
 -- Every request comes and goes here: what is gone is to be swept up before it is many times what is there.
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
+-- The request that a client asked for last under a name of its own, for who comes back for its answer on another node. Old ones are
+-- forgotten.
+CREATE TABLE work.client_requests (
+    -- Of account, user and name.
+    client_key  uuid             PRIMARY KEY,
+    request_id  text COLLATE "C" NOT NULL,
+    -- By the clock of the database.
+    accepted_at timestamptz      NOT NULL
+-- Every request comes and goes here as well.
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
 -- Grants that will expire, until nothing is left of them; what `infrastructure/src/due_grants.rs` looks through.
-CREATE TABLE expiring_grants (
+CREATE TABLE work.expiring_grants (
     account    text COLLATE "C" NOT NULL,
     grant_id   text COLLATE "C" NOT NULL,
     expires_at timestamptz      NOT NULL,
-    CONSTRAINT expiring_grants_grant PRIMARY KEY (account, grant_id)
+    PRIMARY KEY (account, grant_id)
 );
-CREATE INDEX expiring_grants_due ON expiring_grants (expires_at);
+CREATE INDEX ON work.expiring_grants (expires_at);
 
 -- The views. They stand in a schema of their own, so that who reads them needs to see nothing else, and so that a
 -- rebuild can fill a copy in another schema: their SQL names tables without a schema. Constraints and indexes have the
@@ -47,11 +58,13 @@ CREATE TABLE read.request_status_v1 (
     client_left           boolean     NOT NULL,
     provider              text,
     model                 text,
+    answered_model        text,
     reserved_microcredits bigint      NOT NULL,
     charged_microcredits  bigint      NOT NULL,
     input_tokens          bigint      NOT NULL,
     cached_input_tokens   bigint      NOT NULL,
     cache_write_tokens    bigint      NOT NULL,
+    cache_write_1h_tokens bigint      NOT NULL,
     output_tokens         bigint      NOT NULL,
     reasoning_tokens      bigint      NOT NULL,
     estimated             boolean     NOT NULL,
@@ -78,12 +91,14 @@ COMMENT ON COLUMN read.request_status_v1.stream IS 'Whether the answer was asked
 COMMENT ON COLUMN read.request_status_v1.status IS 'accepted (it runs), completed, failed, cancelled or abandoned';
 COMMENT ON COLUMN read.request_status_v1.client_left IS 'Completed with nobody left to read the end of the answer';
 COMMENT ON COLUMN read.request_status_v1.provider IS 'Who answered; empty where nobody did';
-COMMENT ON COLUMN read.request_status_v1.model IS 'The model that answered, as its provider names it';
+COMMENT ON COLUMN read.request_status_v1.model IS 'The model that was asked there, by the name that prices and limits go by';
+COMMENT ON COLUMN read.request_status_v1.answered_model IS 'What the provider called the model that answered, where it said so';
 COMMENT ON COLUMN read.request_status_v1.reserved_microcredits IS 'What was held for it in the end, in millionths of a credit';
 COMMENT ON COLUMN read.request_status_v1.charged_microcredits IS 'What the account paid, in millionths of a credit';
 COMMENT ON COLUMN read.request_status_v1.input_tokens IS 'Input at the full price';
 COMMENT ON COLUMN read.request_status_v1.cached_input_tokens IS 'Input that the provider had in its cache';
-COMMENT ON COLUMN read.request_status_v1.cache_write_tokens IS 'Input that was written into the provider''s cache';
+COMMENT ON COLUMN read.request_status_v1.cache_write_tokens IS 'Input that was written into the provider''s cache for minutes';
+COMMENT ON COLUMN read.request_status_v1.cache_write_1h_tokens IS 'Input that was written into the provider''s cache for an hour';
 COMMENT ON COLUMN read.request_status_v1.output_tokens IS 'Output, thinking included';
 COMMENT ON COLUMN read.request_status_v1.reasoning_tokens IS 'The part of the output that was thinking';
 COMMENT ON COLUMN read.request_status_v1.estimated IS 'The tokens are our own count: the provider did not say';
@@ -296,7 +311,8 @@ CREATE TABLE read.usage_ledger_state_v1 (
 ) WITH (fillfactor = 10);
 
 CREATE TABLE read.usage_ledger_v1 (
-    position             bigint      PRIMARY KEY,
+    position             bigint      NOT NULL,
+    part                 integer     NOT NULL,
     recorded_at          timestamptz NOT NULL,
     ended_at             timestamptz NOT NULL,
     usage_day            date        NOT NULL,
@@ -308,19 +324,24 @@ CREATE TABLE read.usage_ledger_v1 (
     kind                 text        NOT NULL,
     provider             text COLLATE "C" NOT NULL,
     model                text COLLATE "C" NOT NULL,
+    requested_model      text COLLATE "C" NOT NULL,
+    answered_model       text,
     status               text        NOT NULL,
     client_left          boolean     NOT NULL,
     estimated            boolean     NOT NULL,
     input_tokens         bigint      NOT NULL,
     cached_input_tokens  bigint      NOT NULL,
     cache_write_tokens   bigint      NOT NULL,
+    cache_write_1h_tokens bigint      NOT NULL,
     output_tokens        bigint      NOT NULL,
     reasoning_tokens     bigint      NOT NULL,
     video_seconds        bigint      NOT NULL,
     price_id             text,
     list_microcredits    bigint      NOT NULL,
     charged_microcredits bigint      NOT NULL,
-    cost_picousd         bigint      NOT NULL
+    cost_picousd         bigint      NOT NULL,
+    requests             integer     NOT NULL CHECK (requests IN (0, 1)),
+    PRIMARY KEY (position, part)
 );
 CREATE INDEX ON read.usage_ledger_v1 USING brin (accounting_month, usage_day) WITH (pages_per_range = 32);
 
@@ -328,8 +349,9 @@ COMMENT ON TABLE read.usage_ledger_state_v1 IS 'How far usage_ledger_v1 is fille
 COMMENT ON COLUMN read.usage_ledger_state_v1.one IS 'There is one row';
 COMMENT ON COLUMN read.usage_ledger_state_v1.applied_position IS 'The last event that changed the table';
 COMMENT ON COLUMN read.usage_ledger_state_v1.closed_month IS 'The last month that is closed, by its first day';
-COMMENT ON TABLE read.usage_ledger_v1 IS 'One row per request or video that ended, in the order of the log, never changed. Up to a position it is what was known then';
+COMMENT ON TABLE read.usage_ledger_v1 IS 'One row per request or video that ended, and one more for each provider that was paid for it before, in the order of the log, never changed. Up to a position it is what was known then';
 COMMENT ON COLUMN read.usage_ledger_v1.position IS 'Where the end stands in the log';
+COMMENT ON COLUMN read.usage_ledger_v1.part IS 'Counts the rows of one end, in the order in which providers were asked';
 COMMENT ON COLUMN read.usage_ledger_v1.recorded_at IS 'When the end was recorded, by the database''s clock';
 COMMENT ON COLUMN read.usage_ledger_v1.ended_at IS 'When it ended, by the clock of its node';
 COMMENT ON COLUMN read.usage_ledger_v1.usage_day IS 'The UTC day that it is booked on: that of the end, or the first day of the accounting month where the end''s own month was closed';
@@ -340,13 +362,16 @@ COMMENT ON COLUMN read.usage_ledger_v1.account IS 'Who pays';
 COMMENT ON COLUMN read.usage_ledger_v1.user_id IS 'Who asked';
 COMMENT ON COLUMN read.usage_ledger_v1.kind IS 'chat, completion, embedding or video';
 COMMENT ON COLUMN read.usage_ledger_v1.provider IS 'Who answered; what was asked for where nobody did, so possibly auto';
-COMMENT ON COLUMN read.usage_ledger_v1.model IS 'The model that answered; what was asked for where none did';
+COMMENT ON COLUMN read.usage_ledger_v1.model IS 'The model that was asked there, by the name that prices and limits go by; what was asked for where nobody answered';
+COMMENT ON COLUMN read.usage_ledger_v1.requested_model IS 'What was asked for';
+COMMENT ON COLUMN read.usage_ledger_v1.answered_model IS 'What the provider called the model that answered, where it said so';
 COMMENT ON COLUMN read.usage_ledger_v1.status IS 'completed, failed, cancelled, abandoned or, of videos, expired';
 COMMENT ON COLUMN read.usage_ledger_v1.client_left IS 'Completed with nobody left to read the end of the answer';
 COMMENT ON COLUMN read.usage_ledger_v1.estimated IS 'The tokens are our own count: the provider did not say';
 COMMENT ON COLUMN read.usage_ledger_v1.input_tokens IS 'Input at the full price';
 COMMENT ON COLUMN read.usage_ledger_v1.cached_input_tokens IS 'Input that the provider had in its cache';
-COMMENT ON COLUMN read.usage_ledger_v1.cache_write_tokens IS 'Input that was written into the provider''s cache';
+COMMENT ON COLUMN read.usage_ledger_v1.cache_write_tokens IS 'Input that was written into the provider''s cache for minutes';
+COMMENT ON COLUMN read.usage_ledger_v1.cache_write_1h_tokens IS 'Input that was written into the provider''s cache for an hour';
 COMMENT ON COLUMN read.usage_ledger_v1.output_tokens IS 'Output, thinking included';
 COMMENT ON COLUMN read.usage_ledger_v1.reasoning_tokens IS 'The part of the output that was thinking';
 COMMENT ON COLUMN read.usage_ledger_v1.video_seconds IS 'Seconds of video that were billed';
@@ -354,6 +379,7 @@ COMMENT ON COLUMN read.usage_ledger_v1.price_id IS 'The price that cost and char
 COMMENT ON COLUMN read.usage_ledger_v1.list_microcredits IS 'What the usage comes to by the price list, in millionths of a credit';
 COMMENT ON COLUMN read.usage_ledger_v1.charged_microcredits IS 'What the account paid, in millionths of a credit: less than by the list where it had no more';
 COMMENT ON COLUMN read.usage_ledger_v1.cost_picousd IS 'The provider''s cost, in millionths of a millionth of a US dollar, exact';
+COMMENT ON COLUMN read.usage_ledger_v1.requests IS '1 in the last row of an end, 0 in those before it: how many requests the row stands for';
 
 CREATE TABLE read.month_close_v1 (
     month                      date        PRIMARY KEY,
@@ -364,15 +390,16 @@ CREATE TABLE read.month_close_v1 (
     input_tokens               bigint      NOT NULL,
     cached_input_tokens        bigint      NOT NULL,
     cache_write_tokens         bigint      NOT NULL,
+    cache_write_1h_tokens      bigint      NOT NULL,
     output_tokens              bigint      NOT NULL,
     reasoning_tokens           bigint      NOT NULL,
     video_seconds              bigint      NOT NULL,
-    charged_microcredits       bigint      NOT NULL,
+    charged_microcredits       numeric(38, 0) NOT NULL,
     cost_picousd               numeric(38, 0) NOT NULL,
-    granted_microcredits       bigint      NOT NULL,
-    expired_microcredits       bigint      NOT NULL,
-    credit_notes_microcredits  bigint      NOT NULL,
-    debit_notes_microcredits   bigint      NOT NULL,
+    granted_microcredits       numeric(38, 0) NOT NULL,
+    expired_microcredits       numeric(38, 0) NOT NULL,
+    credit_notes_microcredits  numeric(38, 0) NOT NULL,
+    debit_notes_microcredits   numeric(38, 0) NOT NULL,
     actor                      text        NOT NULL,
     closed_at                  timestamptz NOT NULL
 );
@@ -385,7 +412,8 @@ COMMENT ON COLUMN read.month_close_v1.chain_hash IS 'Of the event at the waterma
 COMMENT ON COLUMN read.month_close_v1.requests IS 'Requests and videos that ended, in whatever way';
 COMMENT ON COLUMN read.month_close_v1.input_tokens IS 'Input at the full price';
 COMMENT ON COLUMN read.month_close_v1.cached_input_tokens IS 'Input that the providers had in their caches';
-COMMENT ON COLUMN read.month_close_v1.cache_write_tokens IS 'Input that was written into the providers'' caches';
+COMMENT ON COLUMN read.month_close_v1.cache_write_tokens IS 'Input that was written into the providers'' caches for minutes';
+COMMENT ON COLUMN read.month_close_v1.cache_write_1h_tokens IS 'Input that was written into the providers'' caches for an hour';
 COMMENT ON COLUMN read.month_close_v1.output_tokens IS 'Output, thinking included';
 COMMENT ON COLUMN read.month_close_v1.reasoning_tokens IS 'The part of the output that was thinking';
 COMMENT ON COLUMN read.month_close_v1.video_seconds IS 'Seconds of video that were billed';
@@ -416,11 +444,12 @@ CREATE TABLE read.usage_daily_v1 (
     input_tokens         bigint           NOT NULL,
     cached_input_tokens  bigint           NOT NULL,
     cache_write_tokens   bigint           NOT NULL,
+    cache_write_1h_tokens bigint           NOT NULL,
     output_tokens        bigint           NOT NULL,
     reasoning_tokens     bigint           NOT NULL,
     video_seconds        bigint           NOT NULL,
-    list_microcredits    bigint           NOT NULL,
-    charged_microcredits bigint           NOT NULL,
+    list_microcredits    numeric(38, 0)   NOT NULL,
+    charged_microcredits numeric(38, 0)   NOT NULL,
     cost_picousd         numeric(38, 0)   NOT NULL,
     first_position       bigint           NOT NULL,
     last_position        bigint           NOT NULL,
@@ -445,11 +474,12 @@ CREATE TABLE read.usage_monthly_v1 (
     input_tokens         bigint           NOT NULL,
     cached_input_tokens  bigint           NOT NULL,
     cache_write_tokens   bigint           NOT NULL,
+    cache_write_1h_tokens bigint           NOT NULL,
     output_tokens        bigint           NOT NULL,
     reasoning_tokens     bigint           NOT NULL,
     video_seconds        bigint           NOT NULL,
-    list_microcredits    bigint           NOT NULL,
-    charged_microcredits bigint           NOT NULL,
+    list_microcredits    numeric(38, 0)   NOT NULL,
+    charged_microcredits numeric(38, 0)   NOT NULL,
     cost_picousd         numeric(38, 0)   NOT NULL,
     first_position       bigint           NOT NULL,
     last_position        bigint           NOT NULL,
@@ -481,7 +511,8 @@ BEGIN
         EXECUTE format('COMMENT ON COLUMN read.%I.estimated IS ''Of these, those whose tokens are our own count''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.input_tokens IS ''Input at the full price''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.cached_input_tokens IS ''Input that the provider had in its cache''', name);
-        EXECUTE format('COMMENT ON COLUMN read.%I.cache_write_tokens IS ''Input that was written into the provider''''s cache''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.cache_write_tokens IS ''Input that was written into the provider''''s cache for minutes''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.cache_write_1h_tokens IS ''Input that was written into the provider''''s cache for an hour''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.output_tokens IS ''Output, thinking included''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.reasoning_tokens IS ''The part of the output that was thinking''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.video_seconds IS ''Seconds of video that were billed''', name);
@@ -534,53 +565,67 @@ COMMENT ON COLUMN read.provider_health_v1.outcome IS 'answered, which a video is
 COMMENT ON COLUMN read.provider_health_v1.up_to_ms IS 'The calls took at most so many milliseconds, and more than the next smaller bound';
 COMMENT ON COLUMN read.provider_health_v1.attempts IS 'How many';
 
--- Makes an empty copy of a view's table in another schema, with everything that belongs to it: indexes, constraints,
--- settings, comments and grants.
-CREATE FUNCTION copy_read_table(name text, target text) RETURNS void LANGUAGE plpgsql AS $$
+-- The rebuilds that are under way: which copies they fill, and how many events that they wanted are in them.
+CREATE TABLE rebuilds (
+    handler text   PRIMARY KEY,
+    copies  oid[]  NOT NULL,
+    events  bigint NOT NULL
+);
+
+-- Makes an empty copy of a table that is made from the log, with everything that belongs to it: indexes, constraints, settings,
+-- comments and grants. One that there was is dropped. Which table the copy is.
+CREATE FUNCTION copy_table(schema text, name text) RETURNS oid LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
-    original regclass := format('read.%I', name)::regclass;
+    original regclass := format('%I.%I', schema, name)::regclass;
+    copy     text     := format('read_next.%I', name);
     settings text;
     entry    record;
 BEGIN
-    EXECUTE format('CREATE TABLE %I.%I (LIKE read.%I INCLUDING ALL)', target, name, name);
+    IF schema NOT IN ('read', 'work') THEN
+        RAISE EXCEPTION '% is not made from the log', original USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS %s', copy);
+    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL)', copy, original);
     SELECT array_to_string(reloptions, ', ') INTO settings FROM pg_class WHERE oid = original;
     IF settings IS NOT NULL THEN
-        EXECUTE format('ALTER TABLE %I.%I SET (%s)', target, name, settings);
+        EXECUTE format('ALTER TABLE %s SET (%s)', copy, settings);
     END IF;
     IF obj_description(original, 'pg_class') IS NOT NULL THEN
-        EXECUTE format('COMMENT ON TABLE %I.%I IS %L', target, name, obj_description(original, 'pg_class'));
+        EXECUTE format('COMMENT ON TABLE %s IS %L', copy, obj_description(original, 'pg_class'));
     END IF;
     FOR entry IN
         SELECT a.privilege_type, a.is_grantable, r.rolname
         FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
         WHERE c.oid = original AND a.grantee <> c.relowner
     LOOP
-        EXECUTE format('GRANT %s ON %I.%I TO %s%s', entry.privilege_type, target, name,
+        EXECUTE format('GRANT %s ON %s TO %s%s', entry.privilege_type, copy,
                        coalesce(quote_ident(entry.rolname), 'PUBLIC'),
                        CASE WHEN entry.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
     END LOOP;
+    RETURN copy::regclass;
 END
 $$;
+REVOKE ALL ON FUNCTION copy_table FROM PUBLIC;
 
--- Who may read the views and nothing else. Somebody else may have made the role, and not everybody may: whoever
--- cannot is told in the README what to grant by hand.
-DO $$
+-- Puts that copy in the place of the table, and no other.
+CREATE FUNCTION replace_table(schema text, name text, copy oid) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
-    CREATE ROLE aihub_finance NOLOGIN;
-EXCEPTION
-    WHEN duplicate_object OR unique_violation OR insufficient_privilege THEN NULL;
+    IF schema NOT IN ('read', 'work') OR copy IS DISTINCT FROM to_regclass(format('read_next.%I', name))::oid THEN
+        RAISE EXCEPTION 'read_next.% is not the copy that was filled', name USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    EXECUTE format('DROP TABLE %I.%I', schema, name);
+    EXECUTE format('ALTER TABLE read_next.%I SET SCHEMA %I', name, schema);
 END
 $$;
+REVOKE ALL ON FUNCTION replace_table FROM PUBLIC;
+
+-- So that a plain session finds the views by their names. Our own sessions say so themselves. Who may do what is said by
+-- `infrastructure/src/roles.rs`, which has the roles' names.
 DO $$
 BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'aihub_finance') THEN
-        GRANT USAGE ON SCHEMA read TO aihub_finance;
-        GRANT SELECT ON ALL TABLES IN SCHEMA read TO aihub_finance;
-        -- Views of later migrations too.
-        ALTER DEFAULT PRIVILEGES IN SCHEMA read GRANT SELECT ON TABLES TO aihub_finance;
-    END IF;
-    -- So that a plain session finds the views by their names. Our own sessions say so themselves.
-    EXECUTE format('ALTER DATABASE %I SET search_path = public, read', current_database());
+    EXECUTE format('ALTER DATABASE %I SET search_path = public, read, work, audit', current_database());
 EXCEPTION
     WHEN insufficient_privilege THEN NULL;
 END

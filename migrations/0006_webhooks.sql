@@ -2,9 +2,8 @@
 -- in the log, and the other is made when it is told.
 
 -- Videos and workflows that have not ended, and whose end is to be told.
-CREATE TABLE awaited_webhooks (
-    job_id text COLLATE "C" NOT NULL,
-    CONSTRAINT awaited_webhooks_job_id PRIMARY KEY (job_id)
+CREATE TABLE work.awaited_webhooks (
+    job_id text COLLATE "C" PRIMARY KEY
 );
 
 CREATE TABLE webhook_deliveries (

@@ -1,8 +1,8 @@
 -- Video jobs as those who work on them see them, kept by `infrastructure/src/video_queue.rs`.
 
 -- Jobs that have not ended.
-CREATE TABLE open_videos (
-    video_id     text COLLATE "C" NOT NULL,
+CREATE TABLE work.open_videos (
+    video_id     text COLLATE "C" PRIMARY KEY,
     account      text COLLATE "C" NOT NULL,
     user_id      text COLLATE "C" NOT NULL,
     status       text             NOT NULL,
@@ -16,11 +16,10 @@ CREATE TABLE open_videos (
     -- Of the request, in the log: who came first.
     requested_at_position bigint  NOT NULL,
     -- Of the last event that is in this row.
-    position     bigint           NOT NULL,
-    CONSTRAINT open_videos_video_id PRIMARY KEY (video_id)
+    position     bigint           NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
-CREATE INDEX open_videos_waiting ON open_videos (account) WHERE status = 'queued';
-CREATE INDEX open_videos_busy ON open_videos (account) WHERE status <> 'queued';
+CREATE INDEX ON work.open_videos (account) WHERE status = 'queued';
+CREATE INDEX ON work.open_videos (account) WHERE status <> 'queued';
 
 -- Those who were let into a queue and are not in it yet: whoever asks next counts them along. Kept from the door's decision
 -- until the queue has read the applicant from the log. After a crash of the database nobody is on the way, and it is empty.
@@ -33,6 +32,12 @@ CREATE UNLOGGED TABLE queue_seats (
     CONSTRAINT queue_seats_seat PRIMARY KEY (aggregate_id, seat_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
+-- Jobs that somebody wants looked at, until whoever drives them has seen it.
+CREATE UNLOGGED TABLE video_nudges (
+    video_id text COLLATE "C" NOT NULL,
+    CONSTRAINT video_nudges_video_id PRIMARY KEY (video_id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
 -- How many wait in a queue, and how many of them are the account's. Of those who are on the way, whoever took a seat since then.
 CREATE FUNCTION count_queue(
     queue_of           text,
@@ -43,8 +48,8 @@ CREATE FUNCTION count_queue(
 ) LANGUAGE plpgsql AS $$
 BEGIN
     SELECT count(*), count(*) FILTER (WHERE account = queue_account) INTO waiting, waiting_of_account
-        FROM (SELECT account FROM open_videos WHERE status = 'queued' AND queue_of = 'video'
-              UNION ALL SELECT account FROM workflows WHERE running AND queue_of = 'workflow'
+        FROM (SELECT account FROM work.open_videos WHERE status = 'queued' AND queue_of = 'video'
+              UNION ALL SELECT account FROM work.workflows WHERE running AND queue_of = 'workflow'
               UNION ALL SELECT account FROM queue_seats
                         WHERE aggregate_type = queue_of AND taken_at >= seated_since) AS queue;
 END
@@ -70,8 +75,8 @@ BEGIN
     -- Old seats do not count for that. Which of them are still held is seen below.
     SELECT * INTO waiting, waiting_of_account FROM count_queue(applicant_type, applicant_account, stale_before);
     IF waiting < most AND waiting_of_account < most_of_account THEN
-        -- The key is the ASCII text "seat" as a number. What follows sees what those who had the lock before have committed.
-        PERFORM pg_advisory_xact_lock(1936023924, hashtext(applicant_type));
+        -- What follows sees what those who had the lock before have committed.
+        PERFORM FROM locks WHERE name = applicant_type || ' seat' FOR UPDATE;
         -- Of those who did not come: their node died, or the log was away for longer than anybody waits for it. And of those
         -- who came and have another one. It is held for whoever is in the log where the queue has not read it yet.
         DELETE FROM queue_seats s
@@ -92,50 +97,49 @@ END
 $$;
 
 -- When each account had its last turn.
-CREATE TABLE video_turns (
-    account               text COLLATE "C" NOT NULL,
+CREATE TABLE work.video_turns (
+    account               text COLLATE "C" PRIMARY KEY,
     -- Of the last submission of one of its jobs, in the log.
-    submitted_at_position bigint           NOT NULL,
-    CONSTRAINT video_turns_account PRIMARY KEY (account)
+    submitted_at_position bigint           NOT NULL
 );
 
 -- The queue: account by account, so that none waits for all the jobs of another one: by how many of the same account come
 -- before or are with a provider, then by whose last turn was longest ago. An account's own jobs by priority, then oldest first.
-CREATE VIEW waiting_videos AS
+CREATE FUNCTION waiting_videos() RETURNS TABLE (video_id text, account text, offers text[], place bigint) LANGUAGE sql STABLE
+AS $$
     SELECT video_id, turns.account, offers,
            row_number() OVER (ORDER BY turn, coalesce(last.submitted_at_position, 0), requested_at_position) AS place
     FROM (SELECT w.video_id, w.account, w.offers, w.requested_at_position,
                  coalesce(busy.count, 0)
                  + row_number() OVER (PARTITION BY w.account ORDER BY w.priority, w.requested_at_position) AS turn
-          FROM open_videos w
-          LEFT JOIN (SELECT account, count(*) AS count FROM open_videos
+          FROM work.open_videos w
+          LEFT JOIN (SELECT account, count(*) AS count FROM work.open_videos
                      WHERE status IN ('submitting', 'rendering', 'stored') GROUP BY account) busy USING (account)
           WHERE w.status = 'queued') turns
-    LEFT JOIN video_turns last ON last.account = turns.account;
+    LEFT JOIN work.video_turns last ON last.account = turns.account
+$$;
 
 -- Which of our jobs a provider's job is, for ever.
-CREATE TABLE video_submissions (
+CREATE TABLE work.video_submissions (
     provider        text COLLATE "C" NOT NULL,
     provider_job_id text COLLATE "C" NOT NULL,
     video_id        text             NOT NULL,
-    CONSTRAINT video_submissions_job PRIMARY KEY (provider, provider_job_id)
+    PRIMARY KEY (provider, provider_job_id)
 );
 
 -- Jobs that have ended and whose media is kept.
-CREATE TABLE kept_media (
-    video_id text COLLATE "C" NOT NULL,
+CREATE TABLE work.kept_media (
+    video_id text COLLATE "C" PRIMARY KEY,
     account  text COLLATE "C" NOT NULL,
-    ended_at timestamptz      NOT NULL,
-    CONSTRAINT kept_media_video_id PRIMARY KEY (video_id)
+    ended_at timestamptz      NOT NULL
 );
-CREATE INDEX kept_media_ended_at ON kept_media (ended_at);
-CREATE INDEX kept_media_account ON kept_media (account);
+CREATE INDEX ON work.kept_media (ended_at);
+CREATE INDEX ON work.kept_media (account);
 
 -- Jobs that ended while their files were fetched. What was stored of them by somebody who died before the log said so is
 -- nobody's, and is deleted.
-CREATE TABLE media_leftovers (
-    video_id text COLLATE "C" NOT NULL,
-    ended_at timestamptz      NOT NULL,
-    CONSTRAINT media_leftovers_video_id PRIMARY KEY (video_id)
+CREATE TABLE work.media_leftovers (
+    video_id text COLLATE "C" PRIMARY KEY,
+    ended_at timestamptz      NOT NULL
 );
-CREATE INDEX media_leftovers_ended_at ON media_leftovers (ended_at);
+CREATE INDEX ON work.media_leftovers (ended_at);

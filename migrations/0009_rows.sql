@@ -5,7 +5,7 @@ COMMENT ON SCHEMA rows IS 'Types of rows: every table here is empty';
 
 CREATE TABLE rows.account_balance_v1 (LIKE read.account_balance_v1);
 CREATE TABLE rows.credit_ledger_v1 (LIKE read.credit_ledger_v1);
-CREATE TABLE rows.open_requests (LIKE open_requests);
+CREATE TABLE rows.open_requests (LIKE work.open_requests);
 CREATE TABLE rows.request_status_v1 (LIKE read.request_status_v1);
 CREATE TABLE rows.usage_ledger_v1 (LIKE read.usage_ledger_v1);
 -- Of usage_daily_v1 and usage_monthly_v1, which differ in the name of the first column.

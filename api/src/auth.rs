@@ -56,11 +56,23 @@ pub struct AuthSettings {
     /// By how much the issuer's clock may differ, for `exp` and `nbf`.
     pub leeway_s: u64,
     pub max_token_bytes: usize,
+    /// The role of a token that names none, which is convenient in development. Without it, as in production, a token whose
+    /// roles grant nothing here has no right.
+    #[serde(skip)]
+    pub default_role: Option<&'static str>,
 }
 
 impl Default for AuthSettings {
     fn default() -> Self {
-        Self { hs256_secret: None, jwks_url: None, issuer: None, audience: None, leeway_s: 30, max_token_bytes: 8_192 }
+        Self {
+            hs256_secret: None,
+            jwks_url: None,
+            issuer: None,
+            audience: None,
+            leeway_s: 30,
+            max_token_bytes: 8_192,
+            default_role: None,
+        }
     }
 }
 
@@ -121,8 +133,12 @@ impl Authenticator {
             _ => return Err(AuthError::Algorithm),
         };
         let claims = self.claim_rules.check(&payload, self.clock.now())?;
+        let capabilities = self.roles.capabilities(&claims.roles);
+        if self.claim_rules.wants_a_role() && capabilities.are_none() {
+            return Err(AuthError::NoRole);
+        }
         Ok(Principal {
-            capabilities: self.roles.capabilities(&claims.roles),
+            capabilities,
             user: claims.user,
             account: claims.account,
             roles: claims.roles,

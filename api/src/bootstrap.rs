@@ -1,9 +1,11 @@
 //! The composition root: configuration in, a running service out. The only place that names adapters; `main` and the
 //! tests use it alike.
 
+pub mod drain;
 mod housekeeping;
+mod notices;
 mod upstreams;
-mod videos;
+pub mod videos;
 mod webhooks;
 mod workflows;
 
@@ -11,32 +13,38 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use aihub_application::{
     accounts::Accounts,
+    answer::MAX_ANSWER_BYTES,
     catalog::Catalog,
     gateway::{Answers, Gateway, GatewaySettings},
     limits::Limits,
-    ports::{
-        clock::{Clock, SystemClock},
-        event_log::EventLog,
-    },
+    lost_answers::LostAnswers,
+    ports::{clock::Clock, event_log::EventLog},
     refusals::Refusals,
+    shares::Share,
+    upstream::Upstream,
 };
 use aihub_infrastructure::{
     audit::{
         checkpoint,
         note::{SigningKey, dev_signing_key},
     },
+    client_requests::PostgresClientRequests,
     database::{Database, DatabaseOptions},
+    database_clock::DatabaseClock,
     due_grants::{ExpiringGrants, PostgresDueGrants},
     embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresOptions},
     event_store::{
         PostgresEventLog,
+        batch::MAX_EVENT_BYTES,
         subscription::{EventHandler, Subscriptions},
         upcast::Upcasters,
         writer::WriterOptions,
     },
-    kafka::{cluster::Cluster, reachability::Reachability, relay::KafkaRelay},
+    kafka::{reachability::Reachability, relay::KafkaRelay},
     media::KeptMedia,
-    nodes, open_files,
+    nodes::{self, NodeOptions},
+    notices::Notices,
+    open_files,
     open_workflows::OpenWorkflows,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
     simulated_providers::{SimulatedProviders, Simulator},
@@ -51,25 +59,34 @@ use aihub_infrastructure::{
 use aihub_projections::rebuild::views;
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::housekeeping::{keep_house, keep_records, write_down_refusals};
+use self::housekeeping::{House, keep_records};
 use crate::{
     auth::{AuthSettings, Authenticator, dev_secret::dev_secret, roles::Roles},
-    config::{Config, duration_ms, providers::Reach, videos::VideoReach},
+    config::{Config, compared::Known, duration_ms, providers::Reach, videos::VideoReach},
+    doors::Doors,
     hub::{Hub, HubSettings},
-    router::router,
-    server::serve,
     ws::{changes::Changes, frame::SocketLimits},
 };
 
-/// How long the last commits may take after the drain's time is up.
-const LAST_COMMITS: Duration = Duration::from_secs(15);
-const LAST_FRAMES: Duration = Duration::from_secs(3);
-const LAST_RESPONSES: Duration = Duration::from_secs(2);
+/// Of a token that names none, in development.
+const DEVELOPERS_ROLE: &str = "user";
 /// A node that lives ends its requests at their deadline; this much later somebody else does.
 const DEADLINE_GRACE: Duration = Duration::from_mins(1);
+/// By how much a frame may grow when it is written again as JSON: `1e9` becomes `1000000000.0`.
+const FRAME_EXPANSION: usize = 4;
+/// By how much a text does: a control character is written as `\u0001`.
+const ESCAPED: usize = 6;
+/// A request's acceptance or end, and what it does to its account.
+const EVENTS_OF_A_UNIT: usize = 4;
+/// Of the largest units so many may wait for the writer at once; of others accordingly more.
+const QUEUED_UNITS: usize = 6;
+/// Whoever asks whether this node is ready is to know within five seconds that nothing can be appended, also where nothing is.
+const PROBE_AFTER: Duration = Duration::from_millis(500);
+/// Connections that wait in the kernel to be accepted, as far as it lets them.
+const QUEUED_CONNECTIONS: u32 = 4_096;
 /// Connections for what is read over HTTP, beside the configured ones.
 const READ_CONNECTIONS: u32 = 4;
 
@@ -78,12 +95,17 @@ pub struct App {
     listener: TcpListener,
     hub: Arc<Hub>,
     log: Arc<PostgresEventLog>,
+    /// The nodes that live beside this one.
     /// Present when no database was configured.
     embedded: Option<EmbeddedPostgres>,
     simulated: Option<Simulated>,
     /// Subscriptions, policies, the log's writer.
     workers: TaskTracker,
+    /// Workers that append to the log, which is closed behind them.
+    drivers: TaskTracker,
     stop_workers: CancellationToken,
+    /// What one node at a time does ends with this; cancelled before the others where another node can take it over.
+    hand_over: CancellationToken,
     config: Config,
 }
 
@@ -94,107 +116,115 @@ struct Simulated {
 }
 
 impl App {
-    pub async fn build(config: Config, metrics: PrometheusHandle) -> anyhow::Result<Self> {
+    /// `own_clock` is this machine's: it is compared with the database's, which is the one that counts.
+    pub async fn build(
+        config: Config,
+        metrics: PrometheusHandle,
+        own_clock: impl Clock + 'static,
+    ) -> anyhow::Result<Self> {
         let open_files = open_files::raise_limit().context("the limit of open files")?;
         // A socket may have a provider's connection behind it.
         if open_files < 2 * config.server.max_sockets as u64 {
             tracing::warn!(open_files.limit = open_files, "fewer open files than server.max_sockets may need");
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let workers = TaskTracker::new();
+        let (workers, drivers) = (TaskTracker::new(), TaskTracker::new());
         let stop_workers = CancellationToken::new();
+        let hand_over = stop_workers.child_token();
         let node = nodes::process_name(&config.server.node_name());
 
         let (reached, embedded) = reach_database(&config).await?;
         let database = Database::connect(&reached).await?;
-        database.migrate().await?;
+        if database.migrate().await? {
+            config.database.roles().make(&database).await?;
+        }
         let reads = connect_for_reads(reached).await?;
+        let database_clock = Arc::new(DatabaseClock::read(&database, own_clock).await?);
+        let clock: Arc<dyn Clock> = database_clock.clone();
+        let media_options = config.media.options(&config.server.data_dir, config.is_production())?;
+        let media = Arc::new(KeptMedia::open(media_options, clock.clone())?);
+        let signing_key = Arc::new(signing_key(&config)?);
+        let auth = auth_settings(&config)?;
+        let masters = master_keys(&config)?;
+        let notices = Notices::default();
+        let known = Known {
+            master_keys: &masters,
+            audit_key: signing_key.verifier().to_string(),
+            media_store: media.identity(),
+            token_secret: auth.hs256_secret.as_ref(),
+        };
+        let beside = node_options(&config, &node, &known)?;
+        let (heard, said) = (database_clock.clone(), notices.clone());
+        nodes::join(database.clone(), heard, beside, said, &workers, stop_workers.clone()).await?;
 
         let upcasters = Arc::new(Upcasters::default());
-        let log = Arc::new(PostgresEventLog::start(database.clone(), writer_options(), upcasters.clone(), &workers));
-        let vault = Arc::new(PostgresVault::new(database.pool().clone(), master_keys(&config)?, clock.clone()));
-        let mut notices = notices(&config);
-        notices.extend(unreadable_keys(&vault).await);
-        let node_timeout = duration_ms(config.gateway.node_timeout_ms);
-        nodes::start(database.clone(), node.clone(), node_timeout, &workers, stop_workers.clone()).await?;
+        let options = writer_options(config.server.max_frame_bytes);
+        let log = PostgresEventLog::connect(database.clone(), options, upcasters.clone(), &workers).await?;
+        let log = Arc::new(log);
+        let vault = PostgresVault::new(database.pool().clone(), masters, clock.clone());
+        let vault = Arc::new(vault.with(config.content.rules(), log.known_pieces()));
+        notices::tell(&notices, &config, &database, &vault, &media).await;
         let subscriptions = Subscriptions::start(database.clone(), upcasters, workers.clone(), stop_workers.clone());
-        let signing_key = Arc::new(signing_key(&config)?);
+        let subscriptions = Arc::new(subscriptions);
+        subscriptions.hear(log.appended());
+        let kafka = follow_log(&config, &subscriptions, &clock, &workers, &stop_workers)?;
         workers.spawn(checkpoint::keep(
             database.clone(),
             signing_key.clone(),
             clock.clone(),
             duration_ms(config.audit.checkpoint_interval_ms),
+            notices.clone(),
             stop_workers.clone(),
         ));
-        let handlers = handlers();
-        for handler in &handlers {
-            subscriptions.run(handler.clone());
-        }
-        let kafka = match config.kafka.cluster() {
-            Some(cluster) => Some(publish(cluster, clock.clone(), &subscriptions, &workers, &stop_workers)?),
-            None => None,
-        };
-        let orphaned =
-            PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE, node_timeout);
+        let orphaned = PostgresOrphanedRequests::new(database.pool().clone(), node.clone(), DEADLINE_GRACE);
         let due = PostgresDueGrants::new(database.pool().clone());
 
-        let media_options = config.media.options(&config.server.data_dir, config.is_production())?;
-        let media = Arc::new(KeptMedia::open(media_options, clock.clone())?);
-
-        let simulate_some = config.providers_to_start().any(|provider| provider.reach == Reach::Simulator)
-            || config.video_providers_to_start().any(|(_, _, reach)| reach == VideoReach::Simulator);
-        let simulated = if simulate_some { Some(simulate(&workers).await?) } else { None };
+        let simulated = if is_simulated(&config) { Some(simulate(&workers).await?) } else { None };
         let upstreams = upstreams::upstreams(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
         let roles = Roles::new(config.roles.clone());
-        let authenticator =
-            Authenticator::new(&auth_settings(&config)?, roles.clone(), clock.clone(), workers.clone())?;
+        let authenticator = Authenticator::new(&auth, roles.clone(), clock.clone(), workers.clone())?;
         let event_log: Arc<dyn EventLog> = log.clone();
-        let gateway = Arc::new(Gateway {
-            settings: GatewaySettings { node, ..config.gateway_settings() },
-            clock,
-            accounts: Arc::new(Accounts::new(event_log.clone())),
-            log: event_log,
-            vault: vault.clone(),
-            catalog: Catalog { upstreams, equivalents: config.routing.equivalents.clone() },
-            limits: Limits::new(config.limits.per_user, config.limits.per_account, config.limits.node),
-            answers: Answers::default(),
-            refusals: Refusals::default(),
-            tasks: TaskTracker::new(),
-            draining: CancellationToken::new(),
-            stopping: CancellationToken::new(),
-        });
+        let gateway = Arc::new(gateway(&config, node, clock, event_log, vault.clone(), upstreams));
         let catalog = videos::catalog(&config, simulated.as_ref().map(|simulated| simulated.addr))?;
         let videos =
             videos::Works { database: database.clone(), gateway: gateway.clone(), catalog, media: media.clone() };
-        let videos = videos.start(&config, &workers, &stop_workers);
+        let videos = videos.start(&config, &subscriptions, &drivers, (&stop_workers, &hand_over));
         let changes = Arc::new(Changes::default());
         workers.spawn(changes.clone().follow(subscriptions.live(), videos.clone(), stop_workers.clone()));
-        let workflows = workflows::start(&config, videos, roles, &database, (&workers, &stop_workers));
+        let workflows = workflows::start(&config, videos, roles, &database, (&drivers, &hand_over));
         let webhooks = config.webhooks.options(&config.server.data_dir, config.is_production())?;
-        workers.spawn(webhooks::sender(&database, &workflows, webhooks.clone())?.run(stop_workers.clone()));
+        workers.spawn(webhooks::sender(&database, &workflows, webhooks.clone())?.run(hand_over.clone()));
         let answers = gateway.clone();
         let forget = move |subject: &str| answers.answers.forget_account(subject);
-        workers.spawn(erasure::follow(database.clone(), vault, forget, stop_workers.clone()));
-        keep_records(&config, &gateway, &workers, &stop_workers);
-        workers.spawn(keep_house(gateway, orphaned, due, metrics.clone(), stop_workers.clone()));
+        let told = (subscriptions.live(), subscriptions.waiter());
+        workers.spawn(erasure::follow(database.clone(), told, vault, forget, stop_workers.clone()));
+        keep_records(&config, &gateway, &database, &workers, &stop_workers);
+        let client_requests = Arc::new(PostgresClientRequests::new(database.pool().clone()));
+        let requests = Arc::new(PostgresClientRequests::new(reads.pool().clone()));
+        let lost_answers = Arc::new(LostAnswers::new(gateway.log.clone(), requests, gateway.tasks.clone()));
+        let clock = database_clock;
+        let house = House { gateway, orphaned, due, clock, client_requests, metrics: metrics.clone() };
+        workers.spawn(house.keep(stop_workers.clone()));
 
-        let listener = listen(config.server.listen).await?;
+        let listener = listen(config.server.listen)?;
         media.served_at(listener.local_addr()?);
         let settings = HubSettings {
+            metrics,
             limits: socket_limits(&config),
-            max_sockets: config.server.max_sockets,
             ping_interval: duration_ms(config.server.ping_interval_ms),
             webhooks,
             changes,
+            reports_folder: config.server.data_dir.join("reports"),
             max_long_poll: duration_ms(config.videos.max_long_poll_ms),
-            handlers: handlers.iter().map(|handler| handler.name()).collect(),
             audit_key: signing_key.verifier(),
             notices,
             kafka,
             media,
+            lost_answers,
         };
-        let hub = Arc::new(Hub::new(workflows, authenticator, database, reads, subscriptions, metrics, settings));
-        Ok(Self { listener, hub, log, embedded, simulated, workers, stop_workers, config })
+        let doors = Doors::new(&config.server, &config.limits);
+        let hub = Hub::new(workflows, authenticator, database, reads, subscriptions, settings, doors);
+        let hub = Arc::new(hub);
+        Ok(Self { listener, hub, log, embedded, simulated, workers, drivers, stop_workers, hand_over, config })
     }
 
     pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
@@ -214,60 +244,30 @@ impl App {
     pub fn simulator(&self) -> Option<(SocketAddr, Simulator)> {
         self.simulated.as_ref().map(|simulated| (simulated.addr, simulated.simulator.clone()))
     }
+}
 
-    /// Serves until `shutdown`, then drains: no new work, running answers get their time, the rest end typed and
-    /// billed, and everything that was accepted has its end in the log before this returns.
-    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let gateway = self.hub.gateway.clone();
-        let max_connections = self.config.server.max_connections;
-        let server = serve(self.listener, router(self.hub.clone()), max_connections, gateway.draining.clone());
-        let mut server = TaskTracker::new().spawn(server);
-        let stop_embedded = CancellationToken::new();
-        let embedded = self.embedded.map(|embedded| TaskTracker::new().spawn(embedded.keep(stop_embedded.clone())));
-
-        shutdown.cancelled().await;
-        let drain = duration_ms(self.config.server.drain_ms);
-        tracing::info!(drain.limit_ms = self.config.server.drain_ms, "draining");
-        gateway.draining.cancel();
-        gateway.tasks.close();
-        if timeout(drain, gateway.tasks.wait()).await.is_err() {
-            tracing::warn!(requests.running = gateway.tasks.len(), "the drain's time is up: ending what still runs");
-        }
-        gateway.stopping.cancel();
-        if timeout(LAST_COMMITS, gateway.tasks.wait()).await.is_err() {
-            tracing::error!(requests.running = gateway.tasks.len(), "left to the expiry policy of another node");
-        }
-        self.hub.sessions.close();
-        let last_frames = timeout(LAST_FRAMES, self.hub.sessions.wait()).await;
-        tracing::debug!(in_time = last_frames.is_ok(), "sockets closed");
-        // It ends by itself when what was asked over HTTP is answered.
-        if timeout(LAST_RESPONSES, &mut server).await.is_err() {
-            tracing::warn!("some HTTP calls were not answered in time");
-            server.abort();
-        }
-        if let Some(simulated) = &self.simulated {
-            simulated.stop.cancel();
-        }
-        // Whether it is done in time is seen by what is left.
-        drop(timeout(LAST_COMMITS, write_down_refusals(&gateway)).await);
-        let lost = gateway.refusals.give_up();
-        if lost > 0 {
-            tracing::warn!(refusals.count = lost, "what was refused last is not in the log");
-        }
-        self.stop_workers.cancel();
-        self.log.close();
-        self.workers.close();
-        if timeout(LAST_COMMITS, self.workers.wait()).await.is_err() {
-            tracing::warn!("some workers did not stop in time");
-        }
-        self.hub.reads.pool().close().await;
-        self.hub.database.pool().close().await;
-        stop_embedded.cancel();
-        if let Some(embedded) = embedded {
-            embedded.await?.stop().await?;
-        }
-        tracing::info!("stopped");
-        Ok(())
+fn gateway(
+    config: &Config,
+    node: String,
+    clock: Arc<dyn Clock>,
+    log: Arc<dyn EventLog>,
+    vault: Arc<PostgresVault>,
+    upstreams: Vec<Arc<Upstream>>,
+) -> Gateway {
+    Gateway {
+        settings: GatewaySettings { node, ..config.gateway_settings() },
+        clock,
+        accounts: Arc::new(Accounts::new(log.clone())),
+        log,
+        vault,
+        catalog: Catalog { upstreams, equivalents: config.routing.equivalents.clone() },
+        limits: Limits::new(config.limits.per_user, config.limits.per_account, config.limits.node),
+        asked: Share::new("bytes of requests at work", config.server.asked()),
+        answers: Answers::new(Share::new("bytes of answers that are kept", config.server.answers())),
+        refusals: Refusals::default(),
+        tasks: TaskTracker::new(),
+        draining: CancellationToken::new(),
+        stopping: CancellationToken::new(),
     }
 }
 
@@ -303,34 +303,56 @@ async fn reach_database(config: &Config) -> anyhow::Result<(DatabaseOptions, Opt
     Ok((DatabaseOptions { max_connections, ..DatabaseOptions::new(url) }, embedded))
 }
 
+/// What this node says of itself to the others.
+fn node_options(config: &Config, node: &str, known: &Known<'_>) -> anyhow::Result<NodeOptions> {
+    Ok(NodeOptions {
+        node: node.to_owned(),
+        name: config.server.node.clone(),
+        timeout: duration_ms(config.gateway.node_timeout_ms),
+        settings: config.compared(known)?,
+        allow_other_prices: config.server.allow_other_prices,
+    })
+}
+
 async fn connect_for_reads(reached: DatabaseOptions) -> anyhow::Result<Database> {
     let options = DatabaseOptions { application_name: "aihub-reads", max_connections: READ_CONNECTIONS, ..reached };
     Ok(Database::connect(&options).await?)
 }
 
-async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let taken = || format!("cannot listen on {address}; is another aihub running?");
-    TcpListener::bind(address).await.with_context(taken)
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As `TcpListener::bind` does, but for the queue: where that is full, who is in it already is heard of after those who come later.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address).with_context(taken)?;
+    socket.listen(QUEUED_CONNECTIONS).with_context(taken)
 }
 
-/// Has this node publish the log whenever no other one does.
-fn publish(
-    cluster: Cluster,
-    clock: Arc<dyn Clock>,
-    subscriptions: &Subscriptions,
+/// Has this node run every handler whenever no other one does, and see to it that none stands still. What is known of Kafka, where
+/// the log is published.
+fn follow_log(
+    config: &Config,
+    subscriptions: &Arc<Subscriptions>,
+    clock: &Arc<dyn Clock>,
     workers: &TaskTracker,
     stop: &CancellationToken,
-) -> anyhow::Result<Reachability> {
-    let reachability = Reachability::new(clock);
+) -> anyhow::Result<Option<Reachability>> {
+    subscriptions.watch(duration_ms(config.server.standstill_ms))?;
+    for handler in handlers() {
+        subscriptions.run(handler);
+    }
+    let Some(cluster) = config.kafka.cluster() else { return Ok(None) };
+    let reachability = Reachability::new(clock.clone());
     let relay = KafkaRelay::new(cluster.clone(), reachability.clone(), stop.clone())?;
     subscriptions.run(Arc::new(relay));
     workers.spawn(reachability.clone().follow(cluster, stop.clone()));
-    Ok(reachability)
+    Ok(Some(reachability))
 }
 
-/// The configured settings; in development with a secret of our own where none is configured.
+/// The configured settings; in development with a secret of our own where none is configured, and a role for tokens without one.
 pub fn auth_settings(config: &Config) -> anyhow::Result<AuthSettings> {
     let mut settings = config.auth.clone();
+    settings.default_role = (!config.is_production()).then_some(DEVELOPERS_ROLE);
     if settings.hs256_secret.is_none() && settings.jwks_url.is_none() && !config.is_production() {
         settings.hs256_secret = Some(dev_secret(&config.server.data_dir)?.0);
     }
@@ -366,43 +388,24 @@ fn socket_limits(config: &Config) -> SocketLimits {
     }
 }
 
-/// Says so if another master key was configured before, as after development: all else works, and somebody may want it so.
-async fn unreadable_keys(vault: &PostgresVault) -> Option<String> {
-    let keys = match vault.unreadable_keys().await {
-        Ok(0) => return None,
-        Ok(keys) => keys,
-        Err(error) => {
-            tracing::warn!(error.message = %error, "whether a configured master key opens each subject's key is not known");
-            return None;
-        }
-    };
-    tracing::warn!(
-        keys,
-        "subjects' keys are wrapped with a master key that is not configured: what they sealed cannot be opened, and \
-         accounts whose key of this month is among them get INTERNAL; configure it in content.former_master_keys"
-    );
-    Some(format!("keys of subjects, at the start, that no configured master key opens: {keys}"))
+/// What the log takes at once is what the doors let in: a prompt of a frame, or an answer, sealed, with the events that name
+/// it.
+fn writer_options(max_frame_bytes: usize) -> WriterOptions {
+    let longest = (FRAME_EXPANSION * max_frame_bytes).max(ESCAPED * MAX_ANSWER_BYTES);
+    // Each piece and its place in the list take some 70 bytes more, and a piece has 512 at least.
+    let max_unit_bytes = longest + longest / 7 + EVENTS_OF_A_UNIT * MAX_EVENT_BYTES;
+    WriterOptions {
+        max_unit_bytes,
+        max_queued_bytes: QUEUED_UNITS * max_unit_bytes,
+        probe_after: Some(PROBE_AFTER),
+        ..WriterOptions::default()
+    }
 }
 
-/// What is not configured, for whoever looks at `/health/ready`.
-fn notices(config: &Config) -> Vec<String> {
-    let mut notices: Vec<String> = config
-        .providers_to_start()
-        .filter(|provider| provider.simulated)
-        .map(|provider| format!("provider {} is simulated", provider.name))
-        .collect();
-    let videos = config.video_providers_to_start().filter(|(_, settings, reach)| settings.is_simulated(*reach));
-    notices.extend(videos.map(|(name, ..)| format!("video provider {name} is simulated")));
-    notices.push(match config.kafka.cluster() {
-        Some(cluster) => format!("Kafka: events are published to {}.*", cluster.topic_prefix),
-        None => "Kafka is not configured: nothing is published".to_owned(),
-    });
-    notices
-}
-
-/// A unit holds a sealed prompt (a frame) or a sealed answer; both are bounded well below this.
-fn writer_options() -> WriterOptions {
-    WriterOptions { max_unit_bytes: 32 << 20, max_queued_bytes: 128 << 20, ..WriterOptions::default() }
+/// Whether anybody's answers come from inside this process.
+fn is_simulated(config: &Config) -> bool {
+    config.providers_to_start().any(|provider| provider.reach == Reach::Simulator)
+        || config.video_providers_to_start().any(|(_, _, reach)| reach == VideoReach::Simulator)
 }
 
 async fn simulate(workers: &TaskTracker) -> anyhow::Result<Simulated> {

@@ -22,15 +22,17 @@ mod relay;
 mod replay;
 mod report;
 mod reprice;
+mod secret_arg;
 mod serve;
 mod simulate;
 mod token;
 mod videos;
 mod webhooks;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::{
     config::{Config, Flag, Sources, error::ConfigError, layers::process_variables},
@@ -113,10 +115,28 @@ enum Command {
 #[error("interrupted")]
 struct Interrupted;
 
+/// How long calls that block a thread are waited for at the end: a disk that hangs keeps nobody from it.
+const BLOCKED_CALLS: Duration = Duration::from_secs(1);
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tell(&error.into());
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(cli.run());
+    runtime.shutdown_timeout(BLOCKED_CALLS);
+    code
+}
+
 impl Cli {
     /// Runs the command to its end.
     pub async fn run(self) -> ExitCode {
-        match self.dispatch().await {
+        match Box::pin(self.dispatch()).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tell(&error);
@@ -130,7 +150,7 @@ impl Cli {
         let mut flags = Vec::new();
         flags.extend(self.data_dir.map(|value| Flag { name: "--data-dir", key: "server.data_dir", value }));
         if let Command::Serve(serve) = &command {
-            flags.extend(serve.listen.clone().map(|value| Flag { name: "--listen", key: "server.listen", value }));
+            flags.extend(serve.flags());
         }
         let variables = process_variables();
         let wants_log = variables.iter().any(|(name, value)| name == "RUST_LOG" && !value.is_empty());
@@ -139,7 +159,8 @@ impl Cli {
         let filter = if serves || wants_log { config.log.filter.as_str() } else { "error" };
         telemetry::log(filter, config.log.format)?;
         match command {
-            Command::Serve(_) => serve::run(config).await,
+            // What builds the service is much larger than any other command, and need not be on everybody's stack.
+            Command::Serve(_) => Box::pin(serve::run(config)).await,
             Command::Chat(chat) => chat.run(&config).await,
             Command::Token(token) => token.run(&config),
             Command::Account(account) => account.run(&config).await,
@@ -194,6 +215,24 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_that_takes_a_secret_can_also_come_from_the_environment() {
+        fn check(command: &clap::Command) {
+            for option in command.get_arguments() {
+                let name = option.get_long().unwrap_or_default();
+                if ["database", "token", "secret", "password"].contains(&name) {
+                    assert!(
+                        option.get_env().is_some() && option.is_hide_env_values_set(),
+                        "{} --{name}",
+                        command.get_name()
+                    );
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
     }
 
     #[test]

@@ -11,17 +11,22 @@
 //! | [`videos`] | video jobs and the providers of video |
 //! | [`workflows`] | what videos can be made through, and in which steps |
 //! | [`media`] | where videos are kept, and how clients get at them |
+//! | [`memory`] | how the memory that there is, is divided |
 //! | [`webhooks`] | what clients are told on their own servers |
 //! | [`checks`] | what has to fit together across keys |
+//! | [`compared`] | what the nodes of one database should have in common |
 //! | [`production`] | what a production node must not lack |
 //!
 //! The types are those of the file: what a key means to the application is said by the functions that convert it.
 
 pub mod amount;
 pub mod checks;
+pub mod compared;
+pub mod content;
 pub mod error;
 pub mod layers;
 pub mod media;
+pub mod memory;
 pub mod models;
 pub mod prices;
 pub mod production;
@@ -40,12 +45,13 @@ use aihub_domain::money::Microcredits;
 use serde::{Deserialize, Serialize};
 
 use self::{
+    content::ContentSettings,
     error::ConfigError,
     media::MediaSettings,
     providers::ProviderSettings,
     sections::{
-        AuditSettings, ContentSettings, CreditSettings, DatabaseSettings, Disconnect, GatewayKeys, KafkaSettings,
-        LimitSettings, LogSettings, RoutingSettings, ServerSettings,
+        AuditSettings, CreditSettings, DatabaseSettings, Disconnect, GatewayKeys, KafkaSettings, LimitSettings,
+        LogSettings, RoutingSettings, ServerSettings,
     },
     videos::{VideoKeys, VideoProviderSettings},
     webhooks::WebhookKeys,
@@ -57,6 +63,9 @@ pub use self::layers::{Flag, Sources};
 
 /// What an unknown account is granted in development, so that the first request works.
 const DEVELOPMENT_WELCOME: Microcredits = Microcredits::from_credits(1_000);
+
+/// Load balancers look every few seconds whether a node is ready.
+const PRODUCTION_NOTICE_MS: u64 = 5_000;
 
 /// The longest duration there is in practice: larger figures mean "never", and dates must not overflow for them.
 const LONGEST: Duration = Duration::from_hours(24 * 366 * 10);
@@ -113,6 +122,12 @@ impl Config {
         if faults.is_empty() { Ok(config) } else { Err(ConfigError::Faults(faults)) }
     }
 
+    /// How long a node that is to end still takes whoever comes.
+    pub fn drain_notice(&self) -> Duration {
+        let default = if self.is_production() { PRODUCTION_NOTICE_MS } else { 0 };
+        duration_ms(self.server.drain_notice_ms.unwrap_or(default))
+    }
+
     pub fn is_production(&self) -> bool {
         self.environment == Environment::Production
     }
@@ -123,6 +138,9 @@ impl Config {
             rate: self.credits.per_usd.0,
             request_timeout: duration_ms(self.gateway.request_timeout_ms),
             output_hold_tokens: self.gateway.output_hold_tokens,
+            hidden_output_hold_tokens: self.gateway.hidden_output_hold_tokens,
+            charge_abandoned: self.gateway.charge_abandoned,
+            hedge_after: self.gateway.hedge_after_ms.map(duration_ms),
             drain_after_leaving: match self.gateway.on_disconnect {
                 Disconnect::Drain => duration_ms(self.gateway.drain_after_leaving_ms),
                 Disconnect::Abort => Duration::ZERO,

@@ -1,29 +1,25 @@
 //! What every door needs.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use aihub_application::{
     error::GatewayError,
     gateway::Gateway,
+    lost_answers::LostAnswers,
     principal::{MissingCapability, Principal},
     videos::Videos,
     workflows::Workflows,
 };
 use aihub_infrastructure::{
     audit::note::VerifierKey, database::Database, event_store::subscription::Subscriptions,
-    kafka::reachability::Reachability, media::KeptMedia, webhooks::sender::WebhookOptions,
+    kafka::reachability::Reachability, media::KeptMedia, notices::Notices, webhooks::sender::WebhookOptions,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::Authenticator,
+    doors::Doors,
     problem::Problem,
     ws::{changes::Changes, frame::SocketLimits},
 };
@@ -36,38 +32,38 @@ pub struct Hub {
     pub database: Database,
     /// A pool of its own for what is read over HTTP, so that slow reports do not keep requests from their commits.
     pub reads: Database,
-    pub subscriptions: Subscriptions,
-    pub metrics: PrometheusHandle,
+    pub subscriptions: Arc<Subscriptions>,
     pub settings: HubSettings,
-    /// Sockets: they escape axum's graceful shutdown, so they are waited for here.
+    pub doors: Doors,
+    /// Sockets: they escape the server's graceful shutdown, so they are waited for here.
     pub sessions: TaskTracker,
-    sockets: Arc<AtomicUsize>,
+    /// The service is about to end: nobody is to be sent here any more, whoever comes is still taken.
+    pub leaving: CancellationToken,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HubSettings {
+    pub metrics: PrometheusHandle,
     pub limits: SocketLimits,
-    pub max_sockets: usize,
     pub ping_interval: Duration,
     /// What webhooks to clients are signed with, and where they may go.
     pub webhooks: WebhookOptions,
+    /// Where reports are until they are read.
+    pub reports_folder: PathBuf,
     /// The longest that the status of a video or workflow is waited for.
     pub max_long_poll: Duration,
-    /// The handlers of events that this node runs, which it is not ready without.
-    pub handlers: Vec<&'static str>,
     /// Where sockets hear of what they subscribed to.
     pub changes: Arc<Changes>,
     /// What the log's checkpoints are verified with.
     pub audit_key: VerifierKey,
-    /// What is not configured, for `/health/ready`.
-    pub notices: Vec<String>,
+    /// What operators are told, for `/health/ready`.
+    pub notices: Notices,
     pub media: Arc<KeptMedia>,
+    /// Who comes back for an answer that is not here is told what became of it.
+    pub lost_answers: Arc<LostAnswers>,
     /// Where Kafka is configured.
     pub kafka: Option<Reachability>,
 }
-
-/// One socket of the allowed number.
-pub struct SocketPlace(Arc<AtomicUsize>);
 
 impl Hub {
     /// The workflows' videos and their gateway are the hub's.
@@ -76,9 +72,9 @@ impl Hub {
         authenticator: Authenticator,
         database: Database,
         reads: Database,
-        subscriptions: Subscriptions,
-        metrics: PrometheusHandle,
+        subscriptions: Arc<Subscriptions>,
         settings: HubSettings,
+        doors: Doors,
     ) -> Self {
         let videos = workflows.videos.clone();
         Self {
@@ -89,17 +85,11 @@ impl Hub {
             database,
             reads,
             subscriptions,
-            metrics,
             settings,
+            doors,
             sessions: TaskTracker::new(),
-            sockets: Arc::default(),
+            leaving: CancellationToken::new(),
         }
-    }
-
-    pub fn socket_place(&self) -> Option<SocketPlace> {
-        let place = SocketPlace(self.sockets.clone());
-        let before = self.sockets.fetch_add(1, Ordering::AcqRel);
-        (before < self.settings.max_sockets).then_some(place)
     }
 
     /// What a caller is told that may not do something. The only way to it, so that all of it comes into the log.
@@ -107,11 +97,5 @@ impl Hub {
         let error = GatewayError::from(missing);
         self.gateway.note(caller, &error);
         error.into()
-    }
-}
-
-impl Drop for SocketPlace {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -6,6 +6,7 @@
 //! | [`bootstrap`] | the composition root: configuration in, a running service out |
 //! | [`cli`] | the commands of the one binary |
 //! | [`config`] | what the hub is told: file, environment, flags |
+//! | [`doors`] | what callers may hold at the doors |
 //! | [`hub`] | what every door needs |
 //! | [`point`] | a point in the log, as a person names it |
 //! | [`month_close`] | the close of an accounting month |
@@ -20,6 +21,7 @@ pub mod auth;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;
+pub mod doors;
 pub mod hub;
 pub mod month_close;
 pub mod point;

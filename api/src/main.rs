@@ -1,9 +1,5 @@
 use std::process::ExitCode;
 
-use aihub::cli::Cli;
-use clap::Parser;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    Cli::parse().run().await
+fn main() -> ExitCode {
+    aihub::cli::main()
 }

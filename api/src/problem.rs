@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use aihub_application::{answer::Failed, error::GatewayError, request::AUTO};
+use aihub_application::{
+    answer::Failed,
+    error::{GatewayError, cut},
+    request::AUTO,
+};
 use aihub_domain::money::Microcredits;
 use axum::{
     Json,
@@ -14,6 +18,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::auth::error::AuthError;
+
+/// Ten faults with their fields and reasons are shorter.
+const MAX_MESSAGE_BYTES: usize = 8 << 10;
 
 /// An error in the protocol's form.
 #[derive(Debug, Clone, Serialize)]
@@ -30,8 +37,10 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// A message that quotes much of what a client sent is cut.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: Value::Null, retry_after_ms: None, www_authenticate: None }
+        let message = cut(message.into(), MAX_MESSAGE_BYTES);
+        Self { code, message, details: Value::Null, retry_after_ms: None, www_authenticate: None }
     }
 
     #[must_use]
@@ -41,9 +50,7 @@ impl Problem {
 
     /// Something is wrong with one part of a request.
     pub fn faulty(field: &str, reason: impl Into<String>) -> Self {
-        let reason = reason.into();
-        Self::new("VALIDATION_ERROR", format!("{field}: {reason}"))
-            .with_details(json!({ "fields": [{ "field": field, "reason": reason }] }))
+        GatewayError::faulty(field, reason).into()
     }
 
     pub fn not_found(what: impl Into<String>) -> Self {
@@ -63,6 +70,8 @@ impl Problem {
             "FORBIDDEN" => StatusCode::FORBIDDEN,
             "MODEL_NOT_FOUND" | "NOT_FOUND" => StatusCode::NOT_FOUND,
             "METHOD_NOT_ALLOWED" => StatusCode::METHOD_NOT_ALLOWED,
+            "REQUEST_TIMEOUT" => StatusCode::REQUEST_TIMEOUT,
+            "PAYLOAD_TOO_LARGE" => StatusCode::PAYLOAD_TOO_LARGE,
             "DUPLICATE_REQUEST" | "CONFLICT" => StatusCode::CONFLICT,
             "UPGRADE_REQUIRED" => StatusCode::UPGRADE_REQUIRED,
             "USAGE_LIMIT_EXCEEDED" | "RATE_LIMIT_EXCEEDED" => StatusCode::TOO_MANY_REQUESTS,
@@ -80,8 +89,12 @@ impl From<&GatewayError> for Problem {
             GatewayError::Forbidden(_)
             | GatewayError::OthersToken { .. }
             | GatewayError::ShuttingDown
+            | GatewayError::Unavailable { .. }
             | GatewayError::NothingToResume => Value::Null,
-            GatewayError::Validation(faults) => json!({ "fields": faults }),
+            GatewayError::Validation(faults) => match faults.more() {
+                0 => json!({ "fields": faults.told() }),
+                more => json!({ "fields": faults.told(), "more": more }),
+            },
             GatewayError::ModelNotFound { model, provider, known } => {
                 let provider = (provider != AUTO).then_some(provider);
                 json!({ "model": model, "provider": provider, "known": known })
@@ -103,12 +116,16 @@ impl From<&GatewayError> for Problem {
                 "resetsAt": resets_at,
             }),
             GatewayError::RateLimitExceeded { what, scope, limit, .. } => {
-                json!({ "what": what, "scope": scope, "limit": limit })
+                json!({ "what": what, "scope": scope.as_str(), "limit": limit })
             }
             GatewayError::DuplicateRequest { request_id, .. } => json!({ "requestId": request_id }),
             GatewayError::QueueFull { running, waiting, .. } => json!({ "running": running, "waiting": waiting }),
             GatewayError::AllProvidersFailed { attempts, .. } => json!({ "attempts": attempts_json(attempts) }),
             GatewayError::StreamInterrupted { provider, kind } => json!({ "provider": provider, "kind": kind }),
+            GatewayError::AnswerLost { request_id, ended, charged } => {
+                json!({ "requestId": request_id, "ended": ended, "credits": charged.as_credits() })
+            }
+            GatewayError::AnswerElsewhere { request_id, node, .. } => json!({ "requestId": request_id, "node": node }),
             GatewayError::Timeout { limit_ms, attempts } => {
                 json!({ "limitMs": limit_ms, "attempts": attempts_json(attempts) })
             }
@@ -116,8 +133,9 @@ impl From<&GatewayError> for Problem {
         };
         let message = match error {
             GatewayError::Validation(faults) => {
-                let faults: Vec<_> = faults.iter().map(|fault| format!("{}: {}", fault.field, fault.reason)).collect();
-                faults.join("; ")
+                let told = faults.told().iter().map(|fault| format!("{}: {}", fault.field, fault.reason));
+                let more = (faults.more() > 0).then(|| format!("and {} more", faults.more()));
+                told.chain(more).collect::<Vec<_>>().join("; ")
             }
             _ => error.to_string(),
         };
@@ -148,7 +166,11 @@ impl From<&Failed> for Problem {
 
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
-        let code = if error == AuthError::KeysUnavailable { "UNAVAILABLE" } else { "UNAUTHORIZED" };
+        let code = match error {
+            AuthError::KeysUnavailable => "UNAVAILABLE",
+            AuthError::NoRole => "FORBIDDEN",
+            _ => "UNAUTHORIZED",
+        };
         Self { www_authenticate: error.www_authenticate(), ..Self::new(code, error.to_string()) }
     }
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    middleware::from_fn_with_state,
     routing::{delete, get, post},
 };
 
 use crate::{
+    doors,
     hub::Hub,
     problem::Problem,
     routes::{
@@ -19,7 +21,7 @@ use crate::{
 pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/mcp", get(mcp::upgrade))
-        .route("/media/{*key}", get(media::show))
+        .route("/media/{*key}", get(media::show).layer(from_fn_with_state(hub.clone(), doors::as_stranger)))
         .route("/api/credits", get(credits::show))
         .route("/api/usage", get(reports::usage))
         .route("/api/reports/{name}", get(reports::show))
@@ -32,7 +34,10 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/mcp/sora2/{id}", delete(videos::delete))
         .route("/api/webhooks/secret", get(webhooks::secret))
         .route("/api/webhooks/deliveries", get(webhooks::deliveries))
-        .route("/api/webhooks/providers/{name}", post(webhooks::receive))
+        .route(
+            "/api/webhooks/providers/{name}",
+            post(webhooks::receive).layer(from_fn_with_state(hub.clone(), doors::as_stranger)),
+        )
         .route("/api/mcp/gpt/video-workflow", post(workflows::start))
         .route("/api/mcp/gpt/video-workflow/{id}", get(workflows::show))
         .route("/api/mcp/gpt/video-workflow/{id}/cancel", post(workflows::cancel))
@@ -43,10 +48,12 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/audit/prove/{position}", get(audit::prove))
         .route("/api/audit/trail", get(audit::trail))
         .route("/api/audit/events", get(audit::events))
+        .fallback(async || Problem::not_found("there is nothing at this path"))
+        .method_not_allowed_fallback(async || Problem::new("METHOD_NOT_ALLOWED", "this path takes another method"))
+        .layer(from_fn_with_state(hub.clone(), doors::enter))
+        // Behind no door: whoever operates the service asks how it is when nobody else gets in.
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(metrics::render))
-        .fallback(async || Problem::not_found("there is nothing at this path"))
-        .method_not_allowed_fallback(async || Problem::new("METHOD_NOT_ALLOWED", "this path takes another method"))
         .with_state(hub)
 }

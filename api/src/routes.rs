@@ -3,6 +3,7 @@
 mod access;
 pub mod asyncapi;
 pub mod audit;
+mod body;
 pub mod credits;
 pub mod health;
 pub mod mcp;
@@ -11,6 +12,7 @@ pub mod metrics;
 pub mod providers;
 pub mod reports;
 pub mod requests;
+mod spool;
 mod status;
 pub mod videos;
 pub mod webhooks;
@@ -21,15 +23,25 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 use std::sync::Arc;
 
-use crate::{auth::extract::principal_from_parts, hub::Hub, problem::Problem};
+use crate::{
+    auth::extract::principal_from_parts,
+    doors::{self, Client},
+    hub::Hub,
+    problem::Problem,
+};
 
-/// Whoever the request's token names; 401 without a good one.
+pub use body::{LEAST_BYTES_PER_S, time_for};
+
+/// Whoever the request's token names; 401 without a good one. The call is among theirs until its answer has been taken.
 pub struct Caller(pub Principal);
 
 impl FromRequestParts<Arc<Hub>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Self, Problem> {
-        Ok(Self(principal_from_parts(parts, &hub.authenticator).await?))
+        let caller = principal_from_parts(parts, &hub.authenticator).await?;
+        let client = Client::from_request_parts(parts, hub).await?;
+        client.hold(doors::take(hub, &hub.doors.calls, &caller, 1)?);
+        Ok(Self(caller))
     }
 }

@@ -1,42 +1,81 @@
-//! Connections: taken up to a limit, served as HTTP/1.1, and drained. A slow one loses its place in time.
+//! Connections: taken up to a limit, served as HTTP/1.1, and drained. Who is slow loses their connection in time; and where there are
+//! too many, who asks for nothing loses theirs to whoever comes.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`connections`] | how many there are, and which one has to go when another comes |
+//! | [`moving`] | a connection that has to take what it is sent |
+//! | [`guarded`] | a body that keeps something until it has been sent |
 
-use std::{sync::Arc, time::Duration};
+pub mod connections;
+pub mod guarded;
+pub mod moving;
 
-use axum::Router;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, Request, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
-    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     pin, select,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    connections::{Connection, Connections},
+    guarded::Guarded,
+    moving::Moving,
+};
+
 /// How long a client may take for the head of a request, and say nothing between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often, and how long after, it is looked for room for one more, which waits in the kernel's queue meanwhile.
+const ROOM_TRIES: u32 = 20;
+const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// The longest head, and the most that a connection reads or writes at once.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
 /// What accepting fails with, too many open files above all, passes.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
-const REFUSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Said before any request is read, so it is not a `Problem`, but reads like one.
-const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-    content-length: 139\r\nconnection: close\r\n\r\n\
-    {\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"QUEUE_FULL\",\
-    \"detail\":\"the service is at its limit of connections\"}";
+/// What may wait in the kernel, unsent, for a client that reads slowly. The less there is, the sooner it hears what was said last.
+const UNSENT_BYTES: u32 = 64 << 10;
+
+/// Who sent a request, as far as the connection tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub address: IpAddr,
+    /// The connection is one more than there are to be: it is for operators, and others are told so.
+    pub is_beyond: bool,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), is_beyond: false }
+    }
+}
 
 /// Serves until `draining`, and then until what was asked is answered. An upgraded connection is no longer counted:
 /// sockets have a limit of their own.
 pub async fn serve(listener: TcpListener, router: Router, max_connections: usize, draining: CancellationToken) {
-    let places = Arc::new(Semaphore::new(max_connections));
-    let connections = TaskTracker::new();
+    let connections = Connections::new(max_connections);
+    let tasks = TaskTracker::new();
     let mut fails = false;
     while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, address) = match accepted {
+            Ok((socket, address)) => (socket, address.ip()),
             Err(error) => {
                 // Said once, for as long as it lasts.
                 if !fails {
@@ -48,57 +87,67 @@ pub async fn serve(listener: TcpListener, router: Router, max_connections: usize
             }
         };
         fails = false;
-        // Without it a chunk waits up to 40 ms for the client's acknowledgement of the one before.
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(error.message = %error, "TCP_NODELAY was not set");
+        let Some(connection) = room(&connections, address).await else { continue };
+        if let Err(error) = tune(&socket) {
+            tracing::debug!(error.message = %error, "a connection was not tuned");
         }
-        match places.clone().try_acquire_owned() {
-            Ok(place) => connections.spawn(serve_one(socket, router.clone(), place, draining.clone())),
-            Err(_) => connections.spawn(refuse(socket)),
-        };
+        tasks.spawn(serve_one(socket, connection, router.clone(), draining.clone()));
     }
     drop(listener);
-    connections.close();
-    connections.wait().await;
+    tasks.close();
+    tasks.wait().await;
 }
 
-async fn serve_one(socket: TcpStream, router: Router, place: OwnedSemaphorePermit, draining: CancellationToken) {
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let connection =
-        builder.serve_connection_with_upgrades(TokioIo::new(socket), TowerToHyperService::new(router)).into_owned();
-    pin!(connection);
+/// Room for a connection, which others make soon where all of them ask for something: those that are too many are only told so.
+async fn room(connections: &Arc<Connections>, address: IpAddr) -> Option<Arc<Connection>> {
+    for _ in 0..ROOM_TRIES {
+        if let Some(connection) = connections.accept(address) {
+            return Some(connection);
+        }
+        sleep(ROOM_AGAIN_AFTER).await;
+    }
+    None
+}
+
+fn tune(socket: &TcpStream) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    // Without it a chunk waits up to 40 ms for the client's acknowledgement of the one before.
+    socket.set_nodelay(true)
+}
+
+async fn serve_one(socket: TcpStream, connection: Arc<Connection>, router: Router, draining: CancellationToken) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_BUFFER_BYTES);
+    let router = TowerToHyperService::new(router);
+    let served = connection.clone();
+    let service = service_fn(move |request| answer(router.clone(), served.clone(), request));
+    let serving = builder.serve_connection(TokioIo::new(Moving::new(socket)), service).with_upgrades();
+    pin!(serving);
     let served = select! {
-        served = connection.as_mut() => served,
+        served = serving.as_mut() => served,
+        () = connection.has_to_go.cancelled() => return,
         () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            serving.as_mut().graceful_shutdown();
+            serving.await
         }
     };
     if let Err(error) = served {
         tracing::debug!(error.message = %error, "a connection broke off");
     }
-    drop(place);
 }
 
-async fn refuse(mut socket: TcpStream) {
-    metrics::counter!("aihub_connections_refused_total").increment(1);
-    let told = async {
-        socket.write_all(REFUSAL.as_bytes()).await?;
-        socket.shutdown().await
-    };
-    // Who does not hear it finds the connection closed.
-    let _ = timeout(REFUSE_TIMEOUT, told).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_refusal_is_a_response_of_the_length_that_it_states() {
-        let (head, body) = REFUSAL.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
-        serde_json::from_str::<serde_json::Value>(body).unwrap();
+async fn answer(
+    router: TowerToHyperService<Router>,
+    connection: Arc<Connection>,
+    mut request: Request<Incoming>,
+) -> Result<Response, std::convert::Infallible> {
+    let busy = connection.busy();
+    let is_beyond = connection.is_beyond();
+    request.extensions_mut().insert(Peer { address: connection.address, is_beyond });
+    let mut response = hyper::service::Service::call(&router, request).await?.into_response();
+    if is_beyond {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    Ok(response.map(|body| Body::new(Guarded::new(body, busy))))
 }

@@ -108,7 +108,7 @@ fn refusals(job: &VideoJob) -> Value {
 }
 
 /// One of the three that clients branch on.
-fn status(status: VideoStatus) -> &'static str {
+pub fn status(status: VideoStatus) -> &'static str {
     match status {
         VideoStatus::Completed => "completed",
         VideoStatus::Failed | VideoStatus::Cancelled | VideoStatus::Expired => "failed",

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use aihub_domain::access::{Access, AccessCommand, AccessError, AccessRecord};
-use cqrs_es::Aggregate;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::ports::event_log::{AppendError, EventLog, Metadata, NewEvent, StreamAppend, Unit};
+use crate::{
+    ports::event_log::{AppendError, EventLog, Metadata, StreamAppend, Unit},
+    principal::MAX_IDENTIFIER_BYTES,
+};
 
 #[derive(Debug, Error)]
 pub enum RecordError {
@@ -19,18 +21,16 @@ pub enum RecordError {
     Append(#[from] AppendError),
 }
 
-/// Records one use.
-pub async fn record(log: &dyn EventLog, record: AccessRecord, node: &str) -> Result<(), RecordError> {
+/// Records one use. Of a parameter that is longer than any name, only the beginning.
+pub async fn record(log: &dyn EventLog, mut record: AccessRecord, node: &str) -> Result<(), RecordError> {
+    for value in record.parameters.values_mut() {
+        value.truncate(value.floor_char_boundary(MAX_IDENTIFIER_BYTES));
+    }
     let id = Uuid::now_v7();
     let metadata =
         Metadata::from([("actor", record.user.clone()), ("correlationId", id.to_string()), ("node", node.to_owned())]);
     let events = Access::default().decide(AccessCommand::RecordAccess(record))?;
-    let stream = StreamAppend {
-        aggregate_type: Access::TYPE,
-        aggregate_id: id.to_string(),
-        expected_sequence: 0,
-        events: events.iter().map(NewEvent::of).collect::<Result<_, _>>()?,
-    };
+    let stream = StreamAppend::of::<Access>(&id.to_string(), 0, &events)?;
     log.append(Unit { command_id: id, streams: vec![stream], metadata: Arc::new(metadata), basis: None }).await?;
     Ok(())
 }

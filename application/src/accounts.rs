@@ -23,9 +23,7 @@ use thiserror::Error;
 use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
-use crate::ports::event_log::{
-    AppendError, Basis, EventLog, LoadError, Metadata, NewEvent, Snapshot, StreamAppend, Unit,
-};
+use crate::ports::event_log::{AppendError, Basis, EventLog, LoadError, Metadata, Snapshot, StreamAppend, Unit};
 
 /// For how long a command is decided again because another writer was first. Each time somebody else got on.
 const MAX_CONTENTION: Duration = Duration::from_secs(5);
@@ -122,12 +120,7 @@ impl Accounts {
                     return Ok(events);
                 }
                 let Some(loaded) = state.as_mut() else { continue };
-                let mut streams = vec![StreamAppend {
-                    aggregate_type: Account::TYPE,
-                    aggregate_id: account_id.to_owned(),
-                    expected_sequence: loaded.sequence,
-                    events: events.iter().map(NewEvent::of).collect::<Result<_, _>>()?,
-                }];
+                let mut streams = vec![StreamAppend::of::<Account>(account_id, loaded.sequence, &events)?];
                 streams.extend(companions(&events)?);
                 for event in &events {
                     loaded.account.evolve(event);

@@ -84,7 +84,10 @@ async fn take(seats: &dyn Seats, applicant: Applicant<'_>, most: Depth) -> Resul
             };
             Err(GatewayError::QueueFull { running, waiting, retry_after: QUEUE_RETRY })
         }
-        Err(error) => Err(GatewayError::internal(&format!("{error:#}"))),
+        Err(error) => {
+            tracing::warn!(error.message = format!("{error:#}"), "whether there is room in a queue cannot be asked");
+            Err(GatewayError::unavailable())
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! An answer while it is being made: an append-only buffer between the task that drives a request and whoever reads.
 //!
 //! The driver never waits for a reader, so a slow client slows nobody else and a client that left can come back and
-//! read on from where it was. A buffer is bounded by the request's own limits: its output tokens,
-//! [`MAX_ANSWER_BYTES`] and [`MAX_BUFFERED_BYTES`].
+//! read on from where it was. A buffer is bounded by the request's own limits, its output tokens and [`MAX_ANSWER_BYTES`],
+//! and by what its user may have in memory: an answer holds its bytes from the first to when nobody can read it any more.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,14 +20,26 @@ use futures::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::GatewayError, ports::provider::ToolCallDelta};
+use crate::{
+    error::GatewayError,
+    ports::provider::ToolCallDelta,
+    shares::{Held, Scope, UsedUp},
+};
 
 /// The most text that one answer may have. Far above any model's output limit; it stops a provider that never ends.
 pub const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
-/// The most memory that one answer's chunks may take: some 250,000 of a token each.
-pub const MAX_BUFFERED_BYTES: usize = 32 * 1024 * 1024;
+/// What a running request takes besides its prompt and its answer: its tasks, and the provider's connection.
+pub const RUNNING_BYTES: usize = 16 << 10;
+/// What an ended answer takes besides its text.
+const ENDED_BYTES: usize = 1 << 10;
 /// What a chunk takes besides its text.
 const CHUNK_BYTES: usize = 128;
+/// The longest chunk of an answer that was gathered: one is escaped and sent at a time.
+const GATHERED_BYTES: usize = 16 << 10;
+/// Memory is taken in steps, so that a chunk does not ask for it.
+const STEP_BYTES: usize = 16 << 10;
+/// What an embedding's vectors are expected to take for each text: 3,072 numbers, the most that the known models make.
+pub const VECTOR_BYTES: usize = 12 << 10;
 
 /// One reader's view of an answer. While there is one, the client has not left.
 pub type AnswerItems = BoxStream<'static, AnswerItem>;
@@ -77,13 +92,18 @@ pub struct Done {
     pub estimated: bool,
     /// Who answered; `None` where it was cancelled before anybody did.
     pub provider: Option<String>,
+    /// By the name that clients use.
     pub model: Option<String>,
+    /// By the provider's, where it said so.
+    pub answered_model: Option<String>,
     /// The provider is a simulated one.
     pub simulated: bool,
     pub latency_ms: u64,
     pub first_chunk_ms: Option<u64>,
     pub attempts: usize,
     pub finish_reason: String,
+    /// The provider's own word for it, where that is another one.
+    pub provider_finish_reason: Option<String>,
     /// An embedding's vectors.
     pub vectors: Vec<Vec<f32>>,
 }
@@ -97,44 +117,126 @@ pub struct Answer {
     left_at: Arc<Mutex<Instant>>,
 }
 
-#[derive(Default)]
 struct State {
     queued: Option<usize>,
     chunks: Vec<Arc<Chunk>>,
+    /// What is not shown before it is whole: the texts of the chunks that it will be, and its calls.
+    gathered: (Vec<String>, Vec<ToolCallDelta>),
     text_bytes: usize,
     /// Text, vectors and what comes with them.
     buffered_bytes: usize,
+    held: Held,
     end: Option<Arc<AnswerEnd>>,
 }
 
-impl Default for Answer {
-    fn default() -> Self {
-        Self {
-            state: watch::Sender::new(State::default()),
-            cancelled: CancellationToken::new(),
-            left_at: Arc::new(Mutex::new(Instant::now())),
+/// Why an answer takes no more. What was pushed is in it all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// It has become longer than any answer may be.
+    TooLong,
+    /// Its user has no more memory for answers.
+    Memory(UsedUp),
+}
+
+impl From<Full> for GatewayError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::TooLong => Self::RateLimitExceeded {
+                what: "bytes of one answer",
+                scope: Scope::Request,
+                limit: MAX_ANSWER_BYTES as u64,
+                retry_after: Duration::ZERO,
+            },
+            Full::Memory(used_up) => used_up.into(),
         }
     }
 }
 
 impl Answer {
+    /// `held` is what it may take at first.
+    pub fn new(held: Held) -> Self {
+        let state = State {
+            queued: None,
+            chunks: Vec::new(),
+            gathered: <_>::default(),
+            text_bytes: 0,
+            buffered_bytes: 0,
+            held,
+            end: None,
+        };
+        Self {
+            state: watch::Sender::new(state),
+            cancelled: CancellationToken::new(),
+            left_at: Arc::new(Mutex::new(Instant::now())),
+        }
+    }
+
     pub fn set_queued(&self, position: usize) {
         self.state.send_modify(|state| state.queued = Some(position));
     }
 
-    /// Adds a chunk; `false` when the answer has become longer than any answer may be.
-    pub fn push(&self, text: String, tool_calls: Vec<ToolCallDelta>) -> bool {
-        let mut fits = true;
+    /// Adds a chunk.
+    pub fn push(&self, text: String, tool_calls: Vec<ToolCallDelta>) -> Result<(), Full> {
+        let mut taken = Ok(());
         self.state.send_modify(|state| {
             state.queued = None;
             let bytes = text.len() + tool_calls.iter().map(call_bytes).sum::<usize>();
-            state.text_bytes += bytes;
-            state.buffered_bytes += bytes + CHUNK_BYTES * (1 + tool_calls.len());
-            fits = state.text_bytes <= MAX_ANSWER_BYTES && state.buffered_bytes <= MAX_BUFFERED_BYTES;
-            let seq = state.chunks.len() as u64 + 1;
-            state.chunks.push(Arc::new(Chunk { seq, text, tool_calls }));
+            state.count(bytes, 1 + tool_calls.len());
+            state.add_chunk(text, tool_calls);
+            taken = state.cover();
         });
-        fits
+        taken
+    }
+
+    /// Keeps it for an answer that is shown when it is whole.
+    pub fn gather(&self, text: &str, tool_calls: Vec<ToolCallDelta>) -> Result<(), Full> {
+        let mut taken = Ok(());
+        self.state.send_if_modified(|state| {
+            state.gather_text(text);
+            for call in tool_calls {
+                state.gather_call(call);
+            }
+            taken = state.cover();
+            false
+        });
+        taken
+    }
+
+    /// Shows what was gathered, if anything was: in chunks that are short enough to be told one by one.
+    pub fn show_gathered(&self) {
+        self.state.send_if_modified(|state| {
+            let (mut texts, calls) = std::mem::take(&mut state.gathered);
+            if texts.is_empty() && calls.is_empty() {
+                return false;
+            }
+            state.queued = None;
+            let last = texts.pop().unwrap_or_default();
+            for text in texts {
+                state.add_chunk(text, vec![]);
+            }
+            state.add_chunk(last, calls);
+            true
+        });
+    }
+
+    /// Lets go of what was gathered: it will not become whole.
+    pub fn forget_gathered(&self) {
+        self.state.send_if_modified(|state| {
+            state.gathered = <_>::default();
+            state.text_bytes = 0;
+            state.buffered_bytes = 0;
+            false
+        });
+    }
+
+    /// Tries again to hold what the chunks take.
+    pub fn cover(&self) -> Result<(), Full> {
+        let mut covered = Ok(());
+        self.state.send_if_modified(|state| {
+            covered = state.cover();
+            false
+        });
+        covered
     }
 
     pub fn end(&self, end: AnswerEnd) {
@@ -142,6 +244,8 @@ impl Answer {
             if let AnswerEnd::Done(done) = &end {
                 state.buffered_bytes += done.vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum::<usize>();
             }
+            state.chunks.shrink_to_fit();
+            state.held.set(state.buffered_bytes + ENDED_BYTES);
             state.end = Some(Arc::new(end));
         });
     }
@@ -150,26 +254,27 @@ impl Answer {
         self.state.borrow().end.is_some()
     }
 
-    /// How many bytes the buffer takes, about: text, chunks, vectors.
-    pub fn buffered_bytes(&self) -> usize {
-        self.state.borrow().buffered_bytes
+    /// How long the text and the tool calls are.
+    pub fn text_bytes(&self) -> usize {
+        self.state.borrow().text_bytes
     }
 
     /// The whole text and the joined tool calls so far.
     pub fn collect(&self) -> (String, Vec<ToolCallDelta>) {
         let state = self.state.borrow();
         let mut text = String::with_capacity(state.text_bytes);
-        let mut calls: Vec<ToolCallDelta> = Vec::new();
-        for chunk in &state.chunks {
-            text.push_str(&chunk.text);
-            for delta in &chunk.tool_calls {
-                match calls.iter_mut().find(|call| call.index == delta.index) {
-                    Some(call) => call.arguments.push_str(&delta.arguments),
-                    None => calls.push(delta.clone()),
-                }
-            }
-        }
-        (text, calls)
+        state.chunks.iter().for_each(|chunk| text.push_str(&chunk.text));
+        (text, joined_calls(&state.chunks))
+    }
+
+    /// The joined tool calls so far.
+    pub fn tool_calls(&self) -> Vec<ToolCallDelta> {
+        joined_calls(&self.state.borrow().chunks)
+    }
+
+    /// The chunk of this index, from 0.
+    pub fn chunk(&self, index: usize) -> Option<Arc<Chunk>> {
+        self.state.borrow().chunks.get(index).cloned()
     }
 
     /// Nobody reads at this moment: the client has left, for now or for good.
@@ -208,6 +313,56 @@ impl Answer {
     }
 }
 
+impl State {
+    /// So many bytes, in so many pieces more.
+    fn count(&mut self, bytes: usize, pieces: usize) {
+        self.text_bytes += bytes;
+        self.buffered_bytes += bytes + CHUNK_BYTES * pieces;
+    }
+
+    fn gather_text(&mut self, mut text: &str) {
+        while !text.is_empty() {
+            let texts = &mut self.gathered.0;
+            let room = texts.last().map_or(0, |last| GATHERED_BYTES - last.len());
+            let (piece, rest) = text.split_at(text.floor_char_boundary(room));
+            match texts.last_mut() {
+                Some(last) if !piece.is_empty() => {
+                    last.push_str(piece);
+                    self.count(piece.len(), 0);
+                }
+                _ => {
+                    texts.push(String::new());
+                    self.count(0, 1);
+                }
+            }
+            text = rest;
+        }
+    }
+
+    fn gather_call(&mut self, call: ToolCallDelta) {
+        let calls = &mut self.gathered.1;
+        let (bytes, is_new) = (call_bytes(&call), !calls.iter().any(|known| known.index == call.index));
+        join_call(calls, call);
+        self.count(bytes, usize::from(is_new));
+    }
+
+    fn add_chunk(&mut self, text: String, tool_calls: Vec<ToolCallDelta>) {
+        let seq = self.chunks.len() as u64 + 1;
+        self.chunks.push(Arc::new(Chunk { seq, text, tool_calls }));
+    }
+
+    fn cover(&mut self) -> Result<(), Full> {
+        if self.text_bytes > MAX_ANSWER_BYTES {
+            return Err(Full::TooLong);
+        }
+        let needed = RUNNING_BYTES + self.buffered_bytes;
+        if needed > self.held.amount() {
+            self.held.resize(needed + STEP_BYTES).map_err(Full::Memory)?;
+        }
+        Ok(())
+    }
+}
+
 struct Cursor {
     state: watch::Receiver<State>,
     next: usize,
@@ -222,9 +377,27 @@ impl Drop for Cursor {
     }
 }
 
+fn joined_calls(chunks: &[Arc<Chunk>]) -> Vec<ToolCallDelta> {
+    let mut calls: Vec<ToolCallDelta> = Vec::new();
+    for delta in chunks.iter().flat_map(|chunk| &chunk.tool_calls) {
+        join_call(&mut calls, delta.clone());
+    }
+    calls
+}
+
+fn join_call(calls: &mut Vec<ToolCallDelta>, delta: ToolCallDelta) {
+    match calls.iter_mut().find(|call| call.index == delta.index) {
+        Some(call) => {
+            call.arguments.push_str(&delta.arguments);
+            call.broken = delta.broken.or(call.broken.take());
+        }
+        None => calls.push(delta),
+    }
+}
+
 fn call_bytes(call: &ToolCallDelta) -> usize {
     let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    call.arguments.len() + length(&call.id) + length(&call.name)
+    call.arguments.len() + length(&call.id) + length(&call.name) + length(&call.broken)
 }
 
 impl Cursor {
@@ -249,81 +422,5 @@ impl Cursor {
             }
             self.state.changed().await.ok()?;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(item: Option<AnswerItem>) -> String {
-        match item {
-            Some(AnswerItem::Chunk(chunk)) => format!("{}:{}", chunk.seq, chunk.text),
-            Some(AnswerItem::Queued { position }) => format!("queued {position}"),
-            Some(AnswerItem::End(_)) => "end".into(),
-            None => "nothing".into(),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_reader_that_comes_back_reads_on_after_the_chunk_it_had() {
-        let answer = Answer::default();
-        answer.push("a".into(), vec![]);
-        answer.push("b".into(), vec![]);
-        let mut reader = answer.read(1);
-        assert_eq!(text(reader.next().await), "2:b");
-        answer.push("c".into(), vec![]);
-        assert_eq!(text(reader.next().await), "3:c");
-        answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown.into()));
-        assert_eq!(text(reader.next().await), "end");
-        assert_eq!(text(reader.next().await), "nothing");
-    }
-
-    #[tokio::test]
-    async fn the_fragments_of_a_tool_call_are_joined() {
-        let answer = Answer::default();
-        let fragment = |id: Option<&str>, arguments: &str| ToolCallDelta {
-            index: 0,
-            id: id.map(Into::into),
-            name: id.map(|_| "f".into()),
-            arguments: arguments.into(),
-        };
-        answer.push(String::new(), vec![fragment(Some("call_1"), "{\"a\"")]);
-        answer.push(String::new(), vec![fragment(None, ":1}")]);
-        assert_eq!(answer.collect().1[0].arguments, "{\"a\":1}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_comes_back_within_the_grace_has_not_left() {
-        let answer = Arc::new(Answer::default());
-        drop(answer.read(0));
-        let waiting = answer.clone();
-        let left = async move { waiting.left(Duration::from_secs(10)).await };
-        tokio::pin!(left);
-        assert!(tokio::time::timeout(Duration::from_secs(5), &mut left).await.is_err());
-        let reader = answer.read(0);
-        assert!(tokio::time::timeout(Duration::from_mins(1), &mut left).await.is_err());
-        drop(reader);
-        assert!(tokio::time::timeout(Duration::from_secs(11), &mut left).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_grace_counts_from_the_last_time_that_the_client_left() {
-        let answer = Answer::default();
-        drop(answer.read(0));
-        let left = answer.left(Duration::from_secs(10));
-        tokio::pin!(left);
-        assert!(tokio::time::timeout(Duration::from_secs(9), &mut left).await.is_err());
-        drop(answer.read(0));
-        assert!(tokio::time::timeout(Duration::from_secs(9), &mut left).await.is_err());
-        assert!(tokio::time::timeout(Duration::from_secs(2), &mut left).await.is_ok());
-    }
-
-    #[test]
-    fn chunks_count_with_what_they_take_besides_their_text() {
-        let answer = Answer::default();
-        let most = MAX_BUFFERED_BYTES / (CHUNK_BYTES + 1);
-        assert!((0..most).all(|_| answer.push("a".into(), vec![])));
-        assert!(!answer.push("a".into(), vec![]));
     }
 }

@@ -1,11 +1,15 @@
 //! Which provider has which model, at which price, and what stands in for what.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aihub_domain::{price::Price, request::event::RequestKind};
 use chrono::{DateTime, Utc};
 
-use crate::{error::GatewayError, request::AUTO, upstream::Upstream};
+use crate::{
+    error::GatewayError,
+    request::{AUTO, pictures::Pictures},
+    upstream::{Timing, Upstream},
+};
 
 pub struct Catalog {
     /// In the order in which `auto` tries them.
@@ -23,6 +27,12 @@ pub struct Model {
     /// Input that fits into it; of an embedding, each text by itself.
     pub context_tokens: u64,
     pub max_output_tokens: u32,
+    /// It may produce output that is paid for and not shown while it is made, such as reasoning: then all that it may produce
+    /// is held from the beginning.
+    pub hidden_output: bool,
+    pub pictures: Pictures,
+    /// How long its first visible piece may take, where that is another time than its provider's.
+    pub first_piece: Option<Duration>,
     /// Dated; at most one is valid at a time.
     pub prices: Vec<Price>,
 }
@@ -55,9 +65,27 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    pub fn timing(&self) -> Timing {
+        let timing = self.upstream.timing;
+        Timing { first_piece: self.model.first_piece.unwrap_or(timing.first_piece), ..timing }
+    }
+
     /// The model in metrics. Names of models that are not listed are the clients' words: there may be any number.
     pub fn model_label(&self) -> &str {
         if self.upstream.models.listed.contains_key(&self.model_name) { &self.model_name } else { "(unlisted)" }
+    }
+}
+
+/// What the names of bad days begin with, which simulated providers know. Each is an answer of their default model's.
+const SIMULATED_CASE: &str = "sim:case/";
+
+impl Upstream {
+    fn model(&self, name: &str, serves: Serves) -> Option<Model> {
+        if self.simulated && name.starts_with(SIMULATED_CASE) {
+            let model = self.models.get(self.models.default(serves)?, serves)?;
+            return Some(Model { upstream_name: name.to_owned(), ..model });
+        }
+        self.models.get(name, serves)
     }
 }
 
@@ -117,7 +145,7 @@ impl Catalog {
             let stand_ins = self.equivalents_of(&model).filter(|_| !is_explicit);
             let found = std::iter::once(model.as_str())
                 .chain(stand_ins)
-                .find_map(|name| Some((name, upstream.models.get(name, serves)?)));
+                .find_map(|name| Some((name, upstream.model(name, serves)?)));
             let Some((name, found)) = found else {
                 if is_explicit {
                     return Err(not_found(&model));

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use aihub_domain::{
-    retention::{self, Retention, RetentionCommand, RetentionEvent},
+    content::ContentKey,
+    retention::{Retention, RetentionCommand},
     subject::{Subject, SubjectCommand, SubjectEvent},
 };
 use anyhow::bail;
-use chrono::{DateTime, NaiveDate, Utc};
-use cqrs_es::{Aggregate, DomainEvent};
-use serde::{Serialize, de::DeserializeOwned};
+use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
 use uuid::Uuid;
 
-use crate::ports::event_log::{AppendError, EventLog, Metadata, NewEvent, StreamAppend, Unit};
+use crate::ports::event_log::{AppendError, EventLog, Metadata, StreamAppend, Unit};
 
 /// How often a command is decided again because another node was first.
 const MAX_CONFLICTS: usize = 5;
@@ -37,7 +37,7 @@ pub async fn erase_subject(
     metadata: &Arc<Metadata>,
 ) -> anyhow::Result<Erasure> {
     let mut state = Subject::default();
-    let position = record(log, subject, metadata, |events: &[SubjectEvent]| {
+    let position = record(log, subject, metadata, |events| {
         state = Subject::default();
         for event in events {
             state.evolve(event);
@@ -52,56 +52,42 @@ pub async fn erase_subject(
     })
 }
 
-/// Records which months' content is too old by now, if that has changed; the first month that is kept.
+/// Records that the content under these keys is too old, at most [`MAX_KEYS`](aihub_domain::retention::MAX_KEYS) of them.
 pub async fn expire_content(
     log: &dyn EventLog,
-    retention_days: u32,
-    now: DateTime<Utc>,
+    keys: Vec<ContentKey>,
+    expired_at: DateTime<Utc>,
     node: &str,
-) -> anyhow::Result<Option<NaiveDate>> {
-    let metadata = Arc::new(Metadata::from([
+) -> anyhow::Result<()> {
+    let id = Uuid::now_v7();
+    let metadata = Metadata::from([
         ("actor", "expire_content".to_owned()),
-        ("correlationId", format!("retention:{}", now.date_naive())),
+        ("correlationId", format!("retention:{}", expired_at.date_naive())),
         ("node", node.to_owned()),
-    ]));
-    let mut kept = None;
-    record(log, retention::STREAM, &metadata, |events: &[RetentionEvent]| {
-        let mut state = Retention::default();
-        for event in events {
-            state.evolve(event);
-        }
-        let decided = state.decide(RetentionCommand::ExpireContent { retention_days, now })?;
-        kept = decided.first().map(|RetentionEvent::ContentExpired { before, .. }| *before);
-        Ok(decided)
-    })
-    .await?;
-    Ok(kept)
+    ]);
+    let events = Retention::default().decide(RetentionCommand::ExpireContent { keys, expired_at })?;
+    let stream = StreamAppend::of::<Retention>(&id.to_string(), 0, &events)?;
+    log.append(Unit { command_id: id, streams: vec![stream], metadata: Arc::new(metadata), basis: None }).await?;
+    Ok(())
 }
 
-/// Appends what `decide` makes of the stream's events; the position of the first. `None` if that is nothing.
-async fn record<E>(
+/// Appends what the subject decides on its events, as long as another writer is first; the position. `None` if that is
+/// nothing.
+async fn record(
     log: &dyn EventLog,
     id: &str,
     metadata: &Arc<Metadata>,
-    mut decide: impl FnMut(&[E]) -> anyhow::Result<Vec<E>>,
-) -> anyhow::Result<Option<u64>>
-where
-    E: DomainEvent + Serialize + DeserializeOwned + StreamOf,
-{
+    mut decide: impl FnMut(&[SubjectEvent]) -> anyhow::Result<Vec<SubjectEvent>>,
+) -> anyhow::Result<Option<u64>> {
     for _ in 0..MAX_CONFLICTS {
-        let stored = log.load(E::TYPE, id, 0).await?;
+        let stored = log.load(Subject::TYPE, id, 0).await?;
         let expected_sequence = stored.last().map_or(0, |event| event.sequence);
-        let events = stored.into_iter().map(|event| event.decode(E::TYPE, id)).collect::<Result<Vec<E>, _>>()?;
+        let events = stored.into_iter().map(|event| event.decode(Subject::TYPE, id)).collect::<Result<Vec<_>, _>>()?;
         let decided = decide(&events)?;
         if decided.is_empty() {
             return Ok(None);
         }
-        let stream = StreamAppend {
-            aggregate_type: E::TYPE,
-            aggregate_id: id.to_owned(),
-            expected_sequence,
-            events: decided.iter().map(NewEvent::of).collect::<Result<_, _>>()?,
-        };
+        let stream = StreamAppend::of::<Subject>(id, expected_sequence, &decided)?;
         let unit = Unit { command_id: Uuid::now_v7(), streams: vec![stream], metadata: metadata.clone(), basis: None };
         match log.append(unit).await {
             Ok(appended) => return Ok(Some(appended.position)),
@@ -109,18 +95,5 @@ where
             Err(error) => return Err(error.into()),
         }
     }
-    bail!("{MAX_CONFLICTS} times another writer was first on {} {id}", E::TYPE)
-}
-
-/// Whose events they are.
-trait StreamOf {
-    const TYPE: &'static str;
-}
-
-impl StreamOf for SubjectEvent {
-    const TYPE: &'static str = <Subject as Aggregate>::TYPE;
-}
-
-impl StreamOf for RetentionEvent {
-    const TYPE: &'static str = <Retention as Aggregate>::TYPE;
+    bail!("{MAX_CONFLICTS} times another writer was first on {} {id}", Subject::TYPE)
 }

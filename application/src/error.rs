@@ -12,8 +12,60 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{ports::provider::FailureKind, principal::MissingCapability, videos::catalog::Offering};
+use crate::{
+    accounts::ExecuteError,
+    ports::{
+        event_log::{AppendError, LoadError},
+        provider::FailureKind,
+        vault::VaultError,
+    },
+    principal::MissingCapability,
+    shares::Scope,
+    videos::catalog::Offering,
+};
 
+/// When it is worth asking again whether what was away is back: readiness looks as often.
+const COME_BACK_AFTER: Duration = Duration::from_secs(2);
+
+/// How many faults are told one by one: enough to mend a request by, and few whatever was sent.
+pub const MAX_TOLD_FAULTS: usize = 10;
+/// The longest name of a field, and the longest reason, that are repeated to whoever sent them.
+const MAX_FIELD_BYTES: usize = 64;
+const MAX_REASON_BYTES: usize = 512;
+
+/// A failure of what the application rests on.
+pub trait Outside {
+    /// Nothing is wrong with what was asked: the same may do in a while.
+    fn is_outage(&self) -> bool;
+}
+
+impl Outside for AppendError {
+    fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Overloaded)
+    }
+}
+
+impl Outside for LoadError {
+    fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl Outside for ExecuteError {
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Append(error) => error.is_outage(),
+            Self::Load(error) => error.is_outage(),
+            Self::Refused(_) | Self::CompanionConflict | Self::Contended | Self::Serialise(_) => false,
+        }
+    }
+}
+
+impl Outside for VaultError {
+    fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
 #[derive(Debug, Clone, Error)]
 pub enum GatewayError {
     #[error("{0}")]
@@ -21,8 +73,8 @@ pub enum GatewayError {
     /// Whose it is.
     #[error("the fresh token is someone else's: `sub` and `account` must stay")]
     OthersToken { account: String, user: String },
-    #[error("the request has {} faulty field{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
-    Validation(Vec<FaultyField>),
+    #[error("the request has {} faulty field{}", .0.count(), if .0.count() == 1 { "" } else { "s" })]
+    Validation(Faults),
     #[error("no provider that may be asked has the model {model}, or none has a price for it that is valid today")]
     ModelNotFound { model: String, provider: String, known: Vec<String> },
     #[error(
@@ -44,8 +96,8 @@ pub enum GatewayError {
         resets_at: DateTime<Utc>,
         retry_after: Duration,
     },
-    #[error("too many {what} for this {scope}")]
-    RateLimitExceeded { what: &'static str, scope: &'static str, limit: u32, retry_after: Duration },
+    #[error("too many {what} for this {scope}: at most {limit}")]
+    RateLimitExceeded { what: &'static str, scope: Scope, limit: u64, retry_after: Duration },
     #[error("{reason}")]
     DuplicateRequest { request_id: Option<String>, reason: &'static str },
     #[error("the service is at its limit of requests, running and waiting")]
@@ -58,10 +110,24 @@ pub enum GatewayError {
     StreamInterrupted { provider: String, kind: FailureKind },
     #[error("the request was not done in {limit_ms} ms")]
     Timeout { limit_ms: u64, attempts: Vec<Attempt> },
-    #[error(
-        "there is no answer here to continue: it ended over a minute ago, was never made, or belongs to someone else"
-    )]
+    #[error("no answer is known under this id: this user of this account has not asked for one lately")]
     NothingToResume,
+    /// It was made, and cannot be continued here. What was charged is durable.
+    #[error("this answer cannot be continued: its request {} and {charged} credits were charged", match *ended {
+        "abandoned" => "was given up because its node died".to_owned(),
+        "cancelled" => "was cancelled".to_owned(),
+        ended => format!("has {ended}"),
+    })]
+    AnswerLost { request_id: String, ended: &'static str, charged: Microcredits },
+    /// `node` is the one that makes it; `None` where that one is gone.
+    #[error("{}", match node {
+        Some(node) => format!("this answer is made by another node, {node}: resume it there, or ask here again once it has ended"),
+        None => "the node that made this answer is gone; what it cost is about to be settled".to_owned(),
+    })]
+    AnswerElsewhere { request_id: String, node: Option<String>, retry_after: Duration },
+    /// What it rests on is away, the log above all. Nothing was charged.
+    #[error("the service cannot write down what it does at the moment, so it takes nothing new")]
+    Unavailable { retry_after: Duration },
     /// The reason is in the log under `reference`, and nowhere else.
     #[error("an internal error; the operator finds it under {reference}")]
     Internal { reference: String },
@@ -91,12 +157,90 @@ pub struct FaultyField {
 }
 
 impl FaultyField {
+    /// Both may quote what a client sent, so they are cut where they are too long.
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: field.into(), reason: reason.into() }
+        Self { field: cut(field.into(), MAX_FIELD_BYTES), reason: cut(reason.into(), MAX_REASON_BYTES) }
     }
 }
 
+/// Everything that is wrong with a request: the first faults, and how many there are besides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults {
+    told: Vec<FaultyField>,
+    more: usize,
+}
+
+impl Faults {
+    pub fn push(&mut self, fault: FaultyField) {
+        if self.told.len() < MAX_TOLD_FAULTS {
+            self.told.push(fault);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Adds so many that nothing more is known of.
+    pub fn add_untold(&mut self, count: usize) {
+        self.more += count;
+    }
+
+    /// The first ones, at most [`MAX_TOLD_FAULTS`].
+    pub fn told(&self) -> &[FaultyField] {
+        &self.told
+    }
+
+    /// How many there are besides those.
+    pub fn more(&self) -> usize {
+        self.more
+    }
+
+    pub fn count(&self) -> usize {
+        self.told.len() + self.more
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    /// Those of `other` after its own.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.more += other.more;
+        other.told.into_iter().for_each(|fault| self.push(fault));
+        self
+    }
+}
+
+impl From<FaultyField> for Faults {
+    fn from(fault: FaultyField) -> Self {
+        Self { told: vec![fault], more: 0 }
+    }
+}
+
+impl FromIterator<FaultyField> for Faults {
+    fn from_iter<I: IntoIterator<Item = FaultyField>>(faults: I) -> Self {
+        let mut all = Self::default();
+        faults.into_iter().for_each(|fault| all.push(fault));
+        all
+    }
+}
+
+/// At most so many bytes of `text`, and a sign where it was longer.
+pub fn cut(mut text: String, most_bytes: usize) -> String {
+    if text.len() > most_bytes {
+        text.truncate(text.floor_char_boundary(most_bytes));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
+}
+
 impl GatewayError {
+    /// One field is at fault.
+    pub fn faulty(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Validation(FaultyField::new(field, reason).into())
+    }
+
     /// The stable code of the protocol.
     pub fn code(&self) -> &'static str {
         match self {
@@ -108,13 +252,15 @@ impl GatewayError {
             Self::VideoNotOffered { .. } => "VIDEO_NOT_OFFERED",
             Self::InsufficientCredits { .. } => "INSUFFICIENT_CREDITS",
             Self::UsageLimitExceeded { .. } => "USAGE_LIMIT_EXCEEDED",
+            // What is used up by all together is no fault of whoever asks.
+            Self::RateLimitExceeded { scope: Scope::Node, .. } | Self::QueueFull { .. } => "QUEUE_FULL",
             Self::RateLimitExceeded { .. } => "RATE_LIMIT_EXCEEDED",
             Self::DuplicateRequest { .. } => "DUPLICATE_REQUEST",
-            Self::QueueFull { .. } => "QUEUE_FULL",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::AllProvidersFailed { .. } => "ALL_PROVIDERS_FAILED",
-            Self::StreamInterrupted { .. } => "STREAM_INTERRUPTED",
+            Self::StreamInterrupted { .. } | Self::AnswerLost { .. } => "STREAM_INTERRUPTED",
             Self::Timeout { .. } => "TIMEOUT",
+            Self::Unavailable { .. } | Self::AnswerElsewhere { .. } => "UNAVAILABLE",
             Self::Internal { .. } => "INTERNAL",
         }
     }
@@ -124,7 +270,9 @@ impl GatewayError {
         match self {
             Self::UsageLimitExceeded { retry_after, .. }
             | Self::RateLimitExceeded { retry_after, .. }
-            | Self::QueueFull { retry_after, .. } => Some(*retry_after),
+            | Self::QueueFull { retry_after, .. }
+            | Self::Unavailable { retry_after }
+            | Self::AnswerElsewhere { retry_after, .. } => Some(*retry_after),
             Self::AllProvidersFailed { retry_after, .. } => *retry_after,
             _ => None,
         }
@@ -145,10 +293,39 @@ impl GatewayError {
         }
     }
 
+    /// What a failure outside means to the client: where something is away, to come back; anything else is internal.
+    pub fn outside(error: &(impl Outside + fmt::Display + ?Sized)) -> Self {
+        if !error.is_outage() {
+            return Self::internal(error);
+        }
+        tracing::warn!(error.message = %error, "what this service rests on is away");
+        Self::unavailable()
+    }
+
+    pub fn unavailable() -> Self {
+        Self::Unavailable { retry_after: COME_BACK_AFTER }
+    }
+
     /// Logs `error` and gives the client nothing but a reference to that line.
     pub fn internal(error: &(impl std::fmt::Display + ?Sized)) -> Self {
         let reference = uuid::Uuid::now_v7().simple().to_string();
         tracing::error!(error.reference = %reference, error.message = %error, "internal error");
         Self::Internal { reference }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_ten_and_a_count_and_quote_no_more_than_a_little() {
+        let long = "ü".repeat(100_000);
+        let faults: Faults = (0..400_000).map(|_| FaultyField::new("f", "r")).collect();
+        assert_eq!((faults.told().len(), faults.more(), faults.count()), (10, 399_990, 400_000));
+        let both = Faults::from(FaultyField::new(long.clone(), long)).and(faults);
+        assert_eq!((both.told().len(), both.more()), (10, 399_991));
+        assert_eq!((both.told()[0].field.len(), both.told()[0].reason.len()), (64 + 3, 512 + 3));
+        assert_eq!(GatewayError::Validation(both).to_string(), "the request has 400001 faulty fields");
     }
 }

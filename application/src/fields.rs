@@ -1,25 +1,30 @@
 //! The fields of a JSON object that a client sent, taken one by one: every fault is told, and what is left over is one.
 
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+mod object;
 
-use crate::error::FaultyField;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub use object::Object;
+
+use crate::error::{Faults, FaultyField};
 
 const MAX_NAME_BYTES: usize = 256;
+const UNKNOWN: &str = "is not a field of this request";
 
 /// The fields of a frame that were not looked at yet, and what is wrong with the others.
 pub(crate) struct Fields {
-    fields: Map<String, Value>,
-    faults: Vec<FaultyField>,
+    object: Object,
+    faults: Faults,
 }
 
 impl Fields {
-    pub(crate) fn new(fields: Map<String, Value>) -> Self {
-        Self { fields, faults: vec![] }
+    pub(crate) fn new(object: impl Into<Object>) -> Self {
+        Self { object: object.into(), faults: Faults::default() }
     }
 
     pub(crate) fn is_faulty(&self, field: &str) -> bool {
-        self.faults.iter().any(|fault| fault.field == field)
+        self.faults.told().iter().any(|fault| fault.field == field)
     }
 
     pub(crate) fn fault(&mut self, field: &str, reason: impl Into<String>) {
@@ -28,7 +33,7 @@ impl Fields {
 
     /// A missing field and `null` are the same.
     pub(crate) fn take<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
-        let value = self.fields.remove(field).filter(|value| !value.is_null())?;
+        let value = self.object.remove(field).filter(|value| !value.is_null())?;
         serde_json::from_value(value).map_err(|error| self.fault(field, error.to_string())).ok()
     }
 
@@ -62,15 +67,16 @@ impl Fields {
         if let Value::String(text) = value {
             return vec![text];
         }
-        self.fields.insert(field.to_owned(), value);
+        self.object.insert(field, value);
         self.list(field, most)
     }
 
     /// What nobody asked for is a fault too: a misspelt `maxTokens` would cost money.
-    pub(crate) fn finish(mut self) -> Result<(), Vec<FaultyField>> {
-        for field in std::mem::take(&mut self.fields).keys() {
-            self.fault(field, "is not a field of this request");
-        }
-        if self.faults.is_empty() { Ok(()) } else { Err(self.faults) }
+    pub(crate) fn finish(self) -> Result<(), Faults> {
+        let mut faults = self.faults;
+        let unknown = self.object.left_over();
+        unknown.named.into_iter().for_each(|field| faults.push(FaultyField::new(field, UNKNOWN)));
+        faults.add_untold(unknown.more);
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 }

@@ -7,19 +7,27 @@
 //! 2. [`dispatch`]: ask providers one after another until one has something to show.
 //! 3. [`drive`]: pass its stream on, and meter it.
 //! 4. [`closing`]: the request's end and the account's settlement, in one commit. Only then the client hears `done`.
+//!
+//! What may be asked for, and what of it is held, [`allowance`] says; [`holding`] asks the account for it.
 
+mod allowance;
 mod answers;
 mod closing;
 mod dispatch;
 mod drive;
 mod eligible;
 mod finish;
+mod hedging;
+mod holding;
 mod meter;
 mod opening;
+mod patience;
+mod progress;
 
 use std::{sync::Arc, time::Duration};
 
 use aihub_domain::{
+    content::ContentKind,
     money::{Microcredits, MicrocreditsPerUsd},
     request::event::{Asked, CancelReason, RequestKind},
 };
@@ -33,10 +41,11 @@ pub use answers::Answers;
 
 use crate::{
     accounts::Accounts,
-    answer::{Answer, AnswerEnd, AnswerItems, Done, Failed},
+    answer::{Answer, AnswerEnd, AnswerItems, Done, Failed, RUNNING_BYTES, VECTOR_BYTES},
     catalog::{Candidate, Catalog},
     error::GatewayError,
     limits::{Limits, Place, Running, Waiting},
+    lost_answers::client_key,
     ports::{
         clock::Clock,
         event_log::{EventLog, Metadata},
@@ -45,12 +54,13 @@ use crate::{
     principal::Principal,
     refusals::Refusals,
     request::AnswerRequest,
+    shares::{Held, Holder, Share},
+    weight::bytes_once_read,
 };
 use answers::Known;
-use dispatch::Progress;
 use eligible::eligible;
 use finish::Finish;
-use meter::Metered;
+use progress::Progress;
 
 /// Makes request ids out of idempotency keys.
 const REQUEST_NAMESPACE: Uuid = Uuid::from_u128(0x5b1f_3f0c_7d0e_4a52_9c1d_6f6a_0d9b_21e7);
@@ -60,10 +70,18 @@ pub struct GatewaySettings {
     /// This node's name, in the metadata of its events.
     pub node: String,
     pub rate: MicrocreditsPerUsd,
+    /// After how long without a first piece of a stream the next provider is asked as well; `None`: never.
+    pub hedge_after: Option<Duration>,
     /// From the frame's arrival to the end, whatever happens.
     pub request_timeout: Duration,
-    /// Output that is held for when the client set no `maxTokens`; the hold grows by as much at a time.
+    /// Output that is held for at first when the client set no `maxTokens` and the answer is seen as it is made; the hold grows
+    /// by at least as much at a time.
     pub output_hold_tokens: u32,
+    /// The most output that is asked for, and held for, when the client set no `maxTokens` and the answer is not seen as it is
+    /// made.
+    pub hidden_output_hold_tokens: u32,
+    /// What was asked of a provider and left before it showed anything is charged its input, and what was produced.
+    pub charge_abandoned: bool,
     /// How long an answer goes on when nobody reads it any more. Zero aborts it at the provider at once.
     pub drain_after_leaving: Duration,
     /// How long an answer can be resumed after its end.
@@ -80,6 +98,8 @@ pub struct Gateway {
     pub accounts: Arc<Accounts>,
     pub catalog: Catalog,
     pub limits: Limits,
+    /// Memory for what is asked: from the first byte of a frame to the end of its request.
+    pub asked: Arc<Share>,
     pub answers: Answers,
     /// Of requests, and whatever else callers ask for.
     pub refusals: Refusals,
@@ -100,9 +120,15 @@ struct Job {
     is_callers: bool,
     request: AnswerRequest,
     candidates: Vec<Candidate>,
+    /// About, for what goes by rates, as the next.
     input_tokens: u64,
+    output_tokens: u64,
+    /// What the request takes.
+    _memory: Held,
     answer: Arc<Answer>,
     metadata: Arc<Metadata>,
+    /// The client's own name for it, hashed; `None` where nobody comes back for it under one.
+    client_key: Option<Uuid>,
     started: Instant,
     deadline: Instant,
     /// When it came in, which its candidates' prices are of.
@@ -110,6 +136,11 @@ struct Job {
 }
 
 impl Job {
+    /// What its content is kept as. What a workflow asks is needed by the workflow.
+    fn content_kind(&self) -> ContentKind {
+        if self.is_callers { self.request.kind.into() } else { ContentKind::Workflow }
+    }
+
     /// What the log says it asked for: the first candidate's name for the model is the one that was meant.
     fn asked(&self) -> Result<Asked, GatewayError> {
         let first = self.candidates.first();
@@ -146,14 +177,15 @@ enum Entry {
 impl Gateway {
     /// Checks and admits `request`, and starts it. What is refused here has changed nothing.
     ///
-    /// `client_id` is the client's name for it, under which it can be resumed.
+    /// `client_id` is the client's name for it, under which it can be resumed; `memory` is what it takes.
     pub fn submit(
         self: &Arc<Self>,
         principal: &Arc<Principal>,
         client_id: &str,
         request: AnswerRequest,
+        memory: Held,
     ) -> Result<Submitted, GatewayError> {
-        self.admit(principal, client_id, request, true).inspect_err(|error| self.note(principal, error))
+        self.admit(principal, client_id, request, memory, true).inspect_err(|error| self.note(principal, error))
     }
 
     /// The same for a workflow, which tells itself what it was refused, and asks again: that is no refusal of its user.
@@ -163,7 +195,23 @@ impl Gateway {
         workflow_id: &str,
         request: AnswerRequest,
     ) -> Result<Submitted, GatewayError> {
-        self.admit(principal, workflow_id, request, false)
+        let said = request.content().map_err(|error| GatewayError::internal(&error))?.concat();
+        self.limits.take_bytes(principal, said.len())?;
+        let memory = self.asked.take(Holder::of(principal), bytes_once_read(said.as_bytes()))?;
+        self.admit(principal, workflow_id, request, memory, false)
+    }
+
+    /// Refuses new work while it is not taken.
+    pub fn require_open(&self) -> Result<(), GatewayError> {
+        if self.draining.is_cancelled() {
+            return Err(GatewayError::ShuttingDown);
+        }
+        self.require_log()
+    }
+
+    /// Refuses what could not be written down.
+    fn require_log(&self) -> Result<(), GatewayError> {
+        if self.log.outage().is_some() { Err(GatewayError::unavailable()) } else { Ok(()) }
     }
 
     /// Counts what somebody was refused, for the log.
@@ -176,11 +224,10 @@ impl Gateway {
         principal: &Arc<Principal>,
         client_id: &str,
         request: AnswerRequest,
+        memory: Held,
         is_callers: bool,
     ) -> Result<Submitted, GatewayError> {
-        if self.draining.is_cancelled() {
-            return Err(GatewayError::ShuttingDown);
-        }
+        self.require_open()?;
         let id = request_id(principal, request.idempotency_key.as_deref());
         if request.idempotency_key.is_some()
             && let Some(known) = self.answers.join(principal, client_id, &id, &request)
@@ -191,15 +238,19 @@ impl Gateway {
         let (provider, model) = (&request.provider, request.model.as_deref());
         let all = self.catalog.candidates(request.kind, provider, model, request.fallback, now)?;
         let candidates = eligible(all, principal, &request)?;
-        let input_tokens = request.input_tokens_estimate();
-        let output_tokens = candidates.first().map_or(0, |candidate| self.held_output_tokens(&request, candidate));
-        let running = self.limits.admit(principal, input_tokens + u64::from(output_tokens))?;
-        let entry = match self.limits.try_place() {
+        let (mut input_tokens, mut output_tokens) = (0, 0);
+        if let Some(first) = candidates.first() {
+            input_tokens = request.input_tokens_estimate(&first.model);
+            output_tokens = self.expected_output_tokens(&request, first);
+        }
+        let running = self.limits.admit(principal, input_tokens.saturating_add(output_tokens))?;
+        let room = self.answers.room(principal, RUNNING_BYTES + VECTOR_BYTES * request.inputs.len())?;
+        let entry = match self.limits.try_place(principal) {
             Some(place) => Entry::Now(place),
-            None => Entry::Queued(self.limits.join_queue()?),
+            None => Entry::Queued(self.limits.join_queue(principal)?),
         };
 
-        let answer = Arc::<Answer>::default();
+        let answer = Arc::new(Answer::new(room));
         // The same key may have come in meanwhile, on another socket.
         if let Some(known) = self.answers.insert(principal, client_id, &id, &request, &answer) {
             return joined(known, id);
@@ -218,8 +269,11 @@ impl Gateway {
             request,
             candidates,
             input_tokens,
+            output_tokens,
+            _memory: memory,
             answer: answer.clone(),
             metadata: Arc::new(metadata),
+            client_key: is_callers.then(|| client_key(principal, client_id)),
             started,
             deadline: started + self.settings.request_timeout,
             asked_at: now,
@@ -240,8 +294,9 @@ impl Gateway {
             }
             // Nothing was accepted, so there is nothing to write down.
             Err(ending) => {
-                let nothing = Progress::new(&job, Microcredits::ZERO);
-                self.told(&job, nothing, ending, Metered::default(), Microcredits::ZERO)
+                let nothing = Progress::new(&job, Microcredits::ZERO, Microcredits::ZERO);
+                let used = nothing.total(None);
+                self.told(&job, nothing, ending, &used, Microcredits::ZERO)
             }
         };
         if let Err(Failed { error, .. }) = &end
@@ -269,9 +324,8 @@ impl Gateway {
     }
 
     async fn answer(self: &Arc<Self>, job: &Arc<Job>, accepted: &mut bool) -> Result<Done, Failed> {
-        let reserved = self.open(job).await?;
+        let (mut progress, mut beside) = (self.open_in_time(job).await?, None);
         *accepted = true;
-        let mut progress = Progress::new(job, reserved);
         let interruption = self.interruption(job);
         tokio::pin!(interruption);
         // Nobody is asked for a request that is to end already; later on, work that is done comes first.
@@ -280,21 +334,26 @@ impl Gateway {
         } else {
             tokio::select! {
                 biased;
-                ending = self.work(job, &mut progress) => ending,
+                ending = self.work(job, &mut progress, &mut beside) => ending,
                 reason = interruption => Ending::Cancelled(reason),
             }
+        };
+        let (rate, charges) = (self.settings.rate, self.settings.charge_abandoned);
+        let progress = match beside {
+            Some(second) if second.first_chunk_ms.is_some() || second.finish_reason.is_some() => {
+                second.with_left(progress, rate, charges)
+            }
+            Some(second) => progress.with_left(second, rate, charges),
+            None => progress,
         };
         self.close(job, progress, ending).await
     }
 
-    async fn work(&self, job: &Job, progress: &mut Progress) -> Ending {
+    async fn work(&self, job: &Job, progress: &mut Progress, beside: &mut Option<Progress>) -> Ending {
         if job.request.kind == RequestKind::Embedding {
             return self.embed(job, progress).await;
         }
-        match self.dispatch(job, progress).await {
-            Ok(live) => self.drive(job, live, progress).await,
-            Err(ending) => ending,
-        }
+        if job.request.stream { self.stream(job, progress, beside).await } else { self.gather(job, progress).await }
     }
 
     /// Resolves when the request is to end before its provider is done.
@@ -307,12 +366,13 @@ impl Gateway {
         }
     }
 
-    /// Output tokens that are held for at first: all that the client allows, or a portion that can be extended.
-    fn held_output_tokens(&self, request: &AnswerRequest, candidate: &Candidate) -> u32 {
+    /// Output tokens that are reckoned with at first: all that the client allows, or a portion.
+    fn expected_output_tokens(&self, request: &AnswerRequest, candidate: &Candidate) -> u64 {
         if request.kind == RequestKind::Embedding {
             return 0;
         }
-        request.max_tokens.unwrap_or(self.settings.output_hold_tokens).min(candidate.model.max_output_tokens)
+        let expected = request.max_tokens.unwrap_or(self.settings.output_hold_tokens);
+        expected.min(candidate.model.max_output_tokens).into()
     }
 }
 

@@ -1,12 +1,11 @@
 //! What one user and one account may ask of this node, and how much all of them together.
 
+mod places;
+
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,9 +14,11 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{error::GatewayError, principal::Principal};
+pub use places::{Place, Waiting};
+
+use self::places::Places;
+use crate::{error::GatewayError, principal::Principal, shares::Scope};
 
 /// The most for one user, or for one account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +27,15 @@ pub struct Allowance {
     pub requests_per_minute: NonZeroU32,
     /// Input as estimated plus the output that may be produced.
     pub tokens_per_minute: NonZeroU32,
+    /// Of requests as they come, and of answers: about what goes into the log.
+    pub bytes_per_minute: NonZeroU32,
     pub concurrent_requests: u32,
+    /// The next four are for whoever comes in at a door: open sockets, HTTP calls that are being answered, those of them that
+    /// wait for a change, and those that have a report or an audit made.
+    pub sockets: usize,
+    pub concurrent_calls: usize,
+    pub long_polls: usize,
+    pub reports: usize,
 }
 
 /// The most for this node.
@@ -40,10 +49,11 @@ pub struct Capacity {
 
 /// Allowances of users or of accounts.
 struct Allowances {
-    scope: &'static str,
+    scope: Scope,
     allowance: Allowance,
     requests: DefaultKeyedRateLimiter<String>,
     tokens: DefaultKeyedRateLimiter<String>,
+    bytes: DefaultKeyedRateLimiter<String>,
     running: Arc<Mutex<HashMap<String, u32>>>,
     /// Made once: making one asks the processor what it is, which on a virtual machine takes as long as all the rest.
     clock: DefaultClock,
@@ -52,9 +62,7 @@ struct Allowances {
 pub struct Limits {
     users: Allowances,
     accounts: Allowances,
-    capacity: Capacity,
-    places: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    places: Places,
 }
 
 /// Counted as running for its user and its account until dropped.
@@ -67,26 +75,12 @@ struct Counted {
     key: String,
 }
 
-/// One of the node's places.
-pub struct Place {
-    _permit: OwnedSemaphorePermit,
-}
-
-/// A place in the queue for a place.
-pub struct Waiting {
-    waiting: Arc<AtomicUsize>,
-    /// How many wait before this one, itself included, when it joined.
-    pub position: usize,
-}
-
 impl Limits {
     pub fn new(per_user: Allowance, per_account: Allowance, capacity: Capacity) -> Self {
         Self {
-            users: Allowances::new("user", per_user),
-            accounts: Allowances::new("account", per_account),
-            capacity,
-            places: Arc::new(Semaphore::new(capacity.running_requests)),
-            waiting: Arc::default(),
+            users: Allowances::new(Scope::User, per_user),
+            accounts: Allowances::new(Scope::Account, per_account),
+            places: Places::new(capacity),
         }
     }
 
@@ -104,6 +98,12 @@ impl Limits {
         Ok(Running { _counted: [user, account] })
     }
 
+    /// Takes `bytes` that have come in off the principal's allowances, before anything is done with them.
+    pub fn take_bytes(&self, principal: &Principal, bytes: usize) -> Result<(), GatewayError> {
+        self.users.check_bytes(&principal.user, bytes)?;
+        self.accounts.check_bytes(&principal.account, bytes)
+    }
+
     /// Takes `tokens` more off the allowances, for a request that turned out larger than it was admitted for. Where
     /// fewer are left, it takes those: what is running goes on.
     pub fn debit(&self, principal: &Principal, tokens: u64) {
@@ -111,58 +111,49 @@ impl Limits {
         self.accounts.debit(&principal.account, tokens);
     }
 
+    /// The same with bytes, those of an answer.
+    pub fn debit_bytes(&self, principal: &Principal, bytes: usize) {
+        self.users.debit_bytes(&principal.user, bytes);
+        self.accounts.debit_bytes(&principal.account, bytes);
+    }
+
     /// A place at once, if there is one and nobody waits for it.
-    pub fn try_place(&self) -> Option<Place> {
-        self.places.clone().try_acquire_owned().ok().map(|permit| Place { _permit: permit })
+    pub fn try_place(&self, principal: &Principal) -> Option<Place> {
+        self.places.try_take(self.accounts.running(&principal.account))
     }
 
     /// Joins the queue, unless it is full.
-    pub fn join_queue(&self) -> Result<Waiting, GatewayError> {
-        let waiting =
-            Waiting { position: self.waiting.fetch_add(1, Ordering::AcqRel) + 1, waiting: self.waiting.clone() };
-        if waiting.position > self.capacity.waiting_requests { Err(self.queue_full()) } else { Ok(waiting) }
+    pub fn join_queue(&self, principal: &Principal) -> Result<Waiting, GatewayError> {
+        self.places.join_queue(principal)
     }
 
     /// Waits for a place, in the order of arrival, at most as long as configured.
     pub async fn place(&self, waiting: Waiting) -> Result<Place, GatewayError> {
-        let wait = Duration::from_millis(self.capacity.wait_ms);
-        let permit = tokio::time::timeout(wait, self.places.clone().acquire_owned()).await;
-        drop(waiting);
-        match permit {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
-            Ok(Err(_)) => Err(GatewayError::ShuttingDown),
-            Err(_) => Err(self.queue_full()),
-        }
+        self.places.wait(waiting).await
     }
 
     /// Forgets those who have not asked for a while. To be called now and then.
     pub fn forget_idle(&self) {
         for allowances in [&self.users, &self.accounts] {
-            allowances.requests.retain_recent();
-            allowances.tokens.retain_recent();
+            for rates in [&allowances.requests, &allowances.tokens, &allowances.bytes] {
+                rates.retain_recent();
+            }
         }
     }
 
     pub fn running(&self) -> usize {
-        self.capacity.running_requests - self.places.available_permits()
-    }
-
-    fn queue_full(&self) -> GatewayError {
-        GatewayError::QueueFull {
-            running: self.running(),
-            waiting: self.waiting.load(Ordering::Relaxed).min(self.capacity.waiting_requests),
-            retry_after: Duration::from_secs(1),
-        }
+        self.places.taken()
     }
 }
 
 impl Allowances {
-    fn new(scope: &'static str, allowance: Allowance) -> Self {
+    fn new(scope: Scope, allowance: Allowance) -> Self {
         Self {
             scope,
             allowance,
             requests: RateLimiter::keyed(Quota::per_minute(allowance.requests_per_minute)),
             tokens: RateLimiter::keyed(Quota::per_minute(allowance.tokens_per_minute)),
+            bytes: RateLimiter::keyed(Quota::per_minute(allowance.bytes_per_minute)),
             running: Arc::default(),
             clock: DefaultClock::default(),
         }
@@ -181,6 +172,25 @@ impl Allowances {
         *count += 1;
         drop(running);
         Ok(Counted { running: self.running.clone(), key: key.to_owned() })
+    }
+
+    fn running(&self, key: &str) -> u32 {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or_default()
+    }
+
+    fn check_bytes(&self, key: &String, bytes: usize) -> Result<(), GatewayError> {
+        let Some(bytes) = u32::try_from(bytes).ok().and_then(NonZeroU32::new) else {
+            return if bytes == 0 { Ok(()) } else { Err(self.too_many_bytes(Duration::ZERO)) };
+        };
+        match self.bytes.check_key_n(key, bytes) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(not_until)) => Err(self.too_many_bytes(not_until.wait_time_from(self.clock.now()))),
+            Err(_) => Err(self.too_many_bytes(Duration::ZERO)),
+        }
+    }
+
+    fn too_many_bytes(&self, wait: Duration) -> GatewayError {
+        self.exceeded("bytes a minute", self.allowance.bytes_per_minute.get(), wait)
     }
 
     fn check_rate(&self, key: &String, tokens: u64) -> Result<(), GatewayError> {
@@ -208,21 +218,28 @@ impl Allowances {
         Err(self.exceeded("tokens in one request", limit, Duration::ZERO))
     }
 
-    /// Takes what is there, up to `tokens`. The limiter takes a number of tokens or none, so it is asked for ever
-    /// smaller ones.
     fn debit(&self, key: &String, tokens: u64) {
-        let mut left = u32::try_from(tokens).unwrap_or(u32::MAX).min(self.allowance.tokens_per_minute.get());
-        let mut portion = left;
-        while let Some(some) = NonZeroU32::new(portion.min(left)) {
-            if matches!(self.tokens.check_key_n(key, some), Ok(Ok(()))) {
-                left -= some.get();
-            }
-            portion /= 2;
-        }
+        take_what_is_there(&self.tokens, key, tokens, self.allowance.tokens_per_minute);
+    }
+
+    fn debit_bytes(&self, key: &String, bytes: usize) {
+        take_what_is_there(&self.bytes, key, bytes as u64, self.allowance.bytes_per_minute);
     }
 
     fn exceeded(&self, what: &'static str, limit: u32, retry_after: Duration) -> GatewayError {
-        GatewayError::RateLimitExceeded { what, scope: self.scope, limit, retry_after }
+        GatewayError::RateLimitExceeded { what, scope: self.scope, limit: limit.into(), retry_after }
+    }
+}
+
+/// Takes what is there, up to `amount`. The limiter takes a number or none, so it is asked for ever smaller ones.
+fn take_what_is_there(rates: &DefaultKeyedRateLimiter<String>, key: &String, amount: u64, most: NonZeroU32) {
+    let mut left = u32::try_from(amount).unwrap_or(u32::MAX).min(most.get());
+    let mut portion = left;
+    while let Some(some) = NonZeroU32::new(portion.min(left)) {
+        if matches!(rates.check_key_n(key, some), Ok(Ok(()))) {
+            left -= some.get();
+        }
+        portion /= 2;
     }
 }
 
@@ -235,12 +252,6 @@ impl Drop for Counted {
                 running.remove(&self.key);
             }
         }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -263,7 +274,12 @@ mod tests {
         Allowance {
             requests_per_minute: NonZeroU32::new(requests).unwrap(),
             tokens_per_minute: NonZeroU32::new(tokens).unwrap(),
+            bytes_per_minute: NonZeroU32::new(1_000).unwrap(),
             concurrent_requests,
+            sockets: 1,
+            concurrent_calls: 1,
+            long_polls: 1,
+            reports: 1,
         }
     }
 
@@ -315,18 +331,19 @@ mod tests {
         assert_eq!(what(&limits.admit(&principal("ada"), 500)), "admitted");
     }
 
-    #[tokio::test]
-    async fn beyond_the_places_a_bounded_number_waits_for_a_bounded_time() {
-        let wide = allowance(1_000, 1_000, 10);
-        let limits = limits(wide, wide);
-        let place = limits.try_place().unwrap();
-        assert!(limits.try_place().is_none());
-        let first = limits.join_queue().unwrap();
-        assert_eq!(first.position, 1);
-        assert!(matches!(limits.join_queue(), Err(GatewayError::QueueFull { running: 1, waiting: 1, .. })));
-        assert!(matches!(limits.place(first).await, Err(GatewayError::QueueFull { .. })));
-        drop(place);
-        let second = limits.join_queue().unwrap();
-        assert!(limits.place(second).await.is_ok());
+    #[test]
+    fn bytes_that_come_in_are_limited_and_those_of_an_answer_are_taken_off_as_far_as_they_are_there() {
+        let wide = allowance(1_000, 1_000_000, 100);
+        let limits = limits(wide, Allowance { bytes_per_minute: NonZeroU32::new(1_500).unwrap(), ..wide });
+        let refused = |user: &str, bytes| match limits.take_bytes(&principal(user), bytes) {
+            Err(GatewayError::RateLimitExceeded { what: "bytes a minute", scope, limit, .. }) => Some((scope, limit)),
+            other => other.map(|()| None).unwrap(),
+        };
+        assert_eq!(refused("ada", 1_001), Some((Scope::User, 1_000)));
+        assert_eq!(refused("ada", 600), None);
+        limits.debit_bytes(&principal("ada"), 5_000);
+        assert_eq!(refused("ada", 300), Some((Scope::User, 1_000)));
+        assert_eq!(refused("eve", 600), Some((Scope::Account, 1_500)));
+        assert_eq!(refused("eve", 0), None);
     }
 }

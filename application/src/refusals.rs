@@ -15,13 +15,12 @@ use std::{
 
 use aihub_domain::refusal::{Grounds, Reason, Refusal, RefusalCommand, Refused};
 use chrono::{DateTime, Utc};
-use cqrs_es::Aggregate;
 use metrics::counter;
 use uuid::Uuid;
 
 use crate::{
     error::GatewayError,
-    ports::event_log::{AppendError, EventLog, Metadata, NewEvent, StreamAppend, Unit},
+    ports::event_log::{AppendError, EventLog, Metadata, StreamAppend, Unit},
     principal::{Principal, is_identifier},
     request::AUTO,
 };
@@ -135,8 +134,7 @@ fn unit(refused: Refused, node: &str) -> Option<Unit> {
         ("node", node.to_owned()),
     ]);
     let events = Refusal::default().decide(RefusalCommand::RecordRefusals(Box::new(refused))).ok()?;
-    let events = events.iter().map(NewEvent::of).collect::<Result<_, _>>().ok()?;
-    let stream = StreamAppend { aggregate_type: Refusal::TYPE, aggregate_id, expected_sequence: 0, events };
+    let stream = StreamAppend::of::<Refusal>(&aggregate_id, 0, &events).ok()?;
     Some(Unit { command_id, streams: vec![stream], metadata: Arc::new(metadata), basis: None })
 }
 
@@ -159,7 +157,7 @@ fn grounds(error: &GatewayError) -> Option<Grounds> {
             required_microcredits: *required,
         },
         GatewayError::RateLimitExceeded { what, scope, limit, .. } => {
-            Grounds::Rate { too_many: (*what).to_owned(), scope: (*scope).to_owned(), limit: *limit }
+            Grounds::Rate { too_many: (*what).to_owned(), scope: scope.as_str().to_owned(), limit: *limit }
         }
         GatewayError::QueueFull { running, waiting, .. } => {
             Grounds::Queue { running: count(*running), waiting: count(*waiting) }
@@ -187,6 +185,9 @@ fn grounds(error: &GatewayError) -> Option<Grounds> {
         | GatewayError::StreamInterrupted { .. }
         | GatewayError::Timeout { .. }
         | GatewayError::NothingToResume
+        | GatewayError::AnswerLost { .. }
+        | GatewayError::AnswerElsewhere { .. }
+        | GatewayError::Unavailable { .. }
         | GatewayError::Internal { .. } => return None,
     })
 }

@@ -61,6 +61,8 @@ pub struct VideoSettings {
     pub deadline: Duration,
     /// After the deadline, for a file that is there and does not come.
     pub storing: Duration,
+    /// How long a file that is none, or is half of one, is fetched again before it is unusable.
+    pub whole_within: Duration,
     /// How often a provider is asked that does not say itself.
     pub poll_every: Duration,
     /// How long after a submission whose answer was lost the provider is asked about it: whoever made it must have given
@@ -111,7 +113,7 @@ impl Videos {
     /// What the client wrote.
     async fn content(&self, known: &Known) -> Result<VideoContent, VaultError> {
         let Some(request) = known.job.request() else { return Err(VaultError::Unreadable) };
-        let opened = self.gateway.vault.open(&known.video_id, &request.content).await?;
+        let opened = self.gateway.vault.open(&request.content).await?;
         serde_json::from_slice(&opened).map_err(|_| VaultError::Unreadable)
     }
 }

@@ -71,7 +71,7 @@ impl Workflows {
     /// What the client wrote.
     async fn content(&self, run: &Run) -> Result<WorkflowContent, VaultError> {
         let request = run.workflow.request().ok_or(VaultError::Unreadable)?;
-        let opened = self.videos.gateway.vault.open(&run.workflow_id, &request.content).await?;
+        let opened = self.videos.gateway.vault.open(&request.content).await?;
         serde_json::from_slice(&opened).map_err(|_| VaultError::Unreadable)
     }
 

@@ -4,10 +4,13 @@
 //! never fail for want of credits, because it takes at most what is held. At every event
 //! `granted = available + held + spent + expired`.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 pub mod command;
 pub mod event;
 mod grants;
 pub mod repricing;
+mod reservations;
 mod spend;
 #[cfg(test)]
 mod tests;
@@ -69,8 +72,13 @@ pub enum AdjustmentKind {
 pub enum AccountError {
     #[error("the account is not open")]
     NotOpen,
-    #[error("an amount must be above zero, not {0}")]
+    #[error("an amount must be above zero and at most {most} credits, not {0}", most = Microcredits::MAX)]
     InvalidAmount(Microcredits),
+    #[error(
+        "{granted} credits were granted, and with {required} more it would be above {} altogether",
+        Microcredits::MAX
+    )]
+    GrantedTooMuch { granted: Microcredits, required: Microcredits },
     #[error("{available} credits are available and {required} are required")]
     InsufficientCredits { available: Microcredits, required: Microcredits },
     #[error("{used} of this {period:?}'s limit of {limit} credits are used or held; {required} more do not fit")]
@@ -123,7 +131,7 @@ impl Account {
     }
 
     pub fn available(&self) -> Microcredits {
-        self.granted - self.held - self.spent - self.expired
+        self.granted.minus(self.held).minus(self.spent).minus(self.expired)
     }
 
     pub fn limits(&self) -> UsageLimits {
@@ -140,17 +148,20 @@ impl Account {
                 Ok(if self.opened { vec![] } else { vec![AccountEvent::AccountOpened { opened_at }] })
             }
             AccountCommand::GrantCredits { grant_id, amount, expires_at, reason, actor, granted_at } => {
-                positive(amount)?;
+                check(amount)?;
                 match self.grants.get(&grant_id) {
                     Some(made) if made.amount == amount && made.expires_at == expires_at => return Ok(vec![]),
                     Some(made) => return Err(AccountError::GrantConflict { grant_id, granted: made.amount }),
                     None => {}
                 }
+                if self.granted.plus(amount) > Microcredits::MAX {
+                    return Err(AccountError::GrantedTooMuch { granted: self.granted, required: amount });
+                }
                 let mut events = self.decide(AccountCommand::OpenAccount { opened_at: granted_at })?;
                 events.push(AccountEvent::CreditsGranted {
                     grant_id,
                     amount_microcredits: amount,
-                    available_microcredits: self.available() + amount,
+                    available_microcredits: self.available().plus(amount),
                     expires_at,
                     reason,
                     actor,
@@ -162,77 +173,22 @@ impl Account {
             AccountCommand::AdjustCredits(adjustment) => self.decide_adjustment(adjustment),
             AccountCommand::SetUsageLimits { limits, reason, actor, set_at } => {
                 for limit in [limits.daily_microcredits, limits.monthly_microcredits].into_iter().flatten() {
-                    positive(limit)?;
+                    check(limit)?;
                 }
                 self.require_open()?;
                 Ok(vec![AccountEvent::UsageLimitsSet { limits, reason, actor, set_at }])
             }
-            AccountCommand::ReserveCredits { reservation_id, amount, reserved_at } => {
-                positive(amount)?;
-                if self.holds.contains_key(&reservation_id) {
-                    return Err(AccountError::ReservationExists(reservation_id));
-                }
-                let available_microcredits = self.available_after_holding(amount, reserved_at)?;
-                Ok(vec![AccountEvent::CreditsReserved {
-                    reservation_id,
-                    amount_microcredits: amount,
-                    available_microcredits,
-                    reserved_at,
-                }])
+            AccountCommand::ReserveCredits { reservation_id, amount, at_least, reserved_at } => {
+                self.decide_reservation(reservation_id, amount, at_least, reserved_at)
             }
-            AccountCommand::ExtendReservation { reservation_id, by, extended_at } => {
-                positive(by)?;
-                let reserved = self.require_hold(&reservation_id)?;
-                let available_microcredits = self.available_after_holding(by, extended_at)?;
-                Ok(vec![AccountEvent::ReservationExtended {
-                    reservation_id,
-                    by_microcredits: by,
-                    reserved_microcredits: reserved + by,
-                    available_microcredits,
-                    extended_at,
-                }])
+            AccountCommand::ExtendReservation { reservation_id, by, at_least, extended_at } => {
+                self.decide_extension(reservation_id, by, at_least, extended_at)
             }
             AccountCommand::SettleReservation { reservation_id, charge, settled_at } => {
-                if charge.amount < Microcredits::ZERO {
-                    return Err(AccountError::InvalidAmount(charge.amount));
-                }
-                let reserved = self.require_hold(&reservation_id)?;
-                // The provider used more than was held: what the account still has covers it, and what it has not
-                // is our loss, written down as such. It never becomes a debt.
-                let missing = (charge.amount - reserved).max(Microcredits::ZERO);
-                let extension = missing.min(self.available().max(Microcredits::ZERO));
-                let reserved_at_last = reserved + extension;
-                let charged = charge.amount.min(reserved_at_last);
-                let mut events = Vec::with_capacity(2);
-                if extension > Microcredits::ZERO {
-                    events.push(AccountEvent::ReservationExtended {
-                        reservation_id: reservation_id.clone(),
-                        by_microcredits: extension,
-                        reserved_microcredits: reserved_at_last,
-                        available_microcredits: self.available() - extension,
-                        extended_at: settled_at,
-                    });
-                }
-                events.push(AccountEvent::CreditsSettled {
-                    reservation_id,
-                    charged_microcredits: charged,
-                    released_microcredits: reserved_at_last - charged,
-                    uncovered_microcredits: charge.amount - charged,
-                    available_microcredits: self.available() - extension + (reserved_at_last - charged),
-                    price_id: charge.price_id,
-                    cost_picousd: charge.cost,
-                    settled_at,
-                });
-                Ok(events)
+                self.decide_settlement(reservation_id, charge, settled_at)
             }
             AccountCommand::ReleaseReservation { reservation_id, released_at } => {
-                let reserved = self.require_hold(&reservation_id)?;
-                Ok(vec![AccountEvent::CreditsReleased {
-                    reservation_id,
-                    released_microcredits: reserved,
-                    available_microcredits: self.available() + reserved,
-                    released_at,
-                }])
+                self.decide_release(reservation_id, released_at)
             }
         }
     }
@@ -241,11 +197,11 @@ impl Account {
         match event {
             AccountEvent::AccountOpened { .. } => self.opened = true,
             AccountEvent::CreditsGranted { grant_id, amount_microcredits, expires_at, .. } => {
-                self.granted += *amount_microcredits;
+                self.granted = self.granted.plus(*amount_microcredits);
                 self.grants.add(grant_id, *amount_microcredits, *expires_at);
             }
             AccountEvent::CreditsExpired { grant_id, amount_microcredits, still_held_microcredits, .. } => {
-                self.expired += *amount_microcredits;
+                self.expired = self.expired.plus(*amount_microcredits);
                 let expiry = Expiry { expires_now: *amount_microcredits, still_held: *still_held_microcredits };
                 self.grants.expire(grant_id, expiry);
             }
@@ -253,27 +209,27 @@ impl Account {
                 self.adjustments.insert(adjustment_id.clone(), (*kind, *amount));
                 match kind {
                     AdjustmentKind::CreditNote => {
-                        self.spent -= *amount;
+                        self.spent = self.spent.minus(*amount);
                         self.grants.give_back(*amount);
                     }
                     AdjustmentKind::DebitNote => {
-                        self.spent += *amount;
+                        self.spent = self.spent.plus(*amount);
                         self.grants.draw(*amount);
                     }
                 }
             }
             AccountEvent::UsageLimitsSet { limits, .. } => self.limits = *limits,
             AccountEvent::CreditsReserved { reservation_id, amount_microcredits, .. } => {
-                self.held += *amount_microcredits;
+                self.held = self.held.plus(*amount_microcredits);
                 self.holds.insert(reservation_id.clone(), *amount_microcredits);
             }
             AccountEvent::ReservationExtended { reservation_id, by_microcredits, reserved_microcredits, .. } => {
-                self.held += *by_microcredits;
+                self.held = self.held.plus(*by_microcredits);
                 self.holds.insert(reservation_id.clone(), *reserved_microcredits);
             }
             AccountEvent::CreditsSettled { reservation_id, charged_microcredits, settled_at, .. } => {
                 self.end_hold(reservation_id);
-                self.spent += *charged_microcredits;
+                self.spent = self.spent.plus(*charged_microcredits);
                 self.grants.draw(*charged_microcredits);
                 self.spend.add(*settled_at, *charged_microcredits);
             }
@@ -296,7 +252,7 @@ impl Account {
             grant_id,
             amount_microcredits: expires_now,
             still_held_microcredits: still_held,
-            available_microcredits: self.available() - expires_now,
+            available_microcredits: self.available().minus(expires_now),
             expired_at,
         }])
     }
@@ -304,7 +260,7 @@ impl Account {
     fn decide_adjustment(&self, adjustment: Adjustment) -> Result<Vec<AccountEvent>, AccountError> {
         let Adjustment { adjustment_id, kind, amount, corrects, corrects_month, reason, actor, adjusted_at } =
             adjustment;
-        positive(amount)?;
+        check(amount)?;
         match self.adjustments.get(&adjustment_id) {
             Some(made) if *made == (kind, amount) => return Ok(vec![]),
             Some(&(kind, amount)) => {
@@ -329,8 +285,8 @@ impl Account {
             AdjustmentKind::DebitNote if amount > available => {
                 return Err(AccountError::InsufficientCredits { available, required: amount });
             }
-            AdjustmentKind::CreditNote => available + amount,
-            AdjustmentKind::DebitNote => available - amount,
+            AdjustmentKind::CreditNote => available.plus(amount),
+            AdjustmentKind::DebitNote => available.minus(amount),
         };
         Ok(vec![AccountEvent::CreditsAdjusted {
             adjustment_id,
@@ -345,34 +301,20 @@ impl Account {
         }])
     }
 
-    /// What would be available with `amount` more held, or the rule that forbids it.
-    fn available_after_holding(&self, amount: Microcredits, at: DateTime<Utc>) -> Result<Microcredits, AccountError> {
-        self.require_open()?;
-        self.spend.require_within(&self.limits, self.held, amount, at)?;
-        let available = self.available();
-        if amount > available {
-            return Err(AccountError::InsufficientCredits { available, required: amount });
-        }
-        Ok(available - amount)
-    }
-
     fn require_open(&self) -> Result<(), AccountError> {
         if self.opened { Ok(()) } else { Err(AccountError::NotOpen) }
     }
 
-    fn require_hold(&self, reservation_id: &str) -> Result<Microcredits, AccountError> {
-        self.hold(reservation_id).ok_or_else(|| AccountError::NoSuchReservation(reservation_id.to_owned()))
-    }
-
     fn end_hold(&mut self, reservation_id: &str) {
         if let Some(reserved) = self.holds.remove(reservation_id) {
-            self.held -= reserved;
+            self.held = self.held.minus(reserved);
         }
     }
 }
 
-fn positive(amount: Microcredits) -> Result<(), AccountError> {
-    if amount > Microcredits::ZERO { Ok(()) } else { Err(AccountError::InvalidAmount(amount)) }
+fn check(amount: Microcredits) -> Result<(), AccountError> {
+    let is_amount = amount > Microcredits::ZERO && amount <= Microcredits::MAX;
+    if is_amount { Ok(()) } else { Err(AccountError::InvalidAmount(amount)) }
 }
 
 impl Aggregate for Account {

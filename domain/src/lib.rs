@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`access`] | who looked at what is not theirs |
 //! | [`account`] | credit accounts: grants, limits, two-phase reservations |
+//! | [`audit_key`] | who signs what the log is |
 //! | [`content`] | sealed prompts and answers, as events carry them |
 //! | [`money`] | credits and provider cost, both integers |
 //! | [`period`] | accounting months, and their close |
@@ -17,6 +18,7 @@
 
 pub mod access;
 pub mod account;
+pub mod audit_key;
 pub mod content;
 pub mod money;
 pub mod period;

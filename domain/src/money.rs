@@ -1,11 +1,12 @@
 //! Credits and provider cost. Integers only; floats appear in no amount.
+//!
+//! Nothing here wraps. Amounts that come in are bounded at the doors by [`Microcredits::MAX`], and what an account was
+//! granted altogether is bounded by it as well, so that no sum over one account comes near the end of its 64 bits. Sums over
+//! many accounts have 128.
 
-use std::{
-    fmt,
-    iter::Sum,
-    num::ParseIntError,
-    ops::{Add, AddAssign, Sub, SubAssign},
-};
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
+use std::{fmt, num::ParseIntError};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,12 +15,18 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Microcredits(pub i64);
 
+/// A sum of credits over any number of accounts, in microcredits. In JSON it is a text: not everybody reads so large a
+/// number alike.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MicrocreditsSum(pub i128);
+
 /// What a provider asks for something, in 10⁻¹² US dollars: fine enough for one token at $0.01875 a million.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PicoUsd(pub i64);
 
-/// A sum of provider costs, in 10⁻¹² US dollars. In JSON it is a text: not everybody reads so large a number alike.
+/// A sum of provider costs, in 10⁻¹² US dollars. In JSON it is a text, as [`MicrocreditsSum`] is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PicoUsdSum(pub i128);
@@ -32,9 +39,12 @@ pub struct MicrocreditsPerUsd(pub u32);
 impl Microcredits {
     pub const ZERO: Self = Self(0);
     pub const PER_CREDIT: i64 = 1_000_000;
+    /// 10¹² credits: the most that one grant, note or limit may be, and the most that one account may be granted altogether.
+    /// At 1,000 credits a dollar it is a billion dollars, and nine of it still fit into 64 bits.
+    pub const MAX: Self = Self(1_000_000_000_000_000_000);
 
     pub const fn from_credits(credits: i64) -> Self {
-        Self(credits * Self::PER_CREDIT)
+        Self(credits.saturating_mul(Self::PER_CREDIT))
     }
 
     /// For JSON on the wire, where a credit is a decimal number. Exact up to nine billion credits.
@@ -43,9 +53,17 @@ impl Microcredits {
         self.0 as f64 / Self::PER_CREDIT as f64
     }
 
+    /// The sum of two amounts that are within [`MAX`](Self::MAX) each, or that an event states. The latter are facts, and were
+    /// checked when they were decided; should somebody have put another one into the log, it is cut off and does not wrap.
     #[must_use]
-    pub fn saturating_add(self, other: Self) -> Self {
+    pub const fn plus(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
+    }
+
+    /// The difference of two such amounts.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
     }
 }
 
@@ -63,54 +81,57 @@ impl TryFrom<String> for PicoUsdSum {
     }
 }
 
+impl From<MicrocreditsSum> for String {
+    fn from(sum: MicrocreditsSum) -> Self {
+        sum.0.to_string()
+    }
+}
+
+impl TryFrom<String> for MicrocreditsSum {
+    type Error = ParseIntError;
+
+    fn try_from(text: String) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
+impl PicoUsd {
+    /// The sum of the costs of calls, each of which is far below its bound.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
 impl MicrocreditsPerUsd {
     /// The charge for a provider's cost. The one rounding of the whole calculation happens here: up, to the next
     /// microcredit, so that a charge is never below its cost and a dearer usage never charges less.
+    ///
+    /// The largest cost at the largest rate is 4 × 10¹⁶ microcredits, so that every charge is below [`Microcredits::MAX`].
     pub fn charge(self, cost: PicoUsd) -> Microcredits {
-        let scaled = i128::from(cost.0) * i128::from(self.0);
-        let charge = -(-scaled).div_euclid(1_000_000_000_000);
-        Microcredits(i64::try_from(charge).unwrap_or(i64::MAX))
+        let scaled = u128::from(cost.0.max(0).unsigned_abs()).saturating_mul(self.0.into());
+        Microcredits(i64::try_from(scaled.div_ceil(1_000_000_000_000)).unwrap_or(i64::MAX))
     }
 }
 
 impl fmt::Display for Microcredits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        MicrocreditsSum(self.0.into()).fmt(f)
+    }
+}
+
+/// In credits.
+impl fmt::Display for MicrocreditsSum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
         let (whole, rest) = (self.0.unsigned_abs() / 1_000_000, self.0.unsigned_abs() % 1_000_000);
         let text = format!("{sign}{whole}.{rest:06}");
         f.write_str(text.trim_end_matches('0').trim_end_matches('.'))
-    }
-}
-
-impl Add for Microcredits {
-    type Output = Self;
-    fn add(self, other: Self) -> Self {
-        Self(self.0 + other.0)
-    }
-}
-
-impl Sub for Microcredits {
-    type Output = Self;
-    fn sub(self, other: Self) -> Self {
-        Self(self.0 - other.0)
-    }
-}
-
-impl AddAssign for Microcredits {
-    fn add_assign(&mut self, other: Self) {
-        self.0 += other.0;
-    }
-}
-
-impl SubAssign for Microcredits {
-    fn sub_assign(&mut self, other: Self) {
-        self.0 -= other.0;
-    }
-}
-
-impl Sum for Microcredits {
-    fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
-        amounts.fold(Self::ZERO, Add::add)
     }
 }
 
@@ -125,6 +146,22 @@ mod tests {
         assert_eq!(rate.charge(PicoUsd(1)), Microcredits(1));
         assert_eq!(rate.charge(PicoUsd(1_000)), Microcredits(1));
         assert_eq!(rate.charge(PicoUsd(1_001)), Microcredits(2));
+    }
+
+    #[test]
+    fn the_largest_cost_at_the_largest_rate_is_an_amount() {
+        let charge = MicrocreditsPerUsd(u32::MAX).charge(PicoUsd(i64::MAX));
+        assert_eq!(charge, Microcredits(39_614_081_247_908_797));
+        assert!(charge < Microcredits::MAX);
+    }
+
+    #[test]
+    fn amounts_at_their_end_do_not_wrap() {
+        assert_eq!(Microcredits(i64::MAX).plus(Microcredits(1)), Microcredits(i64::MAX));
+        assert_eq!(Microcredits(i64::MIN).minus(Microcredits(1)), Microcredits(i64::MIN));
+        assert_eq!(Microcredits::from_credits(i64::MAX), Microcredits(i64::MAX));
+        let nine = (0..9).fold(Microcredits::ZERO, |sum, _| sum.plus(Microcredits::MAX));
+        assert_eq!(nine, Microcredits(9 * Microcredits::MAX.0), "no sum of nine is cut off");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Token usage, dated prices, and the formula from one to the other.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use chrono::{DateTime, Utc};
 use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::{Deserialize, Serialize};
@@ -16,8 +18,10 @@ pub struct TokenUsage {
     pub input: u64,
     /// Input read from the provider's cache.
     pub cached_input: u64,
-    /// Input written into the provider's cache.
+    /// Input written into the provider's cache for as long as it keeps it by itself.
     pub cache_write: u64,
+    /// Input written into the provider's cache for an hour, which costs more.
+    pub cache_write_1h: u64,
     /// Everything produced, thinking included.
     pub output: u64,
     /// The part of `output` that was thinking; for information, it is not charged twice.
@@ -25,12 +29,39 @@ pub struct TokenUsage {
 }
 
 impl TokenUsage {
+    /// No call uses more tokens than this of any kind: a count above it is nonsense, and adapters cut it down to this. At the
+    /// dearest price that is taken, the cost of as many tokens of each kind still fits into [`PicoUsd`].
+    pub const MAX_COUNT: u64 = 1 << 27;
+
     pub fn prompt_tokens(&self) -> u64 {
-        self.input.saturating_add(self.cached_input).saturating_add(self.cache_write)
+        [self.input, self.cached_input, self.cache_write, self.cache_write_1h].into_iter().fold(0, u64::saturating_add)
     }
 
     pub fn total_tokens(&self) -> u64 {
         self.prompt_tokens().saturating_add(self.output)
+    }
+
+    /// Of two calls together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    /// What is left of this one without a part of it.
+    #[must_use]
+    pub fn minus(&self, part: &Self) -> Self {
+        self.with(part, u64::saturating_sub)
+    }
+
+    fn with(&self, other: &Self, of: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            input: of(self.input, other.input),
+            cached_input: of(self.cached_input, other.cached_input),
+            cache_write: of(self.cache_write, other.cache_write),
+            cache_write_1h: of(self.cache_write_1h, other.cache_write_1h),
+            output: of(self.output, other.output),
+            reasoning: of(self.reasoning, other.reasoning),
+        }
     }
 }
 
@@ -55,7 +86,18 @@ pub struct Rates {
     pub input: PicoUsdPerToken,
     pub cached_input: PicoUsdPerToken,
     pub cache_write: PicoUsdPerToken,
+    pub cache_write_1h: PicoUsdPerToken,
     pub output: PicoUsdPerToken,
+}
+
+/// The most that a call can use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// However the provider's cache treats it.
+    pub input: u64,
+    pub output: u64,
+    /// It asks the provider to keep some of its input for an hour.
+    pub writes_for_an_hour: bool,
 }
 
 /// The rates of a call whose prompt is long. They hold for all of its tokens, not only for those above the limit: the
@@ -88,14 +130,33 @@ pub struct Charge {
 pub struct PicoUsdPerToken(pub u64);
 
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("{0} is not a price in US dollars per million tokens: 0 to 1,000,000 with at most six decimals")]
+#[error("{0} is not a price in US dollars per million tokens: 0 to 10,000 with at most six decimals")]
 pub struct InvalidPrice(pub Decimal);
 
+impl Charge {
+    /// What is left of this one without a part of it. It has no price where nothing is left.
+    #[must_use]
+    pub fn minus(&self, part: &Self) -> Self {
+        let (cost, list) = (self.cost.minus(part.cost), self.list.minus(part.list));
+        let price_id = self.price_id.clone().filter(|_| (cost, list) != (PicoUsd(0), Microcredits::ZERO));
+        Self { price_id, cost, list, amount: self.amount.minus(part.amount) }
+    }
+}
+
 impl PicoUsdPerToken {
+    /// A cent a token: the dearest price that is taken, a hundred times what any list asks.
+    const MAX_USD_PER_MILLION: u32 = 10_000;
+
+    #[must_use]
+    pub const fn twice(self) -> Self {
+        Self(self.0.saturating_mul(2))
+    }
+
     /// From the figure that price lists print.
     pub fn from_usd_per_million(usd: Decimal) -> Result<Self, InvalidPrice> {
-        let pico = usd * Decimal::from(1_000_000);
-        if usd.is_sign_negative() || usd > Decimal::from(1_000_000) || pico.fract() != Decimal::ZERO {
+        let pico = usd.checked_mul(Decimal::from(1_000_000)).ok_or(InvalidPrice(usd))?;
+        let most = Decimal::from(Self::MAX_USD_PER_MILLION);
+        if usd.is_sign_negative() || usd > most || pico.fract() != Decimal::ZERO {
             return Err(InvalidPrice(usd));
         }
         pico.to_u64().map(Self).ok_or(InvalidPrice(usd))
@@ -115,32 +176,38 @@ impl Price {
         }
     }
 
-    /// The most that up to `input` tokens in and up to `output` tokens out can cost, however the provider's cache
-    /// treats them, and whether or not the prompt turns out to be long.
-    pub fn worst_case(&self, input: u64, output: u64) -> PicoUsd {
+    /// The most that a call within these bounds can cost, however the provider's cache treats its input, and whether or not
+    /// the prompt turns out to be long.
+    pub fn worst_case(&self, bound: Bound) -> PicoUsd {
         match self.long_context {
-            Some(long) if input > long.above_input_tokens => {
-                self.rates.worst_case(long.above_input_tokens, output).max(long.rates.worst_case(input, output))
+            Some(long) if bound.input > long.above_input_tokens => {
+                let short = Bound { input: long.above_input_tokens, ..bound };
+                self.rates.worst_case(short).max(long.rates.worst_case(bound))
             }
-            _ => self.rates.worst_case(input, output),
+            _ => self.rates.worst_case(bound),
         }
     }
 }
 
 impl Rates {
     fn cost(&self, usage: &TokenUsage) -> PicoUsd {
-        let part = |tokens: u64, price: PicoUsdPerToken| i128::from(tokens).saturating_mul(price.0.into());
-        let total = part(usage.input, self.input)
-            .saturating_add(part(usage.cached_input, self.cached_input))
-            .saturating_add(part(usage.cache_write, self.cache_write))
-            .saturating_add(part(usage.output, self.output));
-        PicoUsd(i64::try_from(total).unwrap_or(i64::MAX))
+        let parts = [
+            (usage.input, self.input),
+            (usage.cached_input, self.cached_input),
+            (usage.cache_write, self.cache_write),
+            (usage.cache_write_1h, self.cache_write_1h),
+            (usage.output, self.output),
+        ];
+        let parts = parts.map(|(tokens, price)| i128::from(tokens).saturating_mul(price.0.into()));
+        PicoUsd(i64::try_from(parts.into_iter().fold(0, i128::saturating_add)).unwrap_or(i64::MAX))
     }
 
-    fn worst_case(&self, input: u64, output: u64) -> PicoUsd {
-        let dearest = self.input.max(self.cache_write).max(self.cached_input);
-        let dearest = Self { input: dearest, ..*self };
-        dearest.cost(&TokenUsage { input, output, ..TokenUsage::default() })
+    fn worst_case(&self, Bound { input, output, writes_for_an_hour }: Bound) -> PicoUsd {
+        let mut dearest = self.input.max(self.cache_write).max(self.cached_input);
+        if writes_for_an_hour {
+            dearest = dearest.max(self.cache_write_1h);
+        }
+        Self { input: dearest, ..*self }.cost(&TokenUsage { input, output, ..TokenUsage::default() })
     }
 }
 
@@ -150,16 +217,19 @@ mod tests {
 
     use super::*;
 
-    fn rates([input, cached_input, cache_write, output]: [u64; 4]) -> Rates {
-        let [input, cached_input, cache_write, output] =
-            [input, cached_input, cache_write, output].map(PicoUsdPerToken);
-        Rates { input, cached_input, cache_write, output }
+    fn rates(rates: [u64; 5]) -> Rates {
+        let [input, cached_input, cache_write, cache_write_1h, output] = rates.map(PicoUsdPerToken);
+        Rates { input, cached_input, cache_write, cache_write_1h, output }
+    }
+
+    fn bound(input: u64, output: u64) -> Bound {
+        Bound { input, output, writes_for_an_hour: false }
     }
 
     fn price(long_context: Option<LongContext>) -> Price {
         Price {
             id: "openai/gpt-6-luna@2026-11-22".into(),
-            rates: rates([100_000, 10_000, 125_000, 500_000]),
+            rates: rates([100_000, 10_000, 125_000, 200_000, 500_000]),
             long_context,
             valid_from: DateTime::UNIX_EPOCH,
             valid_until: None,
@@ -168,56 +238,93 @@ mod tests {
     }
 
     fn luna() -> Price {
-        let rates = rates([200_000, 20_000, 250_000, 750_000]);
+        let rates = rates([200_000, 20_000, 250_000, 400_000, 750_000]);
         price(Some(LongContext { above_input_tokens: 272_000, rates }))
+    }
+
+    fn usage([input, cached_input, cache_write, cache_write_1h, output]: [u64; 5]) -> TokenUsage {
+        TokenUsage { input, cached_input, cache_write, cache_write_1h, output, reasoning: 0 }
+    }
+
+    #[test]
+    fn the_largest_counts_at_the_largest_price_still_cost_what_they_cost() {
+        let dearest = PicoUsdPerToken::from_usd_per_million(Decimal::from(10_000)).unwrap().0;
+        let price = Price { rates: rates([dearest; 5]), ..price(None) };
+        let cost = 5 * TokenUsage::MAX_COUNT * dearest;
+        assert_eq!(price.cost(&usage([TokenUsage::MAX_COUNT; 5])), PicoUsd(i64::try_from(cost).unwrap()));
+        assert!(PicoUsdPerToken::from_usd_per_million(Decimal::new(10_000_000_001, 6)).is_err());
     }
 
     #[test]
     fn a_cost_beyond_all_amounts_is_the_largest_amount() {
         let most = u64::MAX;
-        let usage = TokenUsage { input: most, cached_input: most, cache_write: most, output: most, reasoning: most };
-        let price = Price { rates: rates([most; 4]), ..price(None) };
-        assert_eq!(price.cost(&usage), PicoUsd(i64::MAX));
-        assert_eq!(price.worst_case(most, most), PicoUsd(i64::MAX));
-        assert_eq!(usage.total_tokens(), most);
+        let price = Price { rates: rates([most; 5]), ..price(None) };
+        assert_eq!(price.cost(&usage([most; 5])), PicoUsd(i64::MAX));
+        assert_eq!(price.worst_case(bound(most, most)), PicoUsd(i64::MAX));
+        assert_eq!(usage([most; 5]).total_tokens(), most);
     }
 
     #[test]
     fn every_kind_of_token_has_its_own_price() {
-        let usage = TokenUsage { input: 1, cached_input: 2, cache_write: 3, output: 4, reasoning: 4 };
-        assert_eq!(price(None).cost(&usage), PicoUsd(100_000 + 20_000 + 375_000 + 2_000_000));
+        let cost = price(None).cost(&usage([1, 2, 3, 4, 5]));
+        assert_eq!(cost, PicoUsd(100_000 + 20_000 + 375_000 + 800_000 + 2_500_000));
     }
 
     #[test]
     fn a_prompt_that_is_long_by_one_token_is_charged_the_long_rates_for_all_of_its_tokens() {
         // Cached input and input that is written into the cache are part of the prompt; output is not.
-        let short = TokenUsage { input: 1_000, cached_input: 270_000, cache_write: 1_000, output: 9, reasoning: 0 };
+        let short = usage([1_000, 270_000, 900, 100, 9]);
         let long = TokenUsage { input: 1_001, ..short };
-        let parts = |parts: [i64; 4]| PicoUsd(parts.iter().sum());
-        assert_eq!(luna().cost(&short), parts([1_000 * 100_000, 270_000 * 10_000, 1_000 * 125_000, 9 * 500_000]));
-        assert_eq!(luna().cost(&long), parts([1_001 * 200_000, 270_000 * 20_000, 1_000 * 250_000, 9 * 750_000]));
+        let parts = |parts: [i64; 5]| PicoUsd(parts.iter().sum());
+        let costs = [1_000 * 100_000, 270_000 * 10_000, 900 * 125_000, 100 * 200_000, 9 * 500_000];
+        assert_eq!(luna().cost(&short), parts(costs));
+        let costs = [1_001 * 200_000, 270_000 * 20_000, 900 * 250_000, 100 * 400_000, 9 * 750_000];
+        assert_eq!(luna().cost(&long), parts(costs));
     }
 
     #[test]
     fn the_worst_case_of_a_prompt_that_cannot_be_long_has_the_ordinary_rates() {
-        assert_eq!(luna().worst_case(272_000, 7), price(None).worst_case(272_000, 7));
-        assert_eq!(luna().worst_case(272_001, 7), PicoUsd(272_001 * 250_000 + 7 * 750_000));
+        assert_eq!(luna().worst_case(bound(272_000, 7)), price(None).worst_case(bound(272_000, 7)));
+        assert_eq!(luna().worst_case(bound(272_001, 7)), PicoUsd(272_001 * 250_000 + 7 * 750_000));
+    }
+
+    #[test]
+    fn what_may_be_kept_for_an_hour_is_held_at_that_price() {
+        let hour = Bound { writes_for_an_hour: true, ..bound(10, 1) };
+        assert_eq!(price(None).worst_case(hour), PicoUsd(10 * 200_000 + 500_000));
+    }
+
+    #[test]
+    fn two_calls_and_one_of_them_leave_the_other() {
+        let (one, other) = (usage([1, 2, 3, 4, 5]), usage([10, 20, 30, 40, 50]));
+        assert_eq!(one.plus(&other).minus(&one), other);
+        let charge = |list: i64, price: &str| {
+            let (cost, list) = (PicoUsd(list * 7), Microcredits(list));
+            Charge { price_id: Some(price.into()), cost, list, amount: list }
+        };
+        assert_eq!(charge(5, "b").minus(&charge(2, "a")), charge(3, "b"));
+        assert_eq!(charge(5, "b").minus(&charge(5, "a")), Charge::default());
     }
 
     proptest! {
         #[test]
         fn no_usage_within_the_estimates_costs_more_than_the_worst_case(
-            ordinary in any::<[u16; 4]>(),
-            long in any::<[u16; 4]>(),
+            ordinary in any::<[u16; 5]>(),
+            long in any::<[u16; 5]>(),
             above_input_tokens in 0..200_u64,
-            [input, cached_input, cache_write, output] in [0..100_u64, 0..100, 0..100, 0..100],
+            used in [0..100_u64, 0..100, 0..100, 0..100, 0..100],
+            writes_for_an_hour: bool,
             (unused_input, unused_output) in (0..50_u64, 0..50_u64),
         ) {
             // Long rates may also be the lower ones.
             let long = LongContext { above_input_tokens, rates: rates(long.map(u64::from)) };
             let price = Price { rates: rates(ordinary.map(u64::from)), ..price(Some(long)) };
-            let usage = TokenUsage { input, cached_input, cache_write, output, reasoning: 0 };
-            let worst = price.worst_case(usage.prompt_tokens() + unused_input, output + unused_output);
+            let mut usage = usage(used);
+            if !writes_for_an_hour {
+                usage.cache_write_1h = 0;
+            }
+            let (input, output) = (usage.prompt_tokens() + unused_input, usage.output + unused_output);
+            let worst = price.worst_case(Bound { input, output, writes_for_an_hour });
             prop_assert!(price.cost(&usage) <= worst);
         }
     }

@@ -58,9 +58,9 @@ pub enum Grounds {
     Rate {
         /// `requests a minute`.
         too_many: String,
-        /// For one `user`, `account` or `socket`.
+        /// For one `user`, `account`, `socket`, `address`, `request` or the whole `node`.
         scope: String,
-        limit: u32,
+        limit: u64,
     },
     /// The node, or a queue, is full.
     Queue {

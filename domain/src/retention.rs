@@ -1,55 +1,59 @@
-//! How long content is kept. Keys are of a month each, so that what is too old can be erased and the rest stays.
+//! Content that was kept for as long as it may be. Keys are of a kind and a month each, so that what is too old can be erased
+//! and the rest stays. Each telling is a stream of its own.
 
-use chrono::{DateTime, Datelike, Days, NaiveDate, Utc};
+use chrono::{DateTime, Days, Months, NaiveDate, Utc};
 use cqrs_es::{Aggregate, DomainEvent, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The only stream.
-pub const STREAM: &str = "content";
+use crate::content::ContentKey;
+
+/// The most keys that one event names, some 100 bytes each where names are not long.
+pub const MAX_KEYS: usize = 128;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retention {
-    expired_before: Option<NaiveDate>,
+    recorded: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RetentionCommand {
-    ExpireContent { retention_days: u32, now: DateTime<Utc> },
+    /// At most [`MAX_KEYS`].
+    ExpireContent { keys: Vec<ContentKey>, expired_at: DateTime<Utc> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RetentionEvent {
-    /// The keys of all months before this one are destroyed because this is in the log.
-    ContentExpired {
-        /// The first day of the first month whose keys are kept.
-        before: NaiveDate,
-        retention_days: u32,
-        expired_at: DateTime<Utc>,
-    },
+    /// These keys are destroyed because this is in the log.
+    ContentExpired { keys: Vec<ContentKey>, expired_at: DateTime<Utc> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum RetentionError {}
+pub enum RetentionError {
+    #[error("an expiry is recorded once")]
+    AlreadyRecorded,
+    #[error("an expiry names 1 to {MAX_KEYS} keys")]
+    NotSoMany,
+}
+
+/// A month whose content is kept for `retention_days` goes on this day, when its last day is older than that: content is kept
+/// for as long as that, and for a month more at most. `None` beyond all calendars.
+pub fn expires_on(month: NaiveDate, retention_days: u32) -> Option<NaiveDate> {
+    month.checked_add_months(Months::new(1))?.checked_add_days(Days::new(retention_days.into()))
+}
 
 impl Retention {
-    /// A month goes when its last day is older than the retention: content is kept for as long as that, and for a month
-    /// more at most.
     pub fn decide(&self, command: RetentionCommand) -> Result<Vec<RetentionEvent>, RetentionError> {
-        let RetentionCommand::ExpireContent { retention_days, now } = command;
-        let oldest = now.date_naive().checked_sub_days(Days::new(retention_days.into()));
-        let before = oldest.and_then(|day| day.with_day(1));
-        Ok(match before {
-            Some(before) if self.expired_before.is_none_or(|expired| before > expired) => {
-                vec![RetentionEvent::ContentExpired { before, retention_days, expired_at: now }]
-            }
-            _ => vec![],
-        })
+        let RetentionCommand::ExpireContent { keys, expired_at } = command;
+        match keys.len() {
+            _ if self.recorded => Err(RetentionError::AlreadyRecorded),
+            1..=MAX_KEYS => Ok(vec![RetentionEvent::ContentExpired { keys, expired_at }]),
+            _ => Err(RetentionError::NotSoMany),
+        }
     }
 
-    pub fn evolve(&mut self, event: &RetentionEvent) {
-        let RetentionEvent::ContentExpired { before, .. } = event;
-        self.expired_before = Some(*before);
+    pub fn evolve(&mut self, _: &RetentionEvent) {
+        self.recorded = true;
     }
 }
 
@@ -90,23 +94,26 @@ impl Aggregate for Retention {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::content::ContentKind;
 
-    fn expire(retention: &mut Retention, now: &str) -> Option<String> {
-        let now = now.parse().unwrap();
-        let events = retention.decide(RetentionCommand::ExpireContent { retention_days: 30, now }).unwrap();
-        events.into_iter().next().map(|event| {
-            retention.evolve(&event);
-            let RetentionEvent::ContentExpired { before, .. } = event;
-            before.to_string()
-        })
+    #[test]
+    fn a_month_is_kept_until_its_last_day_is_too_old() {
+        let day = |text: &str| text.parse::<NaiveDate>().unwrap();
+        assert_eq!(expires_on(day("2026-10-01"), 30), Some(day("2026-12-01")));
+        assert_eq!(expires_on(day("2026-11-01"), 0), Some(day("2026-12-01")));
+        assert_eq!(expires_on(day("2026-11-01"), u32::MAX), None);
     }
 
     #[test]
-    fn a_month_expires_when_its_last_day_is_too_old_and_once() {
+    fn an_expiry_names_its_keys_and_is_recorded_once() {
+        let key = ContentKey { subject: "acme".into(), kind: ContentKind::Chat, month: "2026-10-01".parse().unwrap() };
+        let expire = |keys| RetentionCommand::ExpireContent { keys, expired_at: DateTime::UNIX_EPOCH };
         let mut retention = Retention::default();
-        assert_eq!(expire(&mut retention, "2026-11-30T00:00:00Z").as_deref(), Some("2026-10-01"));
-        assert_eq!(expire(&mut retention, "2026-11-30T23:59:59Z"), None);
-        assert_eq!(expire(&mut retention, "2026-12-01T00:00:00Z").as_deref(), Some("2026-11-01"));
-        assert_eq!(expire(&mut retention, "2026-11-15T00:00:00Z"), None, "a clock that runs back brings nothing back");
+        for keys in [vec![], vec![key.clone(); MAX_KEYS + 1]] {
+            assert_eq!(retention.decide(expire(keys)), Err(RetentionError::NotSoMany));
+        }
+        let events = retention.decide(expire(vec![key.clone()])).unwrap();
+        retention.evolve(&events[0]);
+        assert_eq!(retention.decide(expire(vec![key])), Err(RetentionError::AlreadyRecorded));
     }
 }

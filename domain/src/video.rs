@@ -277,9 +277,13 @@ impl VideoJob {
                 self.status = VideoStatus::InDoubt;
             }
             VideoEvent::SubmissionDenied { .. } => self.status = VideoStatus::Queued,
-            VideoEvent::VideoSubmitted { provider_job_id, .. } => {
+            VideoEvent::VideoSubmitted { provider_job_id, actor, submitted_at, .. } => {
                 if let Some(submission) = &mut self.submission {
                     submission.provider_job_id = Some(provider_job_id.clone());
+                    // Whoever adopts a job does so long after it was submitted: its time begins anew.
+                    if actor.is_some() {
+                        submission.deadline_at = *submitted_at + (submission.deadline_at - submission.started_at);
+                    }
                 }
                 self.status = VideoStatus::Rendering;
             }

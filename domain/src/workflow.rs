@@ -13,7 +13,7 @@ use cqrs_es::{Aggregate, event_sink::EventSink};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{content::SealedContent, money::Microcredits};
+use crate::{content::ContentRef, money::Microcredits};
 use command::{StepName, WorkflowCommand};
 use event::{Asked, Step, WorkflowEvent, WorkflowRequest};
 
@@ -49,7 +49,7 @@ pub struct StepState {
     /// The jobs of a step that makes videos, by their shot.
     pub videos: Vec<String>,
     /// What a text has made: the JSON object that was asked for.
-    pub output: Option<SealedContent>,
+    pub output: Option<ContentRef>,
     /// Over all attempts that have ended.
     pub charged: Microcredits,
     /// Of the last attempt that failed.
@@ -166,7 +166,7 @@ impl Workflow {
                 let state = self.require(&at, true)?;
                 let (request_id, videos) = (state.request_id.clone(), state.videos.clone());
                 let is_last = self.steps().last().is_some_and(|(last, _)| last.name == at.step);
-                let charged_microcredits = state.charged + charged;
+                let charged_microcredits = state.charged.plus(charged);
                 let StepName { step, .. } = at;
                 let completed = WorkflowEvent::StepCompleted {
                     step,
@@ -188,7 +188,7 @@ impl Workflow {
                     code: code.clone(),
                     reason: reason.clone(),
                     request_id: state.request_id.clone(),
-                    charged_microcredits: state.charged + charged,
+                    charged_microcredits: state.charged.plus(charged),
                     will_retry,
                     failed_at,
                 };

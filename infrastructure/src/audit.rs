@@ -3,12 +3,14 @@
 //! | module | holds |
 //! |---|---|
 //! | [`balances`] | what accounts have, added up from their events alone |
+//! | [`contents`] | what is kept of the content that events name |
 //! | [`checkpoint`] | signed statements of what the log was, made and kept |
 //! | [`file`] | stretches of the log as files that prove themselves |
 //! | [`merkle`] | the tree over the log that short proofs come from |
 //! | [`note`] | a checkpoint as a signed text |
 //! | [`restore`] | the log of a file into an empty database |
 //! | [`scan`] | the log from end to end, fast and in constant memory |
+//! | [`signers`] | whose signatures count |
 //! | [`streams`] | that no stream has a hole |
 //! | [`trail`] | the events of a request, an account or a user, in words |
 //! | [`verify`] | all of it at once |
@@ -18,11 +20,13 @@
 
 pub mod balances;
 pub mod checkpoint;
+pub mod contents;
 pub mod file;
 pub mod merkle;
 pub mod note;
 pub mod restore;
 pub mod scan;
+pub mod signers;
 pub mod streams;
 pub mod trail;
 pub mod verify;
@@ -56,6 +60,12 @@ pub enum AuditError {
     /// What was asked for is not there.
     #[error("{0}")]
     Incomplete(String),
+    /// A key that the log does not name signs nothing.
+    #[error(
+        "the log is signed with {known}, and the key here is {ours}: it signs nothing. `aihub audit change-key` changes the \
+         key, where that is meant"
+    )]
+    ForeignKey { ours: String, known: String },
     /// It has not the form that it should have.
     #[error("{0}")]
     Malformed(String),

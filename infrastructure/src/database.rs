@@ -1,18 +1,29 @@
 //! The way to PostgreSQL: one pool for short statements, and dedicated connections for what must not queue for one
 //! or holds a session's state (the log's writer, subscriptions).
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`schema`] | the migrations, and whether they are applied |
+//! | [`session`] | what each session relies on |
 
-use std::{str::FromStr, time::Duration};
+pub mod schema;
+pub mod session;
+
+use std::{
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool,
-    migrate::{MigrateError, Migrator},
-    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+    ConnectOptions, PgConnection, PgPool,
+    migrate::MigrateError,
+    postgres::{PgConnectOptions, PgPoolOptions},
 };
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-/// The schema, in steps. Until the first release they may be edited in place; after it they are only ever added.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+use self::session::{Found, SessionSettings, check_own_sessions, pooled};
 
 /// For connections that live long and find everything by its key. Plans are made once, when a table may be empty, and
 /// kept: without these the server takes a sequential scan (under the log's lock even a hash join over one), and keeps
@@ -26,8 +37,10 @@ pub const KEPT_PLANS: [(&str, &str); 6] = [
     ("jit", "off"),
 ];
 
-/// A pooled connection that was used so short a time ago is not tested before it is used again.
+/// A pooled connection that was used so short a time ago is not looked at before it is used again.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// How long every connection is looked at once one was found that can only read.
+const DISTRUSTED_FOR: Duration = Duration::from_secs(10);
 
 /// How the database is reached.
 #[derive(Debug, Clone)]
@@ -49,8 +62,23 @@ pub enum DatabaseError {
     Url(sqlx::Error),
     #[error("the database cannot be reached: {0}")]
     Unreachable(sqlx::Error),
+    #[error(
+        "between this process and the database is a pooler that gives sessions for a transaction or a statement only \
+         (PgBouncer's `pool_mode = transaction`). What is done here needs sessions of its own: set \
+         `pool_mode = session` for this database, or name PostgreSQL itself in DATABASE_URL"
+    )]
+    TransactionPooling,
+    #[error("the database does not keep to {name} = {stated:?}, it has {found:?}")]
+    Setting { name: String, stated: String, found: String },
     #[error("the database schema cannot be brought up to date: {0}")]
     Migration(#[from] MigrateError),
+    #[error(
+        "the database schema is not that of this version ({found}), and the login {login} may not change it: run \
+         `aihub migrate` with the owner's DATABASE_URL"
+    )]
+    NotMigrated { found: String, login: String },
+    #[error("the roles cannot be given their rights: {0}")]
+    Roles(sqlx::Error),
 }
 
 /// A database and its pool. Cloning it is cheap and shares the pool.
@@ -58,6 +86,8 @@ pub enum DatabaseError {
 pub struct Database {
     pool: PgPool,
     connect: PgConnectOptions,
+    login: Arc<str>,
+    distrusted_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl DatabaseOptions {
@@ -73,60 +103,51 @@ impl DatabaseOptions {
 }
 
 impl Database {
-    /// Connects once, so that a wrong address or password is known at the start.
+    /// Connects at once, so that a wrong address or password is known at the start, and a pooler that does not fit.
     pub async fn connect(options: &DatabaseOptions) -> Result<Self, DatabaseError> {
         let connect = PgConnectOptions::from_str(&options.url)
             .map_err(DatabaseError::Url)?
-            // Both ends give a peer up that is gone without a word: the server drops what holds locks.
-            .options([
-                // The views are named without their schema, so that a rebuild can fill copies in another.
-                ("search_path", "public,read"),
-                ("tcp_user_timeout", "10000"),
-                ("tcp_keepalives_idle", "10"),
-                ("tcp_keepalives_interval", "5"),
-                ("tcp_keepalives_count", "2"),
-            ])
+            // It is stated like everything else: poolers refuse a start-up parameter that they do not know.
+            .extra_float_digits(None)
             .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
-        let pooled = connect.clone().application_name(options.application_name).options([
-            ("statement_timeout", millis(options.statement_timeout)),
-            ("idle_in_transaction_session_timeout", millis(options.statement_timeout)),
+        let statement_timeout = millis(options.statement_timeout);
+        let settings = SessionSettings::new([
+            ("statement_timeout", statement_timeout.as_str()),
+            ("idle_in_transaction_session_timeout", statement_timeout.as_str()),
         ]);
-        let pool_options = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(options.acquire_timeout)
-            // A round trip before each use finds the dead ones. One that was in use just now is hardly dead. The error is
-            // given on: without it the pool says good-bye to a dead connection, and waits for an answer.
-            .test_before_acquire(false)
-            .before_acquire(|connection, pooled| {
-                Box::pin(async move {
-                    if pooled.idle_for >= TRUSTED_FOR {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            });
-        let pool = match pool_options.clone().connect_with(pooled.clone()).await {
+        let distrusted_until = Arc::<Mutex<Option<Instant>>>::default();
+        let pooled_connect = connect.clone().application_name(options.application_name);
+        let pool = pool_options(options, &settings, &distrusted_until).connect_with(pooled_connect.clone()).await;
+        let pool = match pool {
             // The pool does not say what kept it waiting, a connection does.
-            Err(waited @ sqlx::Error::PoolTimedOut) => match timeout(options.acquire_timeout, pooled.connect()).await {
-                Ok(Ok(_)) => pool_options.connect_lazy_with(pooled),
-                Ok(Err(reason)) => return Err(DatabaseError::Unreachable(reason)),
-                Err(_) => return Err(DatabaseError::Unreachable(waited)),
-            },
-            pool => pool.map_err(DatabaseError::Unreachable)?,
+            Err(waited @ sqlx::Error::PoolTimedOut) => {
+                let alone = async { settings.apply(&mut pooled_connect.connect().await.map_err(pooled)?).await };
+                match timeout(options.acquire_timeout, alone).await {
+                    Ok(Ok(())) => pool_options(options, &settings, &distrusted_until).connect_lazy_with(pooled_connect),
+                    Ok(Err(reason)) => return Err(reason),
+                    Err(_) => return Err(DatabaseError::Unreachable(waited)),
+                }
+            }
+            pool => pool.map_err(pooled)?,
         };
-        Ok(Self { pool, connect })
-    }
-
-    /// Applies the migrations that are missing, on a connection without a statement timeout. Several nodes may do so
-    /// at once: they wait for each other.
-    pub async fn migrate(&self) -> Result<(), DatabaseError> {
-        let mut connection = self.dedicated("aihub-migrate", &[]).await.map_err(DatabaseError::Unreachable)?;
-        MIGRATIONS.run(&mut connection).await?;
-        Ok(())
+        let mut one = pool.acquire().await.map_err(pooled)?;
+        if options.max_connections > 1 {
+            let mut other = pool.acquire().await.map_err(pooled)?;
+            check_own_sessions(&mut one, &mut other).await?;
+        }
+        let login: String =
+            sqlx::query_scalar("SELECT session_user::text").fetch_one(&mut *one).await.map_err(pooled)?;
+        drop(one);
+        Ok(Self { pool, connect, login: login.into(), distrusted_until })
     }
 
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Who the server takes us for.
+    pub fn login(&self) -> &str {
+        &self.login
     }
 
     /// A connection outside the pool, with settings of its own. It closes when it is dropped.
@@ -135,15 +156,54 @@ impl Database {
         application_name: &str,
         settings: &[(&str, String)],
     ) -> Result<PgConnection, sqlx::Error> {
-        let settings = settings.iter().map(|(name, value)| (*name, value.as_str()));
-        self.connect.clone().application_name(application_name).options(settings).connect().await
+        let settings = SessionSettings::new(settings.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut connection = self.connect.clone().application_name(application_name).connect().await?;
+        settings.apply(&mut connection).await.map_err(into_sqlx)?;
+        Ok(connection)
     }
 
-    /// A connection that hears notifications.
-    pub async fn listener(&self) -> Result<PgListener, sqlx::Error> {
-        let connect = self.connect.clone().application_name("aihub-listener");
-        let of_its_own = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
-        PgListener::connect_with(&of_its_own.connect_with(connect).await?).await
+    /// Somebody found a session that can only read, or one that he did not have before: for a while each connection of the pool
+    /// is looked at before it is used, and dropped where it is like that.
+    pub fn distrust(&self) {
+        let until = Instant::now() + DISTRUSTED_FOR;
+        *self.distrusted_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+}
+
+fn pool_options(
+    options: &DatabaseOptions,
+    settings: &SessionSettings,
+    distrusted_until: &Arc<Mutex<Option<Instant>>>,
+) -> PgPoolOptions {
+    let (stated, looked_for, distrusted_until) = (settings.clone(), settings.clone(), distrusted_until.clone());
+    PgPoolOptions::new()
+        .max_connections(options.max_connections)
+        .acquire_timeout(options.acquire_timeout)
+        .after_connect(move |connection, _| {
+            let stated = stated.clone();
+            Box::pin(async move { stated.apply(connection).await.map_err(into_sqlx) })
+        })
+        // A round trip before each use finds the dead ones. One that was in use just now is hardly dead. The error is
+        // given on: without it the pool says good-bye to a dead connection, and waits for an answer.
+        .test_before_acquire(false)
+        .before_acquire(move |connection, pooled| {
+            let looked_for = looked_for.clone();
+            let distrusted_until = *distrusted_until.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_distrusted = distrusted_until.is_some_and(|until| Instant::now() < until);
+            Box::pin(async move {
+                if pooled.idle_for < TRUSTED_FOR && !is_distrusted {
+                    return Ok(true);
+                }
+                Ok(looked_for.look(connection).await? == Found::AsLeft)
+            })
+        })
+}
+
+/// For callers who tell by the kind of the failure whether to try again.
+fn into_sqlx(error: DatabaseError) -> sqlx::Error {
+    match error {
+        DatabaseError::Unreachable(error) => error,
+        other => sqlx::Error::Protocol(other.to_string()),
     }
 }
 
@@ -163,10 +223,17 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         // Connection, read-only (a standby), rollback by the server, resources, lock timeout, operator, system.
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["08", "25006", "40", "53", "55P03", "57", "58"].iter().any(|class| code.starts_with(class))
+            ["08", READ_ONLY, "40", "53", "55P03", "57", "58"].iter().any(|class| code.starts_with(class))
         }),
         _ => false,
     }
+}
+
+/// The code of what is said to whoever writes where nobody can.
+const READ_ONLY: &str = "25006";
+
+pub fn is_read_only(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().is_some_and(|code| code == READ_ONLY))
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
             Some(expires_at) => {
                 sqlx::query!(
                     "INSERT INTO expiring_grants VALUES ($1, $2, $3)
-                     ON CONFLICT ON CONSTRAINT expiring_grants_grant DO NOTHING",
+                     ON CONFLICT ON CONSTRAINT expiring_grants_pkey DO NOTHING",
                     account,
                     grant_id,
                     expires_at,
@@ -91,12 +91,11 @@ impl PostgresDueGrants {
         Self { pool }
     }
 
-    async fn search(&self, now: DateTime<Utc>) -> anyhow::Result<Vec<DueGrant>> {
+    async fn search(&self) -> anyhow::Result<Vec<DueGrant>> {
         let due = sqlx::query_as!(
             DueGrant,
-            "SELECT account, grant_id FROM expiring_grants WHERE expires_at <= $1
-             ORDER BY expires_at, account, grant_id LIMIT $2",
-            now,
+            r#"SELECT account, grant_id, now() AS "found_at!" FROM expiring_grants WHERE expires_at <= now()
+               ORDER BY expires_at, account, grant_id LIMIT $1"#,
             MAX_FOUND,
         );
         Ok(due.fetch_all(&self.pool).await?)
@@ -104,7 +103,7 @@ impl PostgresDueGrants {
 }
 
 impl DueGrants for PostgresDueGrants {
-    fn find(&self, now: DateTime<Utc>) -> BoxFuture<'_, anyhow::Result<Vec<DueGrant>>> {
-        self.search(now).boxed()
+    fn find(&self) -> BoxFuture<'_, anyhow::Result<Vec<DueGrant>>> {
+        self.search().boxed()
     }
 }

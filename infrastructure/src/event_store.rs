@@ -32,8 +32,9 @@ pub mod writer;
 
 use std::{sync::Arc, time::Duration};
 
-use aihub_application::ports::event_log::{Append, EventLog, LoadError, Snapshot, StoredEvent, Unit};
+use aihub_application::ports::event_log::{Append, EventLog, LoadError, Outage, Snapshot, StoredEvent, Unit};
 use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -41,7 +42,7 @@ use self::{
     upcast::Upcasters,
     writer::{Writer, WriterOptions},
 };
-use crate::database::Database;
+use crate::{contents::known::KnownPieces, database::Database};
 
 /// The longest that one read may take, a connection from the pool included. A peer that is gone without a word says
 /// nothing for far longer.
@@ -61,6 +62,27 @@ impl PostgresEventLog {
     pub fn start(database: Database, options: WriterOptions, upcasters: Arc<Upcasters>, tracker: &TaskTracker) -> Self {
         let writer = Writer::start(database.clone(), options, tracker);
         Self { database, writer, upcasters }
+    }
+
+    /// The pieces of content that it has seen committed.
+    pub fn known_pieces(&self) -> Arc<KnownPieces> {
+        self.writer.known.clone()
+    }
+
+    /// The last position that this node has appended to, as far as it was told.
+    pub fn appended(&self) -> watch::Receiver<u64> {
+        self.writer.appended()
+    }
+
+    /// The same, once there is a connection.
+    pub async fn connect(
+        database: Database,
+        options: WriterOptions,
+        upcasters: Arc<Upcasters>,
+        tracker: &TaskTracker,
+    ) -> Result<Self, sqlx::Error> {
+        let writer = Writer::connect(database.clone(), options, tracker).await?;
+        Ok(Self { database, writer, upcasters })
     }
 
     /// What is queued is still appended, what comes later is refused.
@@ -96,7 +118,7 @@ impl PostgresEventLog {
 impl EventLog for PostgresEventLog {
     fn append(&self, unit: Unit) -> Append {
         let basis = unit.basis.clone();
-        match PreparedUnit::new(unit) {
+        match PreparedUnit::new(unit, self.database.login()) {
             Ok(unit) => self.writer.append(unit),
             Err(error) => {
                 if let Some(basis) = basis {
@@ -105,6 +127,10 @@ impl EventLog for PostgresEventLog {
                 futures::future::ready(Err(error)).boxed()
             }
         }
+    }
+
+    fn outage(&self) -> Option<Outage> {
+        self.writer.outage()
     }
 
     fn load<'a>(

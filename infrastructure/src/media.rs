@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`location`] | folders and buckets |
+//! | `mark` | what tells a folder from others |
 //! | `spool` | a provider's file on its way here, on disk |
 //! | `inspect` | what a file is, as it says itself |
 //! | `upload` | what was taken in on its way to where it is kept |
@@ -11,6 +12,7 @@
 
 mod inspect;
 pub mod location;
+mod mark;
 pub mod serve;
 pub mod signature;
 mod spool;
@@ -80,6 +82,7 @@ pub struct KeptMedia {
     prefix: Path,
     /// Where they are files.
     folder: Option<PathBuf>,
+    identity: String,
     options: MediaOptions,
     uploads: Semaphore,
     served_at: OnceLock<String>,
@@ -90,12 +93,12 @@ impl KeptMedia {
     /// Makes the folder; does not look at a bucket.
     pub fn open(options: MediaOptions, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let opened = options.location.open(&options.location_options).context("the media store")?;
-        let location::Opened { store, signer, prefix, folder } = opened;
+        let location::Opened { store, signer, prefix, folder, identity } = opened;
         if options.delivery == Delivery::Presigned && signer.is_none() {
             anyhow::bail!("a folder signs no URLs");
         }
         let uploads = Semaphore::new(UPLOADS_AT_ONCE);
-        Ok(Self { store, signer, prefix, folder, options, uploads, served_at: OnceLock::new(), clock })
+        Ok(Self { store, signer, prefix, folder, identity, options, uploads, served_at: OnceLock::new(), clock })
     }
 
     /// Says where this service listens; where a public URL is configured, that stands. Who listens on all addresses is reached at
@@ -108,6 +111,16 @@ impl KeptMedia {
         }
         // The first one stands.
         let _ = self.served_at.set(format!("http://{addr}"));
+    }
+
+    /// What tells this store from others, whatever it is called here: two nodes whose stores have the same one see the same files.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Whether the files are in a folder, which other nodes may not have.
+    pub fn is_in_a_folder(&self) -> bool {
+        self.folder.is_some()
     }
 
     async fn take_in(&self, key: &str, kind: MediaKind, file: Download) -> Result<StoredMedia, MediaError> {

@@ -1,20 +1,85 @@
-//! Which processes are alive. Each says so every few seconds; one that is heard of no more has left its requests
-//! without a driver, see [`crate::orphaned_requests`].
+//! The processes that share the database. Each says every few seconds that it is alive, and when it is to be missed; one that is
+//! heard of no more has left its requests without a driver, see [`crate::orphaned_requests`].
+//!
+//! | module | holds |
+//! |---|---|
+//! | `heartbeat` | how a node is heard of |
+//! | `joining` | who may not take part beside those that live |
+//! | [`settings`] | what nodes run with, compared without being told |
 
-use std::time::Duration;
+mod heartbeat;
+mod joining;
+pub mod settings;
 
-use sqlx::{Connection, PgConnection};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use std::{sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::database::{Database, millis};
+use self::{heartbeat::Heartbeat, settings::Settings};
+use crate::{database::Database, database_clock::DatabaseClock, notices::Notices};
 
-/// How long one statement may take before it is tried on another connection.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(3);
-const RECONNECT_AFTER: Duration = Duration::from_millis(500);
+/// How often is looked for somebody to leave things to.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How many times in a node timeout a node says that it is alive.
-const BEATS: u32 = 5;
+/// A node that takes part.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Of this process, see [`process_name`].
+    pub node: String,
+    /// As it is configured, if it is: then no other node that lives may have it.
+    pub name: Option<String>,
+    /// After so long without a sign of it, it is missed.
+    pub timeout: Duration,
+    pub settings: Settings,
+    /// It may take part although others charge otherwise.
+    pub allow_other_prices: bool,
+}
+
+/// Why a node may not take part.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    #[error("the database is unavailable: {0}")]
+    Unavailable(#[from] sqlx::Error),
+    #[error(
+        "`server.node` is {name}, and so is that of {node}, which lives: give each node a name of its own, or none"
+    )]
+    NameTaken { name: String, node: String },
+    #[error(
+        "{node}, which lives, charges otherwise: {}. What a request costs must not depend on the node that it came to: a new \
+         price gets an id of its own, and the day from which it is valid; where the difference is meant, start with \
+         --allow-other-prices",
+        settings.join(", ")
+    )]
+    OtherPrices { node: String, settings: Vec<String> },
+}
+
+/// Says that this node is about to end, so that nobody leaves anything to it; and waits until there is another one that lives
+/// and stays, for whatever it leaves itself.
+pub async fn leave_to_others(database: &Database, node: &str) {
+    loop {
+        match leave_and_look(database, node).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = %error, "whether another node lives is not known"),
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Two that leave at once do not leave things to each other: each says so before it looks.
+async fn leave_and_look(database: &Database, node: &str) -> Result<bool, sqlx::Error> {
+    let leave = sqlx::query!("UPDATE nodes SET leaving_at = coalesce(leaving_at, now()) WHERE node = $1", node);
+    leave.execute(database.pool()).await?;
+    let others = sqlx::query_scalar!(
+        // One that has missed two beats may be dead.
+        r#"SELECT EXISTS (SELECT FROM nodes WHERE node <> $1 AND leaving_at IS NULL
+                          AND now() < heartbeat_at + (missed_at - heartbeat_at) / 2) AS "others!""#,
+        node
+    );
+    others.fetch_one(database.pool()).await
+}
 
 /// A name for this process: `<name>-<8 hex digits>`. A process that is started again under the name of the one that
 /// died would vouch for the requests that the dead one left behind, so each start takes a name of its own.
@@ -22,88 +87,23 @@ pub fn process_name(name: &str) -> String {
     format!("{name}-{:08x}", rand::random::<u32>())
 }
 
-/// Announces `node` before it takes its first request, and says five times in a `node_timeout` that it is alive, until
-/// `ended`: that is to be cancelled when its last request has ended, and then its row is removed. The timeout has to
-/// be the same on all nodes.
+/// Announces the node before it takes its first request, unless it may not take part, and says that it is alive until `ended`: that
+/// is to be cancelled when its last request has ended, and then its row is removed. What the database says meanwhile goes to
+/// `clock`, and what differs between the nodes to `notices`.
 ///
 /// The connection is the heartbeat's own, so that it does not stop while the pool is busy.
-pub async fn start(
+pub async fn join(
     database: Database,
-    node: String,
-    node_timeout: Duration,
+    clock: Arc<DatabaseClock>,
+    options: NodeOptions,
+    notices: Notices,
     tracker: &TaskTracker,
     ended: CancellationToken,
-) -> Result<(), sqlx::Error> {
-    let mut connection = connect(&database).await?;
-    beat(&mut connection, &node, node_timeout).await?;
-    forget_old(&mut connection).await?;
-    tracker.spawn(async move {
-        let mut connection = Some(connection);
-        let beating = async {
-            loop {
-                if let Err(error) = beat_on(&database, connection.take(), &node, node_timeout).await {
-                    tracing::warn!(error = %error, "this node cannot say that it is alive; trying again");
-                }
-                sleep(RECONNECT_AFTER).await;
-            }
-        };
-        ended.run_until_cancelled(beating).await;
-        if let Err(error) = leave(&database, &node).await {
-            tracing::warn!(error = %error, "this node could not say goodbye; it will be given up in a while");
-        }
-    });
+) -> Result<(), JoinError> {
+    let mut heartbeat = Heartbeat::connect(database, clock, options, notices).await?;
+    joining::join(&mut heartbeat).await?;
+    tracker.spawn(heartbeat.run(ended));
     Ok(())
-}
-
-/// Until the connection fails.
-async fn beat_on(
-    database: &Database,
-    connection: Option<PgConnection>,
-    node: &str,
-    node_timeout: Duration,
-) -> Result<(), sqlx::Error> {
-    let mut connection = match connection {
-        Some(connection) => connection,
-        None => connect(database).await?,
-    };
-    let mut ticks = interval(node_timeout / BEATS);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        beat(&mut connection, node, node_timeout).await?;
-    }
-}
-
-async fn connect(database: &Database) -> Result<PgConnection, sqlx::Error> {
-    in_time(database.dedicated("aihub-heartbeat", &[("statement_timeout", millis(STATEMENT_TIMEOUT))])).await
-}
-
-/// A node that was taken for dead while it was cut off comes back with this. Half a timeout without a beat is a gap.
-async fn beat(connection: &mut PgConnection, node: &str, node_timeout: Duration) -> Result<(), sqlx::Error> {
-    let beat = sqlx::query!(
-        "INSERT INTO nodes AS n (node, heartbeat_at, started_at, beating_since) VALUES ($1, now(), now(), now())
-         ON CONFLICT ON CONSTRAINT nodes_node DO UPDATE SET heartbeat_at = now(), beating_since =
-             CASE WHEN n.heartbeat_at < now() - make_interval(secs => $2) THEN now() ELSE n.beating_since END",
-        node,
-        node_timeout.as_secs_f64() / 2.0,
-    );
-    in_time(beat.execute(connection)).await.map(drop)
-}
-
-/// What died without a goodbye. Its requests were ended long ago, and would be found without its row as well.
-async fn forget_old(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let forget = sqlx::query!("DELETE FROM nodes WHERE heartbeat_at < now() - interval '1 day'");
-    in_time(forget.execute(connection)).await.map(drop)
-}
-
-async fn leave(database: &Database, node: &str) -> Result<(), sqlx::Error> {
-    let mut connection = connect(database).await?;
-    in_time(sqlx::query!("DELETE FROM nodes WHERE node = $1", node).execute(&mut connection)).await?;
-    connection.close().await
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    timeout(STATEMENT_TIMEOUT, work).await.unwrap_or_else(|late| Err(sqlx::Error::Io(late.into())))
 }
 
 #[cfg(test)]

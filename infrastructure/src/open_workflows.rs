@@ -1,14 +1,8 @@
 //! The workflows, kept from the log: which have not ended, and whose they are.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use aihub_application::{
-    ports::jobs::JobKind,
-    workflows::list::{Listed, WorkflowList},
-};
+use aihub_application::workflows::list::{Listed, WorkflowList};
 use aihub_domain::workflow::{Workflow, event::WorkflowEvent};
 use anyhow::Context;
 use cqrs_es::Aggregate;
@@ -23,10 +17,12 @@ use crate::{
         reader::RecordedEvent,
         subscription::EventHandler,
     },
-    job_news,
     json_rows::json_rows,
     seats,
 };
+
+/// The name of [`OpenWorkflows`], under which its checkpoint is kept.
+pub(crate) const NAME: &str = "open-workflows";
 
 /// Keeps `workflows`.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +39,7 @@ struct Row<'a> {
 
 impl EventHandler for OpenWorkflows {
     fn name(&self) -> &'static str {
-        "open-workflows"
+        NAME
     }
 
     fn concerns(&self, event: &RecordedEvent) -> bool {
@@ -57,15 +53,25 @@ impl EventHandler for OpenWorkflows {
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         apply(transaction, events).boxed()
     }
+
+    /// Those who are in the queue now need their seats no longer.
+    fn follow_up<'a>(
+        &'a self,
+        transaction: &'a mut PgTransaction<'_>,
+        events: &'a [Arc<LogEntry>],
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        let arrived = events.iter().filter(|event| event.event_type == "WorkflowStarted");
+        let arrived = arrived.map(|event| event.aggregate_id.as_str()).collect();
+        async move { Ok(seats::vacate(transaction, arrived).await?) }.boxed()
+    }
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
     let mut started: BTreeMap<&str, Row<'_>> = BTreeMap::new();
-    let (mut ended, mut changed) = (Vec::new(), BTreeSet::new());
+    let mut ended = Vec::new();
     for change in events_of::<Workflow>(events) {
         let (event, change) = change?;
         let (workflow_id, position) = (event.aggregate_id.as_str(), event.position.cast_signed());
-        changed.insert(workflow_id);
         if let WorkflowEvent::WorkflowStarted(request) = change {
             let (account, user_id) = (&*request.account, &*request.user);
             started.insert(workflow_id, Row { workflow_id, account, user_id, running: true, position });
@@ -74,10 +80,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         }
     }
     if !started.is_empty() {
-        seats::vacate(transaction, &started.keys().copied().collect::<Vec<_>>()).await?;
         sqlx::query!(
             "INSERT INTO workflows SELECT * FROM json_populate_recordset(NULL::workflows, $1::text::json)
-             ON CONFLICT ON CONSTRAINT workflows_workflow_id DO NOTHING",
+             ON CONFLICT ON CONSTRAINT workflows_pkey DO NOTHING",
             json_rows(&started.into_values().collect::<Vec<_>>())?,
         )
         .execute(&mut **transaction)
@@ -88,14 +93,6 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         sqlx::query!("UPDATE workflows SET running = false WHERE workflow_id = ANY($1)", &ended as &[&str])
             .execute(&mut **transaction)
             .await?;
-    }
-    if !changed.is_empty() {
-        let changed: Vec<&str> = changed.into_iter().collect();
-        let of =
-            sqlx::query!("SELECT workflow_id, account FROM workflows WHERE workflow_id = ANY($1)", &changed as &[&str]);
-        let of = of.fetch_all(&mut **transaction).await?.into_iter();
-        let news: Vec<_> = of.map(|of| job_news::changed(JobKind::Workflow, &of.workflow_id, &of.account)).collect();
-        job_news::tell(&mut **transaction, &news).await?;
     }
     Ok(())
 }

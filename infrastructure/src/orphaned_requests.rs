@@ -9,7 +9,9 @@ use aihub_domain::request::{
 };
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, future::BoxFuture};
+use serde::Deserialize;
 use sqlx::{PgPool, PgTransaction};
+use uuid::Uuid;
 
 use crate::{
     event_store::{
@@ -22,7 +24,11 @@ use crate::{
 /// The most requests that one search finds.
 const MAX_FOUND: i64 = 500;
 
-/// Keeps `open_requests`: a row comes with the acceptance and goes with the end.
+/// The name of [`OpenRequests`], under which its checkpoint is kept.
+pub const NAME: &str = "orphaned-requests";
+
+/// Keeps `open_requests`: a row comes with the acceptance and goes with the end; and `client_requests`, of which old ones are
+/// forgotten.
 #[derive(Debug, Clone, Copy)]
 pub struct OpenRequests;
 
@@ -39,7 +45,7 @@ row!(OpenRequest<'_>, "open_requests", request_id, account, node, deadline_at, a
 
 impl EventHandler for OpenRequests {
     fn name(&self) -> &'static str {
-        "orphaned-requests"
+        NAME
     }
 
     fn apply<'a>(
@@ -54,6 +60,7 @@ impl EventHandler for OpenRequests {
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
     let mut opened: BTreeMap<&str, OpenRequest<'_>> = BTreeMap::new();
     let mut ended: Vec<&str> = Vec::new();
+    let mut asked: BTreeMap<Uuid, (&str, DateTime<Utc>)> = BTreeMap::new();
     for change in events_of::<Request>(events) {
         let (event, change) = change?;
         let request_id = event.aggregate_id.as_str();
@@ -61,6 +68,9 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
             RequestEvent::RequestAccepted(accepted) => {
                 let Accepted { account, node, deadline_at, .. } = &**accepted;
                 let (deadline_at, accepted_at) = (*deadline_at, event.recorded_at);
+                if let Some(key) = client_key(&event.metadata) {
+                    asked.insert(key, (request_id, accepted_at));
+                }
                 opened.insert(request_id, OpenRequest { request_id, account, node, deadline_at, accepted_at });
             }
             RequestEvent::RequestCompleted { .. }
@@ -75,8 +85,23 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     if !opened.is_empty() {
         sqlx::query!(
             "INSERT INTO open_requests SELECT * FROM unnest($1::rows.open_requests[])
-             ON CONFLICT ON CONSTRAINT open_requests_request_id DO NOTHING",
+             ON CONFLICT ON CONSTRAINT open_requests_pkey DO NOTHING",
             opened.into_values().collect::<Vec<_>>() as _,
+        )
+        .execute(&mut **transaction)
+        .await?;
+    }
+    if !asked.is_empty() {
+        let (keys, requests): (Vec<Uuid>, Vec<(&str, DateTime<Utc>)>) = asked.into_iter().unzip();
+        let (request_ids, accepted_at): (Vec<&str>, Vec<DateTime<Utc>>) = requests.into_iter().unzip();
+        // The latest one is meant.
+        sqlx::query!(
+            "INSERT INTO client_requests SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[])
+             ON CONFLICT ON CONSTRAINT client_requests_pkey
+                 DO UPDATE SET request_id = excluded.request_id, accepted_at = excluded.accepted_at",
+            &keys,
+            &request_ids as &[&str],
+            &accepted_at,
         )
         .execute(&mut **transaction)
         .await?;
@@ -89,56 +114,65 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     Ok(())
 }
 
+/// As the acceptance's metadata have it.
+fn client_key(metadata: &str) -> Option<Uuid> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        #[serde(rename = "clientKey")]
+        client_key: Option<Uuid>,
+    }
+    serde_json::from_str::<Metadata>(metadata).ok()?.client_key
+}
+
 /// The search. It is as good as the view is up to date, and as the nodes' heartbeats are.
 #[derive(Debug, Clone)]
 pub struct PostgresOrphanedRequests {
     pool: PgPool,
     node: String,
     deadline_grace: Duration,
-    node_timeout: Duration,
 }
 
 impl PostgresOrphanedRequests {
-    /// A request is an orphan `deadline_grace` after its deadline, or when its node has not been heard of for
-    /// `node_timeout`. The first only counts where the node is gone or has been heard of without a gap for
-    /// `deadline_grace`: one that was cut off has its ends still to write. The second only counts while `node`, which
-    /// searches, has itself been heard of all that time, and the database has been up for longer: nobody who was cut
-    /// off, or has just begun to hear, calls others dead.
-    pub fn new(pool: PgPool, node: String, deadline_grace: Duration, node_timeout: Duration) -> Self {
-        Self { pool, node, deadline_grace, node_timeout }
+    /// A request is an orphan `deadline_grace` after its deadline, or when its node is missed, of which each node says itself
+    /// when that is. The first only counts where the node is gone or has been heard of without a gap for `deadline_grace`: one
+    /// that was cut off has its ends still to write. The second only counts while `node`, which searches, has itself been heard
+    /// of for as long as the silence lasts that makes the other one missed, and the database has been up for longer: nobody who
+    /// was cut off, or has just begun to hear, calls others dead. A node that said goodbye is missed like the most patient one.
+    ///
+    /// All times are the database's.
+    pub fn new(pool: PgPool, node: String, deadline_grace: Duration) -> Self {
+        Self { pool, node, deadline_grace }
     }
 
-    async fn search(&self, now: DateTime<Utc>) -> anyhow::Result<Vec<OrphanedRequest>> {
-        let found = sqlx::query!(
-            r#"SELECT r.request_id, r.account,
-                      CASE WHEN r.deadline_at < $1 THEN 'its deadline has passed'
+    async fn search(&self) -> anyhow::Result<Vec<OrphanedRequest>> {
+        let found = sqlx::query_as!(
+            OrphanedRequest,
+            r#"SELECT r.request_id, r.account, now() AS "found_at!",
+                      CASE WHEN r.deadline_at < overdue.at THEN 'its deadline has passed'
                            WHEN n.node IS NULL THEN 'its node ' || r.node || ' is gone'
                            ELSE 'its node ' || r.node || ' has not been heard of' END AS "reason!"
                FROM open_requests r
                LEFT JOIN nodes n ON n.node = r.node
-               CROSS JOIN (SELECT now() - make_interval(secs => $2) AS at) horizon
-               WHERE (r.deadline_at < $1 AND (n.node IS NULL OR n.heartbeat_at >= horizon.at AND n.beating_since < $1))
-                  OR (r.accepted_at < horizon.at AND coalesce(n.heartbeat_at < horizon.at, true)
-                      AND pg_postmaster_start_time() < horizon.at
-                      AND EXISTS (SELECT FROM nodes me WHERE me.node = $3
-                                  AND me.heartbeat_at > horizon.at AND me.beating_since < horizon.at))
-               ORDER BY r.accepted_at, r.request_id LIMIT $4"#,
-            now - self.deadline_grace,
-            self.node_timeout.as_secs_f64(),
+               CROSS JOIN (SELECT now() - make_interval(secs => $1) AS at) overdue
+               CROSS JOIN (SELECT max(missed_at - heartbeat_at) AS silence FROM nodes) most
+               CROSS JOIN LATERAL (SELECT now() - coalesce(n.missed_at - n.heartbeat_at, most.silence) AS at) heard
+               WHERE (r.deadline_at < overdue.at
+                      AND (n.node IS NULL OR n.missed_at > now() AND n.beating_since < overdue.at))
+                  OR (coalesce(n.missed_at <= now(), true) AND r.accepted_at < heard.at
+                      AND pg_postmaster_start_time() < heard.at
+                      AND EXISTS (SELECT FROM nodes me WHERE me.node = $2
+                                  AND me.missed_at > now() AND me.beating_since < heard.at))
+               ORDER BY r.accepted_at, r.request_id LIMIT $3"#,
+            self.deadline_grace.as_secs_f64(),
             self.node,
             MAX_FOUND,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(found
-            .into_iter()
-            .map(|row| OrphanedRequest { request_id: row.request_id, account: row.account, reason: row.reason })
-            .collect())
+        );
+        Ok(found.fetch_all(&self.pool).await?)
     }
 }
 
 impl OrphanedRequests for PostgresOrphanedRequests {
-    fn find(&self, now: DateTime<Utc>) -> BoxFuture<'_, anyhow::Result<Vec<OrphanedRequest>>> {
-        self.search(now).boxed()
+    fn find(&self) -> BoxFuture<'_, anyhow::Result<Vec<OrphanedRequest>>> {
+        self.search().boxed()
     }
 }

@@ -1,8 +1,9 @@
 //! The adapters behind [`application::ports::provider::Provider`]: what goes over the wire to the AI providers.
 //!
-//! An answer's way: [`http`] sends and waits for a status, `errors` recognises a refusal, `sse` cuts the bytes
-//! into events, a decoder (`openai::chunk`, `anthropic::event`) says what each event means, and `answer` drives
-//! all of that as one stream of deltas.
+//! An answer's way: [`http`] sends and waits for a status, `errors` recognises a refusal, `form` cuts the bytes into events and
+//! values whatever their label says, `json` looks into them, a decoder (`openai::chunk`, `anthropic::event`) knows where in its
+//! dialect what stands, and `meaning` puts that together, the same for all dialects: texts (`text`), calls (`calls`), counts
+//! (`usage`), the end (`finish`), and whether that is an answer. `answer` drives all of that as one stream of deltas.
 //!
 //! | module | what it speaks |
 //! |---|---|
@@ -16,13 +17,17 @@ pub mod http;
 pub mod openai;
 
 pub(crate) mod errors;
+pub(crate) mod json;
 
 mod answer;
+mod calls;
+mod finish;
+mod form;
+mod meaning;
+mod outgoing;
 mod retry_after;
-mod sse;
-
-/// No call uses more tokens than this of any kind. A count above it is nonsense, and sums must not overflow for it.
-const MAX_TOKEN_COUNT: u64 = 1 << 40;
+mod text;
+mod usage;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -47,9 +47,9 @@ impl Seats for PostgresSeats {
 }
 
 /// For the handler that keeps a queue: in the transaction in which it has put them there.
-pub(crate) async fn vacate(transaction: &mut PgTransaction<'_>, arrived: &[&str]) -> Result<(), sqlx::Error> {
+pub(crate) async fn vacate(transaction: &mut PgTransaction<'_>, arrived: Vec<&str>) -> Result<(), sqlx::Error> {
     if !arrived.is_empty() {
-        query!("DELETE FROM queue_seats WHERE aggregate_id = ANY($1)", arrived as &[&str])
+        query!("DELETE FROM queue_seats WHERE aggregate_id = ANY($1)", &arrived as &[&str])
             .execute(&mut **transaction)
             .await?;
     }

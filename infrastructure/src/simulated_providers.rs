@@ -20,7 +20,8 @@
 //! The simulator has its own, simple count. An output token is one delta: a word with the space before it, of the text,
 //! of the thinking or of a tool call's arguments (its JSON is cut at spaces as well). Input tokens are the
 //! whitespace-separated words of all message texts, plus 3 a message; Anthropic's `system` counts as a message.
-//! Embeddings count the words of the inputs only.
+//! Embeddings count the words of the inputs only. Where Anthropic is told to keep something, all of the input is written into
+//! its cache, each time anew.
 //!
 //! # Pace
 //!
@@ -44,6 +45,9 @@
 //! knob     = "ttft=" duration                        time to the status and the first token
 //!          | "rate=" number                          tokens a second, 0 = as fast as the socket takes them
 //!          | "tokens=" count                         length of the answer
+//!          | "hidden=" count                         tokens of reasoning that are counted and not shown
+//!          | "thinking=" ( "asked" | "shown" )       thinking, also where it was not asked for
+//!          | "cap=" ( "kept" | "ignored" )           ignored writes beyond the caller's limit
 //!          | "usage=" ( "normal" | "missing" | "zero" | "repeated" | "corrected" )
 //!          | "fail=" ( "before" [ ":" failure ]      the provider's error body, 500 unless said otherwise
 //!                    | "after:" count )              an error event inside the stream, after that many tokens
@@ -95,6 +99,7 @@ use self::{
 pub mod admin;
 mod answer;
 mod anthropic;
+pub mod cases;
 mod films;
 pub mod knobs;
 mod models;

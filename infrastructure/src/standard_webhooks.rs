@@ -137,37 +137,53 @@ pub fn sign(secrets: &[WebhookSecret], id: &str, timestamp: i64, body: &[u8]) ->
     secrets.iter().map(signature).collect::<Vec<_>>().join(" ")
 }
 
-/// The id of a webhook that is one: it is to be used to recognise repetitions.
-pub fn verify<'a>(
-    secrets: &[WebhookSecret],
-    headers: &'a HeaderMap,
-    body: &[u8],
-    now: DateTime<Utc>,
-) -> Result<&'a str, Unverified> {
-    let header = |name| {
-        let text = headers.get(name).and_then(|value| value.to_str().ok());
-        text.filter(|text| !text.is_empty()).ok_or(Unverified::Header(name))
-    };
-    let (id, signatures) = (header(WEBHOOK_ID)?, header(WEBHOOK_SIGNATURE)?);
-    let timestamp: i64 = header(WEBHOOK_TIMESTAMP)?.parse().map_err(|_| Unverified::Header(WEBHOOK_TIMESTAMP))?;
-    if now.timestamp().abs_diff(timestamp) > TOLERANCE_SECONDS.unsigned_abs() {
-        return Err(Unverified::Timestamp);
+/// What the headers of a webhook say, before its body is read.
+#[derive(Debug)]
+pub struct Signed<'a> {
+    id: &'a str,
+    timestamp: i64,
+    signatures: Vec<Vec<u8>>,
+}
+
+impl<'a> Signed<'a> {
+    /// Whether it can be a webhook of now that somebody signed.
+    pub fn of(headers: &'a HeaderMap, now: DateTime<Utc>) -> Result<Self, Unverified> {
+        let header = |name| {
+            let text = headers.get(name).and_then(|value| value.to_str().ok());
+            text.filter(|text| !text.is_empty()).ok_or(Unverified::Header(name))
+        };
+        let (id, signatures) = (header(WEBHOOK_ID)?, header(WEBHOOK_SIGNATURE)?);
+        let timestamp: i64 = header(WEBHOOK_TIMESTAMP)?.parse().map_err(|_| Unverified::Header(WEBHOOK_TIMESTAMP))?;
+        if now.timestamp().abs_diff(timestamp) > TOLERANCE_SECONDS.unsigned_abs() {
+            return Err(Unverified::Timestamp);
+        }
+        let signatures = signatures.split(' ').take(MAX_SIGNATURES).filter_map(|one| one.strip_prefix(VERSION_PREFIX));
+        let signatures: Vec<_> = signatures.filter_map(|one| STANDARD.decode(one).ok()).collect();
+        if signatures.is_empty() { Err(Unverified::Signature) } else { Ok(Self { id, timestamp, signatures }) }
     }
-    let signatures = signatures.split(' ').take(MAX_SIGNATURES).filter_map(|one| one.strip_prefix(VERSION_PREFIX));
-    let is_ours = |signature: Vec<u8>| {
-        // Compares in constant time.
-        secrets.iter().any(|secret| secret.mac(id, timestamp, body).verify_slice(&signature).is_ok())
-    };
-    if signatures.filter_map(|one| STANDARD.decode(one).ok()).any(is_ours) {
-        Ok(id)
-    } else {
-        Err(Unverified::Signature)
+
+    /// Its id, if it is one: it is to be used to recognise repetitions.
+    pub fn verify(&self, secrets: &[WebhookSecret], body: &[u8]) -> Result<&'a str, Unverified> {
+        let is_ours = |signature: &Vec<u8>| {
+            // Compares in constant time.
+            secrets.iter().any(|secret| secret.mac(self.id, self.timestamp, body).verify_slice(signature).is_ok())
+        };
+        if self.signatures.iter().any(is_ours) { Ok(self.id) } else { Err(Unverified::Signature) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn verify<'a>(
+        secrets: &[WebhookSecret],
+        headers: &'a HeaderMap,
+        body: &[u8],
+        now: DateTime<Utc>,
+    ) -> Result<&'a str, Unverified> {
+        Signed::of(headers, now)?.verify(secrets, body)
+    }
 
     // The example of the specification's own libraries.
     const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";

@@ -1,19 +1,28 @@
-//! Content sealed per subject and month, and the keys for that.
+//! Content sealed per subject, kind and month, and the keys for that.
 //!
-//! A subject (an account) has one 256-bit key for each month, made on first use and kept in `subject_keys`, wrapped by the
-//! master key. Unwrapped keys are kept in memory for [`KEY_LIFE`], so that sealing asks the database once a minute and
-//! subject. When keys are destroyed the database tells every node, which forgets all that it has; a node that is cut off
-//! from the database may use a key for [`KEY_LIFE`].
+//! A subject (an account) has one 256-bit key for each kind and month, made on first use and kept in `subject_keys`, wrapped
+//! by the master key. Unwrapped keys are kept in memory for [`KEY_LIFE`], so that sealing asks the database once a minute and
+//! subject. When the log says that keys are destroyed every node forgets all that it has; a node that is cut off from the
+//! database, and every node where keys were destroyed by hand, may use a key for [`KEY_LIFE`].
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`cipher`] | a piece of a text under a subject's key |
 //! | [`erasure`] | destroying keys, and nodes that hear of it |
 //! | [`master_key`] | what the subjects' keys are wrapped with |
+//! | [`retention`] | keys whose content is too old |
 //! | [`rotation`] | another master key |
+//! | [`rules`] | what is kept of whose content, and for how long |
+//! | [`sealed`] | authenticated encryption |
+//!
+//! What is sealed stands in [`contents`].
 
+mod cipher;
 pub mod erasure;
 pub mod master_key;
+pub mod retention;
 pub mod rotation;
+pub mod rules;
 mod sealed;
 
 use std::{
@@ -24,23 +33,32 @@ use std::{
     time::Duration,
 };
 
-use aes_gcm::{Aes256Gcm, KeyInit};
 use aihub_application::ports::{
     clock::Clock,
-    vault::{ContentVault, VaultError},
+    event_log::Piece,
+    vault::{ContentVault, Sealed, VaultError},
 };
-use aihub_domain::content::SealedContent;
-use base64::{Engine, engine::general_purpose::STANDARD};
+use aihub_domain::content::{ContentKey, ContentKind, ContentRef, Keep};
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use futures::{FutureExt, future::BoxFuture};
 use moka::future::Cache;
 use sqlx::PgPool;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::{task::yield_now, time::timeout};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use self::master_key::MasterKeys;
+use self::{
+    cipher::ContentCipher,
+    master_key::MasterKeys,
+    rules::{ContentRules, Keeping},
+};
+use crate::contents::{
+    self, ContentError,
+    known::KnownPieces,
+    list::{self, Entry},
+    pieces::{self, Cut},
+};
 
 /// How long a key is used before the database is asked again whether it still exists.
 pub const KEY_LIFE: Duration = Duration::from_mins(1);
@@ -54,22 +72,18 @@ pub struct PostgresVault {
     pool: PgPool,
     masters: MasterKeys,
     clock: Arc<dyn Clock>,
-    keys: Cache<KeyName, Key>,
+    pub rules: ContentRules,
+    /// What the log has kept already.
+    known: Arc<KnownPieces>,
+    keys: Cache<ContentKey, Key>,
     /// How often keys were forgotten. A key that was asked for before the last time is not used any more, also where its
     /// answer came later.
     generation: AtomicU64,
 }
 
-/// Which key it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct KeyName {
-    subject: String,
-    month: NaiveDate,
-}
-
 #[derive(Clone)]
 struct Key {
-    cipher: Arc<Aes256Gcm>,
+    cipher: Arc<ContentCipher>,
     generation: u64,
 }
 
@@ -88,7 +102,14 @@ enum KeyError {
 impl PostgresVault {
     pub fn new(pool: PgPool, masters: impl Into<MasterKeys>, clock: Arc<dyn Clock>) -> Self {
         let keys = Cache::builder().max_capacity(MAX_CACHED_KEYS).time_to_live(KEY_LIFE).build();
-        Self { pool, masters: masters.into(), clock, keys, generation: AtomicU64::new(0) }
+        let (rules, known) = (ContentRules::default(), Arc::default());
+        Self { pool, masters: masters.into(), clock, rules, known, keys, generation: AtomicU64::new(0) }
+    }
+
+    /// Other rules than to seal everything and keep it for ever, and what the log of this node has kept already.
+    #[must_use]
+    pub fn with(self, rules: ContentRules, known: Arc<KnownPieces>) -> Self {
+        Self { rules, known, ..self }
     }
 
     /// Forgets the keys that are in memory: each is asked for again before it is used.
@@ -111,7 +132,7 @@ impl PostgresVault {
     }
 
     /// From memory, or from the database.
-    async fn key(&self, name: &KeyName) -> Result<Key, Arc<KeyError>> {
+    async fn key(&self, name: &ContentKey) -> Result<Key, Arc<KeyError>> {
         match self.ask(name).await {
             // Of somebody's question from before it was made, perhaps, which this one has joined: the next is a new one.
             Err(error) if matches!(*error, KeyError::Missing) => self.ask(name).await,
@@ -120,7 +141,7 @@ impl PostgresVault {
     }
 
     /// One question of the database at a time, however many ask for the same key at once.
-    async fn ask(&self, name: &KeyName) -> Result<Key, Arc<KeyError>> {
+    async fn ask(&self, name: &ContentKey) -> Result<Key, Arc<KeyError>> {
         loop {
             let key = self.keys.entry_by_ref(name).or_try_insert_with(self.load(name)).await?.into_value();
             if key.generation == self.generation.load(Ordering::Acquire) {
@@ -130,7 +151,7 @@ impl PostgresVault {
         }
     }
 
-    async fn key_or_new(&self, name: &KeyName) -> Result<Key, Arc<KeyError>> {
+    async fn key_or_new(&self, name: &ContentKey) -> Result<Key, Arc<KeyError>> {
         match self.key(name).await {
             Err(error) if matches!(*error, KeyError::Missing) => {
                 self.make(name).await?;
@@ -140,13 +161,15 @@ impl PostgresVault {
         }
     }
 
-    async fn load(&self, name: &KeyName) -> Result<Key, KeyError> {
+    async fn load(&self, name: &ContentKey) -> Result<Key, KeyError> {
         let generation = self.generation.load(Ordering::Acquire);
         let find = sqlx::query!(
             r#"SELECT s.erased_at IS NOT NULL AS "is_erased!", k.master_key_id AS "master_key_id?", k.wrapped_key
-               FROM subjects s LEFT JOIN subject_keys k ON k.subject = s.subject AND k.month = $2
+               FROM subjects s
+               LEFT JOIN subject_keys k ON k.subject = s.subject AND k.kind = $2 AND k.month = $3
                WHERE s.subject = $1"#,
             name.subject,
+            name.kind.as_str(),
             name.month
         );
         let row = in_time(find.fetch_optional(&self.pool)).await?.ok_or(KeyError::Missing)?;
@@ -164,12 +187,12 @@ impl PostgresVault {
             );
             KeyError::Unreadable
         })?;
-        Ok(Key { cipher: Arc::new(Aes256Gcm::new((&*key).into())), generation })
+        Ok(Key { cipher: Arc::new(ContentCipher::new(&key)), generation })
     }
 
     /// Keeps a new key, unless somebody else was first: then theirs is the subject's key; or the subject was erased: then
     /// there is none.
-    async fn make(&self, name: &KeyName) -> Result<(), KeyError> {
+    async fn make(&self, name: &ContentKey) -> Result<(), KeyError> {
         let key = Zeroizing::new(rand::random());
         let wrapped = self.masters.current.wrap(name, &key).ok_or(KeyError::Unreadable)?;
         let subject = sqlx::query!(
@@ -178,10 +201,11 @@ impl PostgresVault {
         );
         in_time(subject.execute(&self.pool)).await?;
         let keep = sqlx::query!(
-            "INSERT INTO subject_keys (subject, month, key_id, wrapped_key, master_key_id)
-                 SELECT subject, $2, $3, $4, $5 FROM subjects WHERE subject = $1 AND erased_at IS NULL FOR SHARE
-             ON CONFLICT ON CONSTRAINT subject_keys_subject_month DO NOTHING",
+            "INSERT INTO subject_keys (subject, kind, month, key_id, wrapped_key, master_key_id)
+                 SELECT subject, $2, $3, $4, $5, $6 FROM subjects WHERE subject = $1 AND erased_at IS NULL FOR SHARE
+             ON CONFLICT ON CONSTRAINT subject_keys_subject_kind_month DO NOTHING",
             name.subject,
+            name.kind.as_str(),
             name.month,
             Uuid::now_v7(),
             wrapped,
@@ -196,33 +220,89 @@ impl ContentVault for PostgresVault {
     fn seal<'a>(
         &'a self,
         subject: &'a str,
-        context: &'a str,
-        plaintext: &'a [u8],
-    ) -> BoxFuture<'a, Result<SealedContent, VaultError>> {
+        kind: ContentKind,
+        parts: &'a [&'a [u8]],
+    ) -> BoxFuture<'a, Result<Option<Sealed>, VaultError>> {
         async move {
-            let name = KeyName { subject: subject.to_owned(), month: month_of(self.clock.now()) };
-            let key = self.key_or_new(&name).await.map_err(vault_error)?;
-            let sealed =
-                sealed::seal(&key.cipher, &associated(subject, context), plaintext).ok_or(VaultError::Unreadable)?;
-            Ok(SealedContent { subject: name.subject, month: name.month, sealed: STANDARD.encode(sealed) })
+            let name = ContentKey { subject: subject.to_owned(), kind, month: month_of(self.clock.now()) };
+            match self.rules.keeping(subject, kind) {
+                Keeping::As(keep) => {
+                    let key = self.key_or_new(&name).await.map_err(vault_error)?;
+                    self.seal_as(keep, name, &key, parts).await.map(Some)
+                }
+                Keeping::Nothing => match self.key(&name).await.map_err(vault_error) {
+                    // That it was erased is said all the same.
+                    Err(error @ (VaultError::Erased | VaultError::Unavailable(_))) => Err(error),
+                    _ => Ok(None),
+                },
+            }
         }
         .boxed()
     }
 
-    fn open<'a>(&'a self, context: &'a str, sealed: &'a SealedContent) -> BoxFuture<'a, Result<Vec<u8>, VaultError>> {
+    fn open<'a>(&'a self, content: &'a ContentRef) -> BoxFuture<'a, Result<Vec<u8>, VaultError>> {
         async move {
-            let name = KeyName { subject: sealed.subject.clone(), month: sealed.month };
-            let key = self.key(&name).await.map_err(vault_error)?;
-            let bytes = STANDARD.decode(&sealed.sealed).map_err(|_| VaultError::Unreadable)?;
-            sealed::open(&key.cipher, &associated(&sealed.subject, context), &bytes).ok_or(VaultError::Unreadable)
+            if content.keep == Keep::Hash {
+                return Err(VaultError::NotKept);
+            }
+            let key = self.key(&content.key()).await.map_err(vault_error)?;
+            let kept = timeout(QUERY_TIMEOUT, contents::load(&self.pool, content)).await;
+            let kept = kept.map_err(|late| VaultError::Unavailable(late.into()))?;
+            let mut pieces = Vec::with_capacity(content.pieces as usize);
+            for (entry, sealed) in kept.map_err(content_error)? {
+                let bytes = key.cipher.open(&sealed, entry.bytes).ok_or(VaultError::Unreadable)?;
+                pieces.push((entry.is_base64, bytes));
+                yield_now().await;
+            }
+            Ok(pieces::join(pieces))
         }
         .boxed()
     }
 }
 
-impl KeyName {
-    fn associated(&self) -> Vec<u8> {
-        associated(&self.subject, &self.month.to_string())
+impl PostgresVault {
+    async fn seal_as(&self, keep: Keep, name: ContentKey, key: &Key, parts: &[&[u8]]) -> Result<Sealed, VaultError> {
+        let cut = pieces::cut(parts);
+        let name = Arc::new(name);
+        let mut entries = Vec::with_capacity(cut.len());
+        let mut new = Vec::new();
+        let is_single = cut.len() == 1;
+        for Cut { bytes: text, is_base64 } in cut {
+            // What is alone is too short to be told again.
+            let fingerprint = (!is_single && keep == Keep::Sealed).then(|| key.cipher.fingerprint(&text));
+            let known = fingerprint.and_then(|fingerprint| self.known.find(&fingerprint));
+            let hash = if let Some(hash) = known {
+                hash
+            } else {
+                // A hash that is all that is kept is to be the same whatever the compressor's version.
+                let sealed = key.cipher.seal(&text, keep == Keep::Sealed).ok_or(VaultError::Unreadable)?;
+                let hash = contents::hash_of(&sealed);
+                new.push(Piece { key: name.clone(), hash, bytes: sealed.into(), fingerprint });
+                hash
+            };
+            entries.push(Entry { hash, bytes: text.len() as u64, is_base64 });
+            yield_now().await;
+        }
+        let hash = match entries.as_slice() {
+            [Entry { hash, .. }] if is_single => *hash,
+            entries => {
+                let list = list::encode(entries);
+                let hash = contents::hash_of(&list);
+                new.push(Piece { key: name.clone(), hash, bytes: list.into(), fingerprint: None });
+                hash
+            }
+        };
+        let ContentKey { subject, kind, month } = (*name).clone();
+        let content = ContentRef {
+            subject,
+            kind,
+            month,
+            keep,
+            hash,
+            pieces: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+            bytes: parts.iter().map(|part| part.len() as u64).sum(),
+        };
+        Ok(Sealed { content, pieces: if keep == Keep::Sealed { new } else { vec![] } })
     }
 }
 
@@ -235,13 +315,19 @@ async fn in_time<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Resu
     timeout(QUERY_TIMEOUT, query).await.unwrap_or_else(|late| Err(sqlx::Error::Io(late.into())))
 }
 
-/// The subject's length in 8 bytes, big-endian, the subject, the context: no two pairs give the same bytes.
-fn associated(subject: &str, context: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(8 + subject.len() + context.len());
-    bytes.extend_from_slice(&(subject.len() as u64).to_be_bytes());
-    bytes.extend_from_slice(subject.as_bytes());
-    bytes.extend_from_slice(context.as_bytes());
+/// What a key is wrapped for: the subject's length in 8 bytes, big-endian, the subject, the kind, the month. No two names
+/// give the same bytes.
+fn associated(name: &ContentKey) -> Vec<u8> {
+    let ContentKey { subject, kind, month } = name;
+    let mut bytes = (subject.len() as u64).to_be_bytes().to_vec();
+    bytes.extend_from_slice(format!("{subject}{kind}{month}").as_bytes());
     bytes
+}
+
+/// As a row has it.
+fn content_key(subject: String, kind: &str, month: NaiveDate) -> Result<ContentKey, sqlx::Error> {
+    let kind = ContentKind::parse(kind).ok_or_else(|| sqlx::Error::Decode(format!("no kind {kind}").into()))?;
+    Ok(ContentKey { subject, kind, month })
 }
 
 fn vault_error(error: Arc<KeyError>) -> VaultError {
@@ -249,6 +335,14 @@ fn vault_error(error: Arc<KeyError>) -> VaultError {
         KeyError::Destroyed => VaultError::Erased,
         KeyError::Missing | KeyError::Unreadable => VaultError::Unreadable,
         KeyError::Database(_) => VaultError::Unavailable(error.into()),
+    }
+}
+
+fn content_error(error: ContentError) -> VaultError {
+    match error {
+        ContentError::Missing(_) => VaultError::Missing,
+        ContentError::Changed(_) => VaultError::Unreadable,
+        ContentError::Database(error) => VaultError::Unavailable(error.into()),
     }
 }
 

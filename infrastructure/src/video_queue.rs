@@ -6,13 +6,10 @@ use std::{
     time::Duration,
 };
 
-use aihub_application::{
-    ports::jobs::JobKind,
-    videos::{
-        housekeeping::{DueMedia, MediaHolders},
-        places::AllPlaces,
-        queue::{OpenVideo, Places, VideoQueue},
-    },
+use aihub_application::videos::{
+    housekeeping::{DueMedia, MediaHolders},
+    places::AllPlaces,
+    queue::{OpenVideo, Places, VideoQueue},
 };
 use aihub_domain::video::{
     VideoJob, VideoStatus,
@@ -33,13 +30,12 @@ use crate::{
         reader::RecordedEvent,
         subscription::EventHandler,
     },
-    job_news,
     json_rows::json_rows,
     seats,
 };
 
 /// The name of [`OpenVideos`], under which its checkpoint is kept.
-const NAME: &str = "open-videos";
+pub(crate) const NAME: &str = "open-videos";
 /// How long it is waited for the queue to have read the log.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same for the places of jobs. Those that it has read are told where it takes longer.
@@ -113,6 +109,17 @@ impl EventHandler for OpenVideos {
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         apply(transaction, events).boxed()
     }
+
+    /// Those who are in the queue now need their seats no longer.
+    fn follow_up<'a>(
+        &'a self,
+        transaction: &'a mut PgTransaction<'_>,
+        events: &'a [Arc<LogEntry>],
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        let arrived = events.iter().filter(|event| event.event_type == "VideoRequested");
+        let arrived = arrived.map(|event| event.aggregate_id.as_str()).collect();
+        async move { Ok(seats::vacate(transaction, arrived).await?) }.boxed()
+    }
 }
 
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
@@ -126,20 +133,18 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         .fetch_all(&mut **transaction)
         .await?;
     let mut rows: BTreeMap<String, Row> = known.into_iter().map(|row| (row.video_id.clone(), row)).collect();
-    let (mut arrived, mut ended, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut news, mut turns) = (BTreeSet::new(), BTreeMap::new());
+    let (mut ended, mut leftovers) = (Vec::new(), Vec::new());
+    let mut turns = BTreeMap::new();
     for (event, change) in changes {
         let (video_id, position) = (&event.aggregate_id, event.position.cast_signed());
         if let VideoEvent::VideoRequested(request) = change {
             rows.entry(video_id.clone()).or_insert_with(|| Row::requested(video_id, request, position));
-            arrived.push(video_id.as_str());
-        } else if let Some((asked, ended_at)) = change.ended() {
+        } else if let Some((_, ended_at)) = change.ended() {
             let was = rows.remove(video_id);
             if was.is_some_and(|was| was.status == VideoStatus::Rendering.as_str()) {
                 leftovers.push((video_id.as_str(), ended_at));
             }
             ended.push(video_id.as_str());
-            news.insert(job_news::changed(JobKind::Video, video_id, &asked.account));
         } else if let Some(row) = rows.get_mut(video_id)
             && row.position < position
         {
@@ -149,18 +154,15 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
                 turns.insert(row.account.clone(), position);
             }
         }
-        if let Some(account) = remember(transaction, video_id, change).await? {
-            news.insert(job_news::changed(JobKind::Video, video_id, &account));
-        }
+        remember(transaction, video_id, change).await?;
     }
-    news.extend(rows.values().map(|row| job_news::changed(JobKind::Video, &row.video_id, &row.account)));
     sqlx::query!("DELETE FROM open_videos WHERE video_id = ANY($1)", &ended as &[&str])
         .execute(&mut **transaction)
         .await?;
     let (left_by, ended_at): (Vec<&str>, Vec<DateTime<Utc>>) = leftovers.into_iter().unzip();
     sqlx::query!(
         "INSERT INTO media_leftovers SELECT * FROM unnest($1::text[], $2::timestamptz[])
-         ON CONFLICT ON CONSTRAINT media_leftovers_video_id DO NOTHING",
+         ON CONFLICT ON CONSTRAINT media_leftovers_pkey DO NOTHING",
         &left_by as &[&str],
         &ended_at
     )
@@ -168,39 +170,33 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     .await?;
     sqlx::query!(
         "INSERT INTO open_videos SELECT * FROM json_populate_recordset(NULL::open_videos, $1::text::json)
-         ON CONFLICT ON CONSTRAINT open_videos_video_id DO UPDATE
+         ON CONFLICT ON CONSTRAINT open_videos_pkey DO UPDATE
              SET status = excluded.status, provider = excluded.provider, position = excluded.position",
         json_rows(&rows.into_values().collect::<Vec<_>>())?,
     )
     .execute(&mut **transaction)
     .await
     .context("the rows of the open videos")?;
-    seats::vacate(transaction, &arrived).await?;
     let (accounts, positions): (Vec<String>, Vec<i64>) = turns.into_iter().unzip();
     sqlx::query!(
         "INSERT INTO video_turns SELECT * FROM unnest($1::text[], $2::bigint[])
-         ON CONFLICT ON CONSTRAINT video_turns_account
+         ON CONFLICT ON CONSTRAINT video_turns_pkey
              DO UPDATE SET submitted_at_position = excluded.submitted_at_position",
         &accounts,
         &positions,
     )
     .execute(&mut **transaction)
     .await?;
-    job_news::tell(&mut **transaction, &news.into_iter().collect::<Vec<_>>()).await?;
     Ok(())
 }
 
-/// What is known of jobs beyond their end. Returns whose job it was where that has changed after its end.
-async fn remember(
-    transaction: &mut PgTransaction<'_>,
-    video_id: &str,
-    event: &VideoEvent,
-) -> Result<Option<String>, sqlx::Error> {
+/// What is known of jobs beyond their end.
+async fn remember(transaction: &mut PgTransaction<'_>, video_id: &str, event: &VideoEvent) -> Result<(), sqlx::Error> {
     match event {
         VideoEvent::VideoSubmitted { provider, provider_job_id, .. } => {
             sqlx::query!(
                 "INSERT INTO video_submissions VALUES ($1, $2, $3)
-                 ON CONFLICT ON CONSTRAINT video_submissions_job DO NOTHING",
+                 ON CONFLICT ON CONSTRAINT video_submissions_pkey DO NOTHING",
                 provider,
                 provider_job_id,
                 video_id
@@ -210,7 +206,7 @@ async fn remember(
         }
         VideoEvent::VideoCompleted { asked, completed_at, .. } => {
             sqlx::query!(
-                "INSERT INTO kept_media VALUES ($1, $2, $3) ON CONFLICT ON CONSTRAINT kept_media_video_id DO NOTHING",
+                "INSERT INTO kept_media VALUES ($1, $2, $3) ON CONFLICT ON CONSTRAINT kept_media_pkey DO NOTHING",
                 video_id,
                 asked.account,
                 completed_at
@@ -219,12 +215,12 @@ async fn remember(
             .await?;
         }
         VideoEvent::MediaErased { .. } => {
-            let deleted = sqlx::query_scalar!("DELETE FROM kept_media WHERE video_id = $1 RETURNING account", video_id);
-            return deleted.fetch_optional(&mut **transaction).await;
+            let delete = sqlx::query!("DELETE FROM kept_media WHERE video_id = $1", video_id);
+            delete.execute(&mut **transaction).await?;
         }
         _ => {}
     }
-    Ok(None)
+    Ok(())
 }
 
 /// The questions. The answers are as good as [`OpenVideos`] is up to date.
@@ -270,7 +266,7 @@ impl PostgresVideoQueue {
     async fn next(&self, limit: usize, full: &[String]) -> anyhow::Result<Vec<OpenVideo>> {
         let rows = sqlx::query!(
             r#"SELECT video_id AS "video_id!", account AS "account!", offers AS "offers!"
-               FROM waiting_videos WHERE offers[1] <> ALL($2) ORDER BY place LIMIT $1"#,
+               FROM waiting_videos() WHERE offers[1] <> ALL($2) ORDER BY place LIMIT $1"#,
             i64::try_from(limit)?,
             full,
         );
@@ -289,7 +285,7 @@ impl PostgresVideoQueue {
     async fn places_now(&self) -> anyhow::Result<AllPlaces> {
         self.has_caught_up(PLACES_PATIENCE).await?;
         let waiting = sqlx::query!(
-            r#"SELECT account AS "account!", video_id AS "video_id!", place AS "place!" FROM waiting_videos"#
+            r#"SELECT account AS "account!", video_id AS "video_id!", place AS "place!" FROM waiting_videos()"#
         );
         let mut places: HashMap<String, Places> = HashMap::new();
         for row in waiting.fetch_all(self.pool()).await? {
@@ -409,7 +405,23 @@ impl VideoQueue for PostgresVideoQueue {
     }
 
     fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
-        async move { Ok(job_news::tell(self.pool(), &[job_news::nudge(video_id)]).await?) }.boxed()
+        async move {
+            let nudge = sqlx::query!(
+                "INSERT INTO video_nudges VALUES ($1) ON CONFLICT ON CONSTRAINT video_nudges_video_id DO NOTHING",
+                video_id
+            );
+            nudge.execute(self.pool()).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn nudged(&self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
+        async move {
+            let nudged = sqlx::query_scalar!("DELETE FROM video_nudges RETURNING video_id");
+            Ok(nudged.fetch_all(self.pool()).await?)
+        }
+        .boxed()
     }
 }
 

@@ -68,24 +68,27 @@ row!(
 );
 
 impl AccountBalance {
+    /// As in the ledger, what is beyond all bounds is cut off and does not wrap.
     fn evolve(&mut self, event: &AccountEvent) {
+        let add = |balance: &mut i64, change: i64| *balance = balance.saturating_add(change);
+        let take = |balance: &mut i64, change: i64| *balance = balance.saturating_sub(change);
         match event {
             AccountEvent::AccountOpened { .. } => {}
             AccountEvent::CreditsGranted { amount_microcredits, available_microcredits, .. } => {
-                self.granted_microcredits += amount_microcredits.0;
+                add(&mut self.granted_microcredits, amount_microcredits.0);
                 self.available_microcredits = available_microcredits.0;
             }
             AccountEvent::CreditsExpired { amount_microcredits, available_microcredits, .. } => {
-                self.expired_microcredits += amount_microcredits.0;
+                add(&mut self.expired_microcredits, amount_microcredits.0);
                 self.available_microcredits = available_microcredits.0;
             }
             AccountEvent::CreditsAdjusted { kind, amount_microcredits, available_microcredits, .. } => {
                 let change = match kind {
-                    AdjustmentKind::CreditNote => -amount_microcredits.0,
+                    AdjustmentKind::CreditNote => 0_i64.saturating_sub(amount_microcredits.0),
                     AdjustmentKind::DebitNote => amount_microcredits.0,
                 };
-                self.spent_microcredits += change;
-                self.adjusted_microcredits += change;
+                add(&mut self.spent_microcredits, change);
+                add(&mut self.adjusted_microcredits, change);
                 self.available_microcredits = available_microcredits.0;
             }
             AccountEvent::UsageLimitsSet { limits, .. } => {
@@ -94,7 +97,7 @@ impl AccountBalance {
             }
             AccountEvent::CreditsReserved { amount_microcredits: more, available_microcredits, .. }
             | AccountEvent::ReservationExtended { by_microcredits: more, available_microcredits, .. } => {
-                self.held_microcredits += more.0;
+                add(&mut self.held_microcredits, more.0);
                 self.available_microcredits = available_microcredits.0;
             }
             AccountEvent::CreditsSettled {
@@ -104,13 +107,14 @@ impl AccountBalance {
                 available_microcredits,
                 ..
             } => {
-                self.held_microcredits -= charged_microcredits.0 + released_microcredits.0;
-                self.spent_microcredits += charged_microcredits.0;
-                self.uncovered_microcredits += uncovered_microcredits.0;
+                take(&mut self.held_microcredits, charged_microcredits.0);
+                take(&mut self.held_microcredits, released_microcredits.0);
+                add(&mut self.spent_microcredits, charged_microcredits.0);
+                add(&mut self.uncovered_microcredits, uncovered_microcredits.0);
                 self.available_microcredits = available_microcredits.0;
             }
             AccountEvent::CreditsReleased { released_microcredits, available_microcredits, .. } => {
-                self.held_microcredits -= released_microcredits.0;
+                take(&mut self.held_microcredits, released_microcredits.0);
                 self.available_microcredits = available_microcredits.0;
             }
         }

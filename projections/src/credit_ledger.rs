@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aihub_domain::{
     account::{Account, event::AccountEvent},
-    money::Microcredits,
+    money::MicrocreditsSum,
     period::{Month, event::MonthTotals},
 };
 use aihub_infrastructure::{
@@ -167,12 +167,12 @@ pub async fn balances_at(connection: &mut PgConnection, account: &str, position:
 /// and the notes. The other totals are zero.
 pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> Result<MonthTotals, sqlx::Error> {
     let row = sqlx::query!(
-        r#"SELECT coalesce(sum(granted_change_microcredits), 0)::bigint AS "granted!",
-                  coalesce(sum(expired_change_microcredits), 0)::bigint AS "expired!",
+        r#"SELECT coalesce(sum(granted_change_microcredits), 0)::text AS "granted!",
+                  coalesce(sum(expired_change_microcredits), 0)::text AS "expired!",
                   coalesce(sum(-spent_change_microcredits)
-                      FILTER (WHERE movement = 'adjust' AND spent_change_microcredits < 0), 0)::bigint AS "credited!",
+                      FILTER (WHERE movement = 'adjust' AND spent_change_microcredits < 0), 0)::text AS "credited!",
                   coalesce(sum(spent_change_microcredits)
-                      FILTER (WHERE movement = 'adjust' AND spent_change_microcredits > 0), 0)::bigint AS "debited!"
+                      FILTER (WHERE movement = 'adjust' AND spent_change_microcredits > 0), 0)::text AS "debited!"
            FROM credit_ledger_v1
            WHERE accounting_month = $1 AND position <= $2 AND movement IN ('grant', 'expire', 'adjust')"#,
         month.first_day(),
@@ -180,11 +180,12 @@ pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> 
     )
     .fetch_one(connection)
     .await?;
+    let sum = |text: String| MicrocreditsSum::try_from(text).map_err(|error| sqlx::Error::Decode(Box::new(error)));
     Ok(MonthTotals {
-        granted_microcredits: Microcredits(row.granted),
-        expired_microcredits: Microcredits(row.expired),
-        credit_notes_microcredits: Microcredits(row.credited),
-        debit_notes_microcredits: Microcredits(row.debited),
+        granted_microcredits: sum(row.granted)?,
+        expired_microcredits: sum(row.expired)?,
+        credit_notes_microcredits: sum(row.credited)?,
+        debit_notes_microcredits: sum(row.debited)?,
         ..MonthTotals::default()
     })
 }

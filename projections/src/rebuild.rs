@@ -1,13 +1,19 @@
-//! The views by name, and how one is filled anew, beside the one that is read.
+//! The views by name, and how one is filled anew, beside the one that is read. The tables that the service works with are
+//! views in this sense too.
 //!
 //! A copy of the view's tables is made in the schema `read_next` and filled from the log's beginning, in large batches,
 //! under a checkpoint of its own. When it has caught up, it takes the place of the live tables: one transaction locks
 //! them, applies what is still missing, drops them, and moves the copy and the live checkpoint. Readers see the old view
 //! up to that instant and the new one from then on; a runner of the live view that was further along is caught up with,
 //! and goes on from where the new one stands. A rebuild that is cut off begins where it left off.
+//!
+//! Nothing is replaced by a copy that does not stand at its position with its rows: each transaction sees that the tables that
+//! it fills are those that were made as copies, which the last one requires again, together with the checkpoint and with rows
+//! where events were applied that leave some.
 
 mod copy;
 mod swap;
+mod working;
 
 use std::{
     sync::Arc,
@@ -23,25 +29,36 @@ use aihub_infrastructure::{
         subscription::{EventHandler, checkpoint},
         upcast::Upcasters,
     },
+    leases::Lease,
 };
 use anyhow::{Context, ensure};
 use sqlx::{Connection, PgConnection};
 use tokio::sync::mpsc;
+
+use self::copy::Copies;
 
 use crate::{
     access_log, account_balance, credit_ledger, provider_health, request_status, usage_daily, usage_ledger,
     usage_monthly, video_status,
 };
 
-/// The class of the rebuilds' session locks: the ASCII text "aihr".
-const LOCK_CLASS: i32 = 0x6169_6872;
 /// So close behind the log, what is missing is applied while readers wait.
 const CLOSE_ENOUGH: u64 = 2_000;
 /// Between two attempts to take the place of a view that somebody reads.
 const SWAP_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// A view is a handler that can start again from nothing. Its name is that of the table that is read.
+/// A view is a handler that can start again from nothing.
 pub trait View: EventHandler {
+    /// Where its tables are.
+    fn schema(&self) -> &'static str {
+        "read"
+    }
+
+    /// Whether every event that it is made from leaves a row behind, so that it is never empty after the first of them.
+    fn keeps_rows(&self) -> bool {
+        true
+    }
+
     /// Everything that it writes, in the order in which it first touches them: whoever locks them waits in the same
     /// order.
     fn tables(&self) -> &'static [&'static str];
@@ -50,7 +67,7 @@ pub trait View: EventHandler {
     fn event_types(&self) -> &'static [&'static str];
 }
 
-/// All of them.
+/// All that are read. The name of each is that of its table.
 pub fn views() -> Vec<Arc<dyn View>> {
     vec![
         Arc::new(access_log::View),
@@ -65,8 +82,10 @@ pub fn views() -> Vec<Arc<dyn View>> {
     ]
 }
 
+pub use working::working_tables;
+
 /// How far a rebuild has come.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
     pub position: u64,
     /// Of the log, when it was last looked at.
@@ -74,8 +93,8 @@ pub struct Progress {
     /// Positions that this run has passed.
     pub passed: u64,
     pub elapsed: Duration,
-    /// Everything is applied, and only a reader keeps the new view from its place.
-    pub waits_for_readers: bool,
+    /// Everything is applied, and only these readers keep the new view from its place.
+    pub waits_for: Option<Vec<String>>,
 }
 
 impl Progress {
@@ -96,8 +115,10 @@ impl Progress {
 pub struct Rebuild {
     view: Arc<dyn View>,
     scan: Scan,
-    /// Finds tables in `read_next` first, holds the rebuild's lock, and applies.
+    /// Has the rebuild's lease, and applies.
     connection: PgConnection,
+    lease: Lease,
+    copies: Copies,
     /// Reads the log.
     log: PgConnection,
     checkpoint: ChainHead,
@@ -114,17 +135,13 @@ pub fn checkpoint_name(view: &dyn View) -> String {
 impl Rebuild {
     /// Begins a rebuild, or takes up one that was cut off.
     pub async fn begin(database: &Database, upcasters: Arc<Upcasters>, view: Arc<dyn View>) -> anyhow::Result<Self> {
-        let settings = [("synchronous_commit", "off"), ("search_path", "read_next,public")];
-        let settings = settings.into_iter().chain(KEPT_PLANS).map(|(name, value)| (name, value.to_owned()));
+        let settings = [("synchronous_commit", "off")].into_iter().chain(KEPT_PLANS);
+        let settings = settings.map(|(name, value)| (name, value.to_owned()));
         let settings = settings.collect::<Vec<_>>();
         let mut connection = database.dedicated("aihub-rebuild", &settings).await?;
         let mut log = database.dedicated("aihub-rebuild-log", &settings).await?;
-        let is_alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, hashtext($2))")
-            .bind(LOCK_CLASS)
-            .bind(view.name())
-            .fetch_one(&mut connection)
-            .await?;
-        ensure!(is_alone, "{} is being rebuilt already", view.name());
+        let lease = Lease::new(format!("rebuild {}", view.name()));
+        ensure!(lease.take(&mut connection).await?, "{} is being rebuilt already", view.name());
         // In this order: the log goes on meanwhile, and the live view with it.
         let live = checkpoint::status(&mut connection, view.name()).await?.map_or(0, |live| live.position);
         let head = reader::head(&mut log).await?.position;
@@ -134,9 +151,9 @@ impl Rebuild {
             view.name()
         );
         let scan = Scan::new(view.event_types(), upcasters);
-        let checkpoint = copy::begin(&mut connection, &mut log, &*view).await?;
+        let (copies, checkpoint) = Copies::begin(&mut connection, &mut log, &*view).await?;
         let (began, began_at) = (Instant::now(), checkpoint.position);
-        Ok(Self { view, scan, connection, log, checkpoint, head, began, began_at })
+        Ok(Self { view, scan, connection, lease, copies, log, checkpoint, head, began, began_at })
     }
 
     /// Fills the copy and puts it in the view's place. Returns the position that the new view is true at.
@@ -146,8 +163,10 @@ impl Rebuild {
             if let Some(position) = self.swap().await? {
                 return Ok(position);
             }
-            report(Progress { waits_for_readers: true, ..self.progress() });
+            let waits_for = Some(swap::readers(&mut self.connection, &*self.view).await?);
+            report(Progress { waits_for, ..self.progress() });
             tokio::time::sleep(SWAP_AGAIN_AFTER).await;
+            ensure!(self.lease.keep(&mut self.connection).await?, "another rebuild of {} has begun", self.view.name());
         }
     }
 
@@ -178,13 +197,14 @@ impl Rebuild {
             anyhow::Ok(())
         };
         let (view, connection, checkpoint) = (&self.view, &mut self.connection, &mut self.checkpoint);
+        let (lease, copies) = (&self.lease, &self.copies);
         let (began, began_at) = (self.began, self.began_at);
         let applying = async move {
             while let Some(stretch) = stretches.recv().await {
-                apply(connection, &**view, *checkpoint, &stretch).await?;
+                apply(connection, &**view, (lease, copies), *checkpoint, &stretch).await?;
                 *checkpoint = stretch.to;
                 let (position, passed) = (checkpoint.position, checkpoint.position - began_at);
-                report(Progress { position, head, passed, elapsed: began.elapsed(), waits_for_readers: false });
+                report(Progress { position, head, passed, elapsed: began.elapsed(), waits_for: None });
             }
             anyhow::Ok(())
         };
@@ -199,19 +219,23 @@ impl Rebuild {
             head: self.head.max(position),
             passed: position - self.began_at,
             elapsed: self.began.elapsed(),
-            waits_for_readers: false,
+            waits_for: None,
         }
     }
 }
 
-/// One transaction: the events and the checkpoint.
+/// One transaction: the events, their number and the checkpoint.
 async fn apply(
     connection: &mut PgConnection,
     view: &dyn View,
+    (lease, copies): (&Lease, &Copies),
     from: ChainHead,
     stretch: &Stretch,
 ) -> anyhow::Result<()> {
     let mut transaction = connection.begin().await?;
+    ensure!(lease.keep(&mut *transaction).await?, "another rebuild of {} has begun", view.name());
+    copies.name(&mut transaction, view).await?;
+    copies.count(&mut transaction, view, stretch.entries.len()).await?;
     view.apply(&mut transaction, &stretch.entries).await.with_context(|| {
         format!("{} stopped in positions {} to {}", view.name(), from.position + 1, stretch.to.position)
     })?;

@@ -72,7 +72,8 @@ pub async fn ours(
         // What ended on these days is booked in their months or in later ones.
         let mut rows = sqlx::query(
             "SELECT (ended_at AT TIME ZONE 'UTC')::date, model, count(*), sum(input_tokens)::bigint,
-                    sum(cached_input_tokens)::bigint, sum(cache_write_tokens)::bigint, sum(output_tokens)::bigint
+                    sum(cached_input_tokens)::bigint, sum(cache_write_tokens + cache_write_1h_tokens)::bigint,
+                    sum(output_tokens)::bigint
              FROM usage_ledger_v1
              WHERE accounting_month >= date_trunc('month', $1)::date AND provider = ANY ($3) AND price_id IS NOT NULL
                  AND kind <> 'video'

@@ -69,6 +69,7 @@ pub struct Report {
     query: ReportQuery,
     format: Format,
     basis: Basis,
+    standing: Vec<String>,
 }
 
 impl Report {
@@ -88,6 +89,12 @@ impl Report {
         let mut views = Views::open(pool, &tables).await?;
         let (position, source) = position(&mut views, &selection, &names, source).await?;
         let basis = views.basis(position).await?;
+        let present = source.as_ref().map_or(names.clone(), |source| vec![source.view()]);
+        let last_month = selection.days.map(|(_, to)| Month::of_day(to));
+        // What is asked as of a position, or is of closed months, has nothing behind it.
+        let is_latest =
+            selection.as_of.is_none() && last_month.is_none_or(|month| views.close_of(month, u64::MAX).is_none());
+        let standing = if is_latest { views.standing(&present) } else { vec![] };
         let query = match (selection.name, source) {
             (Name::Usage | Name::Margin, Some(source)) => usage::query(&selection, &source, &basis),
             (Name::Usage | Name::Margin, None) => focus::query(&selection, &basis),
@@ -96,12 +103,17 @@ impl Report {
             (Name::TrialBalance, _) => accounts::trial_balance(&selection, &basis),
             (Name::Close, _) => close::query(&selection, &basis),
         };
-        Ok(Self { views, selection, query, format, basis })
+        Ok(Self { views, selection, query, format, basis, standing })
     }
 
     /// Where in the log it stands.
     pub fn basis(&self) -> &Basis {
         &self.basis
+    }
+
+    /// The views that it is made from and that do not go on, in words, where it is to be the latest.
+    pub fn standing(&self) -> &[String] {
+        &self.standing
     }
 
     pub fn heading(&self) -> Heading {
@@ -151,7 +163,7 @@ impl Report {
         self.views.transaction.commit().await?;
         let totals = columns.iter().zip(sums).filter(|(column, _)| column.is_totalled);
         let totals = totals.map(|(column, sum)| (column.name, column.kind.write_sum(sum))).collect();
-        let watermark = Watermark { basis: self.basis, rows, totals };
+        let watermark = Watermark { basis: self.basis, rows, totals, standing: self.standing };
         writer.end(&watermark, next.as_deref())?;
         send(&mut pieces, &mut writer).await?;
         Ok(watermark)

@@ -62,9 +62,9 @@ pub struct Repriced {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Line {
     requests: i64,
-    charged: i64,
-    repriced: i64,
-    correction: i64,
+    charged: i128,
+    repriced: i128,
+    correction: i128,
     cost_picousd: i128,
     repriced_cost_picousd: i128,
 }
@@ -114,7 +114,7 @@ impl BookedMonth {
              FROM usage_ledger_v1 u LEFT JOIN video_status_v1 v ON u.kind = 'video' AND v.video_id = u.request_id
                                     LEFT JOIN request_status_v1 r ON u.kind <> 'video' AND r.request_id = u.request_id
              WHERE u.accounting_month = $1 AND u.position <= $2 AND u.price_id IS NOT NULL
-             ORDER BY u.account, u.position",
+             ORDER BY u.account, u.position, u.part",
         )
         .bind(month.first_day())
         .bind(basis.position.cast_signed())
@@ -164,6 +164,7 @@ impl Repriced {
                 input: entry.input_tokens.cast_unsigned(),
                 cached_input: entry.cached_input_tokens.cast_unsigned(),
                 cache_write: entry.cache_write_tokens.cast_unsigned(),
+                cache_write_1h: entry.cache_write_1h_tokens.cast_unsigned(),
                 output: entry.output_tokens.cast_unsigned(),
                 reasoning: entry.reasoning_tokens.cast_unsigned(),
             })
@@ -175,7 +176,8 @@ impl Repriced {
     /// said, because it had no more, only what goes beyond the list is asked for.
     pub fn correction(&self) -> i64 {
         let (charged, list) = (self.entry.charged_microcredits, self.entry.list_microcredits);
-        if self.charge.0 < charged { self.charge.0 - charged } else { (self.charge.0 - list.max(charged)).max(0) }
+        let paid = if self.charge.0 < charged { charged } else { list.max(charged).min(self.charge.0) };
+        self.charge.0.saturating_sub(paid)
     }
 }
 
@@ -187,10 +189,10 @@ impl Comparison {
     pub fn add(&mut self, request: &Repriced) {
         let UsageEntry { account, provider, model, .. } = &request.entry;
         let line = self.0.entry((account.clone(), provider.clone(), model.clone())).or_default();
-        line.requests += 1;
-        line.charged += request.entry.charged_microcredits;
-        line.repriced += request.charge.0;
-        line.correction += request.correction();
+        line.requests += i64::from(request.entry.requests);
+        line.charged += i128::from(request.entry.charged_microcredits);
+        line.repriced += i128::from(request.charge.0);
+        line.correction += i128::from(request.correction());
         line.cost_picousd += i128::from(request.entry.cost_picousd);
         line.repriced_cost_picousd += i128::from(request.cost_picousd);
     }

@@ -51,17 +51,21 @@ pub struct RequestStatus {
     pub client_left: bool,
     /// Who answered; `None` where nobody did.
     pub provider: Option<String>,
+    /// The model that was asked there, by the name that prices and limits go by.
     pub model: Option<String>,
+    /// What the provider called the model that answered, where it said so.
+    pub answered_model: Option<String>,
     /// What was held for it in the end.
     pub reserved_microcredits: i64,
     pub charged_microcredits: i64,
     pub input_tokens: i64,
     pub cached_input_tokens: i64,
     pub cache_write_tokens: i64,
+    pub cache_write_1h_tokens: i64,
     /// Thinking included.
     pub output_tokens: i64,
     pub reasoning_tokens: i64,
-    /// The tokens are our own count.
+    /// Some of the tokens are our own count.
     pub estimated: bool,
     /// The provider's reason for ending.
     pub finish_reason: Option<String>,
@@ -92,11 +96,13 @@ row!(
     client_left,
     provider,
     model,
+    answered_model,
     reserved_microcredits,
     charged_microcredits,
     input_tokens,
     cached_input_tokens,
     cache_write_tokens,
+    cache_write_1h_tokens,
     output_tokens,
     reasoning_tokens,
     estimated,
@@ -124,11 +130,13 @@ impl RequestStatus {
             client_left: false,
             provider: None,
             model: None,
+            answered_model: None,
             reserved_microcredits: accepted.reserved_microcredits.0,
             charged_microcredits: 0,
             input_tokens: 0,
             cached_input_tokens: 0,
             cache_write_tokens: 0,
+            cache_write_1h_tokens: 0,
             output_tokens: 0,
             reasoning_tokens: 0,
             estimated: false,
@@ -170,13 +178,15 @@ impl RequestStatus {
         self.end_reason = end_reason;
         self.provider.clone_from(&outcome.provider);
         self.model.clone_from(&outcome.model);
+        self.answered_model.clone_from(&outcome.answered_model);
         self.charged_microcredits = outcome.charge.amount.0;
         self.input_tokens = outcome.usage.input.try_into()?;
         self.cached_input_tokens = outcome.usage.cached_input.try_into()?;
         self.cache_write_tokens = outcome.usage.cache_write.try_into()?;
+        self.cache_write_1h_tokens = outcome.usage.cache_write_1h.try_into()?;
         self.output_tokens = outcome.usage.output.try_into()?;
         self.reasoning_tokens = outcome.usage.reasoning.try_into()?;
-        self.estimated = outcome.estimated;
+        self.estimated = outcome.is_estimated();
         self.finish_reason.clone_from(&outcome.finish_reason);
         self.attempts = serde_json::to_value(&outcome.attempts)?;
         self.first_chunk_ms = outcome.first_chunk_ms.map(i64::try_from).transpose()?;
@@ -288,10 +298,12 @@ async fn write(transaction: &mut PgTransaction<'_>, rows: Vec<RequestStatus>) ->
         "INSERT INTO request_status_v1 SELECT * FROM unnest($1::rows.request_status_v1[])
          ON CONFLICT (request_id) DO UPDATE SET
              status = excluded.status, client_left = excluded.client_left, provider = excluded.provider, model = excluded.model,
+             answered_model = excluded.answered_model,
              reserved_microcredits = excluded.reserved_microcredits,
              charged_microcredits = excluded.charged_microcredits,
              input_tokens = excluded.input_tokens, cached_input_tokens = excluded.cached_input_tokens,
-             cache_write_tokens = excluded.cache_write_tokens, output_tokens = excluded.output_tokens,
+             cache_write_tokens = excluded.cache_write_tokens,
+             cache_write_1h_tokens = excluded.cache_write_1h_tokens, output_tokens = excluded.output_tokens,
              reasoning_tokens = excluded.reasoning_tokens, estimated = excluded.estimated,
              finish_reason = excluded.finish_reason, end_reason = excluded.end_reason, attempts = excluded.attempts,
              first_chunk_ms = excluded.first_chunk_ms, duration_ms = excluded.duration_ms,

@@ -28,19 +28,20 @@ pub struct Usage {
     pub requests: i64,
     /// Of these, failed, abandoned or expired.
     pub failed: i64,
-    /// Of these, those whose tokens are our own count.
+    /// How often what a provider was paid for is our own count.
     pub estimated: i64,
     pub input_tokens: i64,
     pub cached_input_tokens: i64,
     pub cache_write_tokens: i64,
+    pub cache_write_1h_tokens: i64,
     /// Thinking included.
     pub output_tokens: i64,
     pub reasoning_tokens: i64,
     /// That were billed.
     pub video_seconds: i64,
     /// By the price list.
-    pub list_microcredits: i64,
-    pub charged_microcredits: i64,
+    pub list_microcredits: i128,
+    pub charged_microcredits: i128,
     /// The provider's cost, in 10⁻¹² US dollars, exact.
     pub cost_picousd: i128,
 }
@@ -79,6 +80,7 @@ row!(
     usage.input_tokens,
     usage.cached_input_tokens,
     usage.cache_write_tokens,
+    usage.cache_write_1h_tokens,
     usage.output_tokens,
     usage.reasoning_tokens,
     usage.video_seconds,
@@ -96,17 +98,18 @@ pub struct Additions(BTreeMap<Key, AddedUsage>);
 impl Usage {
     pub fn of(entry: &UsageEntry) -> Self {
         Self {
-            requests: 1,
-            failed: i64::from(entry.has_failed()),
+            requests: entry.requests.into(),
+            failed: if entry.has_failed() { entry.requests.into() } else { 0 },
             estimated: i64::from(entry.estimated),
             input_tokens: entry.input_tokens,
             cached_input_tokens: entry.cached_input_tokens,
             cache_write_tokens: entry.cache_write_tokens,
+            cache_write_1h_tokens: entry.cache_write_1h_tokens,
             output_tokens: entry.output_tokens,
             reasoning_tokens: entry.reasoning_tokens,
             video_seconds: entry.video_seconds,
-            list_microcredits: entry.list_microcredits,
-            charged_microcredits: entry.charged_microcredits,
+            list_microcredits: entry.list_microcredits.into(),
+            charged_microcredits: entry.charged_microcredits.into(),
             cost_picousd: entry.cost_picousd.into(),
         }
     }
@@ -118,6 +121,7 @@ impl Usage {
         self.input_tokens += other.input_tokens;
         self.cached_input_tokens += other.cached_input_tokens;
         self.cache_write_tokens += other.cache_write_tokens;
+        self.cache_write_1h_tokens += other.cache_write_1h_tokens;
         self.output_tokens += other.output_tokens;
         self.reasoning_tokens += other.reasoning_tokens;
         self.video_seconds += other.video_seconds;
@@ -154,6 +158,7 @@ impl Additions {
                  estimated = u.estimated + excluded.estimated, input_tokens = u.input_tokens + excluded.input_tokens,
                  cached_input_tokens = u.cached_input_tokens + excluded.cached_input_tokens,
                  cache_write_tokens = u.cache_write_tokens + excluded.cache_write_tokens,
+                 cache_write_1h_tokens = u.cache_write_1h_tokens + excluded.cache_write_1h_tokens,
                  output_tokens = u.output_tokens + excluded.output_tokens,
                  reasoning_tokens = u.reasoning_tokens + excluded.reasoning_tokens,
                  video_seconds = u.video_seconds + excluded.video_seconds,

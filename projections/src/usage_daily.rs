@@ -81,10 +81,11 @@ pub async fn report(
                   sum(estimated)::bigint AS "estimated!", sum(input_tokens)::bigint AS "input_tokens!",
                   sum(cached_input_tokens)::bigint AS "cached_input_tokens!",
                   sum(cache_write_tokens)::bigint AS "cache_write_tokens!",
+                  sum(cache_write_1h_tokens)::bigint AS "cache_write_1h_tokens!",
                   sum(output_tokens)::bigint AS "output_tokens!", sum(reasoning_tokens)::bigint AS "reasoning_tokens!",
                   sum(video_seconds)::bigint AS "video_seconds!",
-                  sum(list_microcredits)::bigint AS "list_microcredits!",
-                  sum(charged_microcredits)::bigint AS "charged_microcredits!",
+                  sum(list_microcredits)::text AS "list_microcredits!",
+                  sum(charged_microcredits)::text AS "charged_microcredits!",
                   sum(cost_picousd)::text AS "cost_picousd!"
            FROM usage_daily_v1
            WHERE day BETWEEN $1 AND $2 AND ($3::text IS NULL OR account = $3) AND ($4::text IS NULL OR user_id = $4)
@@ -114,17 +115,22 @@ pub async fn report(
             input_tokens: row.input_tokens,
             cached_input_tokens: row.cached_input_tokens,
             cache_write_tokens: row.cache_write_tokens,
+            cache_write_1h_tokens: row.cache_write_1h_tokens,
             output_tokens: row.output_tokens,
             reasoning_tokens: row.reasoning_tokens,
             video_seconds: row.video_seconds,
-            list_microcredits: row.list_microcredits,
-            charged_microcredits: row.charged_microcredits,
-            cost_picousd: row.cost_picousd.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+            list_microcredits: sum(&row.list_microcredits)?,
+            charged_microcredits: sum(&row.charged_microcredits)?,
+            cost_picousd: sum(&row.cost_picousd)?,
         };
         let (day, account, user, provider, model) = (row.day, row.account, row.user_id, row.provider, row.model);
         report.push(UsageRow { day, account, user, provider, model, usage });
     }
     Ok(snapshot.close(report).await?)
+}
+
+fn sum(text: &str) -> Result<i128, sqlx::Error> {
+    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 /// The days between, both included, that something was added to behind a position, and where the first event of each
@@ -177,10 +183,10 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let mut additions = Additions::default();
     for entry in events {
-        if state.takes(entry)?
-            && let Some(end) = UsageEntry::of(entry, state.closed)?
-        {
-            additions.add(end.usage_day, end);
+        if state.takes(entry)? {
+            for end in UsageEntry::of(entry, state.closed)? {
+                additions.add(end.usage_day, end);
+            }
         }
     }
     additions.write(transaction, NAME, "day").await?;

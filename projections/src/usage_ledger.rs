@@ -1,12 +1,13 @@
-//! One row per request or video that ended, with what it used and its money, in the order of the log. Rows never change,
-//! so what was known at a position is what stands up to it. Beside it the months that are closed.
+//! One row per request or video that ended, with what it used and its money, in the order of the log; where several providers
+//! were paid for it, one for each. Rows never change, so what was known at a position is what stands up to it. Beside it the
+//! months that are closed.
 
 mod end;
 
 use std::sync::Arc;
 
 use aihub_domain::{
-    money::{Microcredits, PicoUsdSum},
+    money::{MicrocreditsSum, PicoUsdSum},
     period::{
         Month, Period,
         event::{MonthTotals, PeriodEvent},
@@ -27,10 +28,12 @@ use crate::{booking::State, rebuild, usage::EVENT_TYPES};
 pub const NAME: &str = "usage_ledger_v1";
 const STATE: &str = "usage_ledger_state_v1";
 
-/// What a request or a video came to in the end. Where nothing was used, its figures are zero.
+/// What a request or a video came to in the end, or a part of it. Where nothing was used, its figures are zero.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, sqlx::FromRow)]
 pub struct UsageEntry {
     pub position: i64,
+    /// Counts the rows of one end, in the order in which the providers were asked.
+    pub part: i32,
     pub recorded_at: DateTime<Utc>,
     pub ended_at: DateTime<Utc>,
     /// The day of the end, or the first one of the accounting month where the end's own month was closed.
@@ -47,7 +50,12 @@ pub struct UsageEntry {
     pub kind: String,
     /// Who answered; what was asked for where nobody did, so possibly `auto`.
     pub provider: String,
+    /// The model that was asked there, by the name that prices and limits go by.
     pub model: String,
+    /// What was asked for.
+    pub requested_model: String,
+    /// What the provider called the model that answered, where it said so.
+    pub answered_model: Option<String>,
     /// `completed | failed | cancelled | abandoned | expired`
     pub status: String,
     pub client_left: bool,
@@ -56,6 +64,7 @@ pub struct UsageEntry {
     pub input_tokens: i64,
     pub cached_input_tokens: i64,
     pub cache_write_tokens: i64,
+    pub cache_write_1h_tokens: i64,
     /// Thinking included.
     pub output_tokens: i64,
     pub reasoning_tokens: i64,
@@ -66,12 +75,15 @@ pub struct UsageEntry {
     pub list_microcredits: i64,
     pub charged_microcredits: i64,
     pub cost_picousd: i64,
+    /// How many requests it stands for: 1 in the last row of an end, 0 in those before it.
+    pub requests: i32,
 }
 
 row!(
     UsageEntry,
     "usage_ledger_v1",
     position,
+    part,
     recorded_at,
     ended_at,
     usage_day,
@@ -83,12 +95,15 @@ row!(
     kind,
     provider,
     model,
+    requested_model,
+    answered_model,
     status,
     client_left,
     estimated,
     input_tokens,
     cached_input_tokens,
     cache_write_tokens,
+    cache_write_1h_tokens,
     output_tokens,
     reasoning_tokens,
     video_seconds,
@@ -96,6 +111,7 @@ row!(
     list_microcredits,
     charged_microcredits,
     cost_picousd,
+    requests,
 );
 
 /// A closed month. Its totals are true at `watermark`, right in front of the close.
@@ -113,13 +129,14 @@ pub struct MonthClose {
 /// What is booked in a month, of requests and videos, up to a position; the credits that moved otherwise are not in it.
 pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> Result<MonthTotals, sqlx::Error> {
     let row = sqlx::query!(
-        r#"SELECT count(*) AS "requests!", coalesce(sum(input_tokens), 0)::bigint AS "input_tokens!",
+        r#"SELECT coalesce(sum(requests), 0)::bigint AS "requests!", coalesce(sum(input_tokens), 0)::bigint AS "input_tokens!",
                   coalesce(sum(cached_input_tokens), 0)::bigint AS "cached_input_tokens!",
                   coalesce(sum(cache_write_tokens), 0)::bigint AS "cache_write_tokens!",
+                  coalesce(sum(cache_write_1h_tokens), 0)::bigint AS "cache_write_1h_tokens!",
                   coalesce(sum(output_tokens), 0)::bigint AS "output_tokens!",
                   coalesce(sum(reasoning_tokens), 0)::bigint AS "reasoning_tokens!",
                   coalesce(sum(video_seconds), 0)::bigint AS "video_seconds!",
-                  coalesce(sum(charged_microcredits), 0)::bigint AS "charged_microcredits!",
+                  coalesce(sum(charged_microcredits), 0)::text AS "charged_microcredits!",
                   coalesce(sum(cost_picousd), 0)::text AS "cost_picousd!"
            FROM usage_ledger_v1 WHERE accounting_month = $1 AND position <= $2"#,
         month.first_day(),
@@ -132,10 +149,11 @@ pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> 
         input_tokens: row.input_tokens.cast_unsigned(),
         cached_input_tokens: row.cached_input_tokens.cast_unsigned(),
         cache_write_tokens: row.cache_write_tokens.cast_unsigned(),
+        cache_write_1h_tokens: row.cache_write_1h_tokens.cast_unsigned(),
         output_tokens: row.output_tokens.cast_unsigned(),
         reasoning_tokens: row.reasoning_tokens.cast_unsigned(),
         video_seconds: row.video_seconds.cast_unsigned(),
-        charged_microcredits: Microcredits(row.charged_microcredits),
+        charged_microcredits: credits(row.charged_microcredits)?,
         cost_picousd: sum(row.cost_picousd)?,
         ..MonthTotals::default()
     })
@@ -145,9 +163,12 @@ pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> 
 pub async fn closes(connection: &mut PgConnection) -> Result<Vec<MonthClose>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT month, position, watermark, chain_hash, requests, input_tokens, cached_input_tokens,
-                  cache_write_tokens, output_tokens, reasoning_tokens, video_seconds, charged_microcredits,
-                  cost_picousd::text AS "cost_picousd!", granted_microcredits, expired_microcredits,
-                  credit_notes_microcredits, debit_notes_microcredits, actor, closed_at
+                  cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, video_seconds,
+                  charged_microcredits::text AS "charged_microcredits!", cost_picousd::text AS "cost_picousd!",
+                  granted_microcredits::text AS "granted_microcredits!",
+                  expired_microcredits::text AS "expired_microcredits!",
+                  credit_notes_microcredits::text AS "credit_notes_microcredits!",
+                  debit_notes_microcredits::text AS "debit_notes_microcredits!", actor, closed_at
            FROM month_close_v1 ORDER BY month"#
     )
     .fetch_all(connection)
@@ -163,21 +184,26 @@ pub async fn closes(connection: &mut PgConnection) -> Result<Vec<MonthClose>, sq
                 input_tokens: row.input_tokens.cast_unsigned(),
                 cached_input_tokens: row.cached_input_tokens.cast_unsigned(),
                 cache_write_tokens: row.cache_write_tokens.cast_unsigned(),
+                cache_write_1h_tokens: row.cache_write_1h_tokens.cast_unsigned(),
                 output_tokens: row.output_tokens.cast_unsigned(),
                 reasoning_tokens: row.reasoning_tokens.cast_unsigned(),
                 video_seconds: row.video_seconds.cast_unsigned(),
-                charged_microcredits: Microcredits(row.charged_microcredits),
+                charged_microcredits: credits(row.charged_microcredits)?,
                 cost_picousd: sum(row.cost_picousd)?,
-                granted_microcredits: Microcredits(row.granted_microcredits),
-                expired_microcredits: Microcredits(row.expired_microcredits),
-                credit_notes_microcredits: Microcredits(row.credit_notes_microcredits),
-                debit_notes_microcredits: Microcredits(row.debit_notes_microcredits),
+                granted_microcredits: credits(row.granted_microcredits)?,
+                expired_microcredits: credits(row.expired_microcredits)?,
+                credit_notes_microcredits: credits(row.credit_notes_microcredits)?,
+                debit_notes_microcredits: credits(row.debit_notes_microcredits)?,
             },
             actor: row.actor,
             closed_at: row.closed_at,
         })
     });
     closes.collect()
+}
+
+fn credits(text: String) -> Result<MicrocreditsSum, sqlx::Error> {
+    text.try_into().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 fn sum(text: String) -> Result<PicoUsdSum, sqlx::Error> {
@@ -240,7 +266,8 @@ async fn insert_close(
 ) -> anyhow::Result<()> {
     sqlx::query!(
         "INSERT INTO month_close_v1
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::numeric, $14, $15, $16, $17, $18, $19)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::numeric, $14::text::numeric,
+                 $15::text::numeric, $16::text::numeric, $17::text::numeric, $18::text::numeric, $19, $20)",
         month.first_day(),
         at.cast_signed(),
         position.cast_signed(),
@@ -249,15 +276,16 @@ async fn insert_close(
         i64::try_from(totals.input_tokens)?,
         i64::try_from(totals.cached_input_tokens)?,
         i64::try_from(totals.cache_write_tokens)?,
+        i64::try_from(totals.cache_write_1h_tokens)?,
         i64::try_from(totals.output_tokens)?,
         i64::try_from(totals.reasoning_tokens)?,
         i64::try_from(totals.video_seconds)?,
-        totals.charged_microcredits.0,
+        totals.charged_microcredits.0.to_string(),
         totals.cost_picousd.0.to_string(),
-        totals.granted_microcredits.0,
-        totals.expired_microcredits.0,
-        totals.credit_notes_microcredits.0,
-        totals.debit_notes_microcredits.0,
+        totals.granted_microcredits.0.to_string(),
+        totals.expired_microcredits.0.to_string(),
+        totals.credit_notes_microcredits.0.to_string(),
+        totals.debit_notes_microcredits.0.to_string(),
         actor,
         closed_at,
     )

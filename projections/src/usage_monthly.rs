@@ -47,10 +47,10 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     let Some(mut state) = State::advance(transaction, STATE, EVENT_TYPES, events).await? else { return Ok(()) };
     let mut additions = Additions::default();
     for entry in events {
-        if state.takes(entry)?
-            && let Some(end) = UsageEntry::of(entry, state.closed)?
-        {
-            additions.add(end.accounting_month, end);
+        if state.takes(entry)? {
+            for end in UsageEntry::of(entry, state.closed)? {
+                additions.add(end.accounting_month, end);
+            }
         }
     }
     additions.write(transaction, NAME, "month").await?;

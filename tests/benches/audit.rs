@@ -42,7 +42,7 @@ async fn main() {
     make(&database.database, &key, &SystemClock).await.unwrap().unwrap();
     tell("a first checkpoint: payloads, chain, tree", events, began.elapsed(), copied);
     let keys = vec![key.verifier()];
-    let scope = Scope { from: 1, to: None, saved: None, keys, balances: account_balance::AUDITED };
+    let scope = Scope { from: 1, to: None, saved: None, keys, balances: account_balance::AUDITED, contents: true };
     for _ in 0..2 {
         let began = Instant::now();
         let report = verify(&database.database, &scope, |_| ()).await.unwrap();

@@ -200,7 +200,8 @@ async fn reservations(callers: usize, time: Duration) -> Cell {
         let accounts = accounts.clone();
         async move {
             let (reservation_id, amount) = (Uuid::now_v7().to_string(), Microcredits(1_000));
-            let reserve = AccountCommand::ReserveCredits { reservation_id, amount, reserved_at: Utc::now() };
+            let reserve =
+                AccountCommand::ReserveCredits { reservation_id, amount, at_least: amount, reserved_at: Utc::now() };
             execute(&accounts, reserve).await
         }
     })

@@ -2,7 +2,7 @@
 //! on, an embedded PostgreSQL with fsync, the simulated providers in a third process, real WebSocket clients in this
 //! one.
 //!
-//! `cargo bench -p aihub-tests --bench gateway`, or with `-- added`, `-- sockets`, `-- throughput`, `-- videos` one section of it;
+//! `cargo bench -p aihub-tests --bench gateway`, or with `-- added`, `-- hostile`, `-- sockets`, `-- throughput`, `-- prompts`, `-- videos` one section of it;
 //! seconds a cell in `BENCH_SECONDS`, 5 by default.
 
 #![allow(
@@ -22,10 +22,14 @@ mod client;
 mod commit;
 #[path = "gateway/direct.rs"]
 mod direct;
+#[path = "gateway/hostile.rs"]
+mod hostile;
 #[path = "gateway/load.rs"]
 mod load;
 #[path = "gateway/processes.rs"]
 mod processes;
+#[path = "gateway/prompts.rs"]
+mod prompts;
 #[path = "gateway/sockets.rs"]
 mod sockets;
 #[path = "gateway/throughput.rs"]
@@ -40,7 +44,7 @@ use std::{process::ExitCode, time::Duration};
 use aihub::cli::Cli;
 use clap::Parser;
 
-use self::processes::Bench;
+use self::processes::{Bench, Limits};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -60,7 +64,16 @@ async fn bench() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |section: &str| wanted.is_empty() || wanted.iter().any(|name| name == section);
 
-    let bench = Bench::start().await;
+    if is_wanted("hostile") {
+        let bench = Bench::start(Limits::Default).await;
+        println!("{}", bench.describe().await);
+        hostile::section(&bench, time).await;
+        bench.stop().await;
+    }
+    if wanted == ["hostile"] {
+        return;
+    }
+    let bench = Bench::start(Limits::Raised).await;
     println!("{}", bench.describe().await);
     if is_wanted("added") {
         added::section(&bench, time).await;
@@ -70,6 +83,9 @@ async fn bench() {
     }
     if is_wanted("throughput") {
         throughput::section(&bench, time).await;
+    }
+    if is_wanted("prompts") {
+        prompts::section(&bench, time).await;
     }
     if is_wanted("videos") {
         videos::section(&bench).await;

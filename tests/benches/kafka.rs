@@ -56,6 +56,7 @@ fn one() -> Unit {
         aggregate_id: Uuid::now_v7().to_string(),
         expected_sequence: 0,
         events: vec![event],
+        contents: vec![],
     }])
 }
 

@@ -77,15 +77,16 @@ async fn fill(database: &TestDatabase, rows: u64) {
     let ledger = format!(
         "SET statement_timeout = 0;
          INSERT INTO usage_ledger_v1
-         SELECT n, at, at, at::date, '2026-10-01', NULL, 'request-' || n, 'account-' || n * 7919 % 500,
+         SELECT n, 0, at, at, at::date, '2026-10-01', NULL, 'request-' || n, 'account-' || n * 7919 % 500,
                 'user-' || n * 104729 % 4, 'chat', 'provider-' || n % 3, 'model-' || n % 12, 'completed', false, false,
-                n % 900, n % 300, 0, n % 400, n % 100, 0, 'price', n % 5000, n % 5000, n % 5000 * 1000000
+                n % 900, n % 300, 0, 0, n % 400, n % 100, 0, 'price', n % 5000, n % 5000, n % 5000 * 1000000, 1
          FROM (SELECT n, timestamptz '2026-10-01Z' + n * (interval '31 days' / {rows}) - interval '1 microsecond' AS at
                FROM generate_series(1::bigint, {rows}) AS n) rows"
     );
     let sums =
-        "count(*), 0, 0, sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),
-                sum(reasoning_tokens), sum(video_seconds), sum(list_microcredits), sum(charged_microcredits), sum(cost_picousd), min(position), max(position)";
+        "count(*), 0, 0, sum(input_tokens), sum(cached_input_tokens), sum(cache_write_tokens), sum(cache_write_1h_tokens),
+         sum(output_tokens), sum(reasoning_tokens), sum(video_seconds), sum(list_microcredits), sum(charged_microcredits),
+         sum(cost_picousd), min(position), max(position)";
     let names = "account, user_id, provider, model";
     let added_up = format!(
         "INSERT INTO usage_daily_v1 SELECT usage_day, {names}, {sums} FROM usage_ledger_v1 GROUP BY usage_day, {names};

@@ -17,10 +17,10 @@ use aihub_domain::{
     account::{UsageLimits, command::AccountCommand},
     money::Microcredits,
 };
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::{Method, StatusCode, header::HeaderMap};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -29,7 +29,14 @@ use tokio_util::{
 
 use uuid::Uuid;
 
-use crate::{PATIENCE, TestDatabase, audit::Audit, client::Client, database, providers::Providers};
+use crate::{
+    PATIENCE, TestDatabase,
+    audit::Audit,
+    client::{Client, prompt_bytes},
+    database,
+    providers::Providers,
+    until,
+};
 
 pub const SECRET: &str = "a secret of the tests, at least 32 bytes long";
 const MASTER_KEY: &str = "dGhlIHRlc3RzJyBtYXN0ZXIga2V5LCAzMiBieXRlcyE=";
@@ -69,12 +76,26 @@ pub fn variables(database: &TestDatabase, providers: &Providers) -> Vec<(String,
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
+    if prompt_bytes().is_some() {
+        // What is tested is not how much of it one may have.
+        let much = [("SERVER__MEMORY_BYTES", 16_u64 << 30), ("LIMITS__PER_USER__BYTES_PER_MINUTE", 4_000_000_000)];
+        variables.extend(much.map(|(name, value)| (format!("AIHUB__{name}"), value.to_string())));
+    }
     variables
 }
 
 /// What the services under test take for a token.
 pub fn auth() -> AuthSettings {
     AuthSettings { hs256_secret: Some(Secret::new(SECRET)), ..AuthSettings::default() }
+}
+
+/// The clock of a machine that is ahead by so much.
+pub struct Ahead(pub TimeDelta);
+
+impl Clock for Ahead {
+    fn now(&self) -> DateTime<Utc> {
+        SystemClock.now() + self.0
+    }
 }
 
 /// A token that the services under test accept.
@@ -105,14 +126,24 @@ impl TestApp {
         providers: &Arc<Providers>,
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        Self::try_start(database, providers, SystemClock, change).await.unwrap()
+    }
+
+    /// One more node, on a machine with this clock, unless it may not start.
+    pub async fn try_start(
+        database: &Arc<TestDatabase>,
+        providers: &Arc<Providers>,
+        own_clock: impl Clock + 'static,
+        change: impl FnOnce(&mut Config),
+    ) -> anyhow::Result<Self> {
         let sources = Sources { variables: variables(database, providers), ..Sources::default() };
         let mut config = Config::load(&sources).unwrap();
         change(&mut config);
         let auth = config.auth.clone();
-        let app = App::build(config, PrometheusBuilder::new().build_recorder().handle()).await.unwrap();
+        let app = App::build(config, PrometheusBuilder::new().build_recorder().handle(), own_clock).await?;
         let (address, hub, shutdown) = (app.local_addr().unwrap(), app.hub().clone(), CancellationToken::new());
         let running = TaskTracker::new().spawn(app.run(shutdown.clone()));
-        Self {
+        Ok(Self {
             address,
             hub,
             providers: providers.clone(),
@@ -122,7 +153,7 @@ impl TestApp {
             _stop: shutdown.clone().drop_guard(),
             shutdown,
             running,
-        }
+        })
     }
 
     /// A token for `user`, whose account has the same name.
@@ -182,6 +213,18 @@ impl TestApp {
     }
 
     /// `POST path` with a JSON body: status and the JSON of the answer.
+    /// Has a video made for this user.
+    pub async fn film(&self, user: &str) {
+        let video = json!({ "prompt": "a calm sea at sunset", "duration": 8, "resolution": "720p" });
+        let (_, taken) = self.post("/api/mcp/sora2/generate", &self.token(user), &video).await;
+        let path = format!("/api/mcp/sora2/status/{}?wait=30", taken["videoId"].as_str().unwrap());
+        until("the video is made", async || {
+            let (_, _, video) = self.get(&path, Some(&self.token(user))).await;
+            (video["status"] == "completed").then_some(())
+        })
+        .await;
+    }
+
     pub async fn post(&self, path: &str, token: &str, body: &Value) -> (StatusCode, Value) {
         self.send(Method::POST, path, token, Some(body), &[]).await
     }

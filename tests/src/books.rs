@@ -6,12 +6,12 @@ use aihub_application::{
     accounts::{Accounts, ExecuteError},
     ports::{
         clock::{Clock, SystemClock},
-        event_log::{EventLog, Metadata, NewEvent, StreamAppend},
+        event_log::{EventLog, Metadata, StreamAppend},
     },
 };
 use aihub_domain::{
     account::{command::AccountCommand, event::AccountEvent},
-    content::SealedContent,
+    content::ContentKind,
     money::{Microcredits, PicoUsd},
     price::{Charge, TokenUsage},
     request::{
@@ -20,10 +20,10 @@ use aihub_domain::{
         event::{Accepted, Attempt, CancelReason, Outcome, RequestEvent, RequestKind},
     },
 };
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use cqrs_es::Aggregate;
 
-use crate::log::Node;
+use crate::{content, log::Node};
 
 /// A node that takes and ends requests.
 pub struct Books {
@@ -62,6 +62,7 @@ impl Books {
         let reserve = AccountCommand::ReserveCredits {
             reservation_id: request_id.to_owned(),
             amount: accepted.reserved_microcredits,
+            at_least: accepted.reserved_microcredits,
             reserved_at: accepted.accepted_at,
         };
         let account = accepted.account.clone();
@@ -131,12 +132,7 @@ impl Books {
     ) -> Result<(), ExecuteError> {
         let companions = |events: &[AccountEvent]| {
             let Some((request_id, expected_sequence, event)) = with else { return Ok(vec![]) };
-            Ok(vec![StreamAppend {
-                aggregate_type: Request::TYPE,
-                aggregate_id: request_id.to_owned(),
-                expected_sequence,
-                events: vec![NewEvent::of(&as_charged(event.clone(), events))?],
-            }])
+            Ok(vec![StreamAppend::of::<Request>(request_id, expected_sequence, &[as_charged(event.clone(), events)])?])
         };
         self.accounts.execute(account, command, &companions, &Arc::new(Metadata::new())).await.map(drop)
     }
@@ -174,11 +170,7 @@ pub fn accepted(account: &str, user: &str, node: &str, reserved: i64) -> Accepte
         node: node.to_owned(),
         deadline_at: now() + TimeDelta::minutes(5),
         accepted_at: now(),
-        prompt: SealedContent {
-            subject: account.to_owned(),
-            month: NaiveDate::default(),
-            sealed: "c2VhbGVk".to_owned(),
-        },
+        prompt: Some(content::nothing(account, ContentKind::Chat)),
     }
 }
 
@@ -189,11 +181,13 @@ pub fn outcome(nth: u64, charge: i64) -> Outcome {
     let tokens = if answered { nth + 1 } else { 0 };
     Outcome {
         provider: answered.then(|| provider.to_owned()),
-        model: answered.then(|| "gpt-6-2026".to_owned()),
+        model: answered.then(|| "gpt-6".to_owned()),
+        answered_model: answered.then(|| "gpt-6-2026".to_owned()),
         usage: TokenUsage {
             input: tokens,
             cached_input: tokens * 2,
             cache_write: tokens * 3,
+            cache_write_1h: tokens * 5,
             output: tokens * 4,
             reasoning: tokens,
         },
@@ -211,7 +205,9 @@ pub fn outcome(nth: u64, charge: i64) -> Outcome {
             skipped: false,
             failure: None,
             status: Some(200),
+            flaws: vec![],
             duration_ms: nth,
+            billed: None,
         }],
         first_chunk_ms: answered.then_some(nth),
         duration_ms: nth * 2,

@@ -2,11 +2,15 @@
 
 use std::{collections::VecDeque, net::SocketAddr};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, client_async, connect_async,
     tungstenite::{
         Error, Message,
         client::IntoClientRequest,
@@ -35,12 +39,30 @@ pub struct Answer {
     pub end: Value,
 }
 
-/// A streamed chat of at most 100 tokens with the default model.
+/// A streamed chat of at most 100 tokens with the default model; with a picture in it where prompts are to be large.
 pub fn chat(id: &str, prompt: &str) -> Value {
-    json!({
+    let chat = json!({
         "id": id, "type": "chat", "provider": "openai", "model": "gpt-6-luna", "prompt": prompt, "stream": true,
         "maxTokens": 100,
-    })
+    });
+    let Some(bytes) = prompt_bytes() else { return chat };
+    let parts =
+        json!([{ "type": "text", "text": prompt }, { "type": "image_url", "image_url": { "url": picture(bytes) } }]);
+    with(chat, &json!({ "prompt": null, "messages": [{ "role": "user", "content": parts }] }))
+}
+
+/// How large the frames of chats are to be: suites can be run again with prompts of megabytes.
+pub fn prompt_bytes() -> Option<usize> {
+    let megabytes = std::env::var("AIHUB_TEST_PROMPT_MB").ok()?;
+    Some(megabytes.parse::<usize>().expect("AIHUB_TEST_PROMPT_MB is a number of megabytes") * 1_000_000)
+}
+
+/// A GIF of 160 x 160 pixels, as the data URI of so many bytes. There are no two alike, and nothing of it can be compressed.
+fn picture(bytes: usize) -> String {
+    let mut picture = b"GIF89a\xa0\x00\xa0\x00".to_vec();
+    picture.resize(bytes / 4 * 3, 0);
+    rand::fill(&mut picture[10..]);
+    format!("data:image/gif;base64,{}", STANDARD.encode(picture))
 }
 
 /// `value` with the fields of `more` in it; a `null` takes a field away.
@@ -74,6 +96,14 @@ pub async fn open(request: Request<()>) -> Result<(Client, Response<Option<Vec<u
 
 impl Client {
     /// On a socket that was upgraded just now; reads its first frame.
+    /// On a socket whose kernel takes no more than so many bytes that are not read.
+    pub async fn narrow(address: SocketAddr, token: &str, bytes: u32) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(bytes).unwrap();
+        let stream = MaybeTlsStream::Plain(socket.connect(address).await.unwrap());
+        Self::on(client_async(upgrade(address, token), stream).await.unwrap().0).await
+    }
+
     pub async fn on(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
         let mut client = Self { socket, ready: Value::Null, passed: VecDeque::new() };
         client.ready = client.next().await;

@@ -1,8 +1,11 @@
 //! A fresh, migrated database for each test, copied from a template that is made once for a state of the migrations.
 
-use std::{net::SocketAddr, str::FromStr, thread, time::Duration};
+use std::{net::SocketAddr, str::FromStr, sync::Mutex, thread, time::Duration};
 
-use aihub_infrastructure::database::{Database, DatabaseOptions, MIGRATIONS};
+use aihub_infrastructure::{
+    database::{Database, DatabaseOptions, schema::MIGRATIONS},
+    roles::{Made, RoleNames},
+};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, postgres::PgConnectOptions};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -18,6 +21,8 @@ pub struct TestDatabase {
     pub folder: TempDir,
     name: String,
     server: PgConnectOptions,
+    /// Logins that were made for it.
+    logins: Mutex<Vec<String>>,
 }
 
 pub async fn database() -> TestDatabase {
@@ -33,7 +38,7 @@ pub async fn database() -> TestDatabase {
     // However busy the machine is: no test is about how long this took.
     let patient = DatabaseOptions { acquire_timeout: Duration::from_mins(1), ..options.clone() };
     let database = Database::connect(&patient).await.unwrap();
-    TestDatabase { database, options, folder: tempfile::tempdir().unwrap(), name, server }
+    TestDatabase { database, options, folder: tempfile::tempdir().unwrap(), name, server, logins: Mutex::default() }
 }
 
 /// The name of the template. Other processes may want the same one at the same time.
@@ -49,7 +54,8 @@ async fn template() -> String {
         server.execute(&*format!("DROP DATABASE IF EXISTS {unfinished} WITH (FORCE)")).await.unwrap();
         server.execute(&*format!("CREATE DATABASE {unfinished}")).await.unwrap();
         let database = Database::connect(&options(&admin, &unfinished)).await.unwrap();
-        database.migrate().await.unwrap();
+        assert!(database.migrate().await.unwrap());
+        assert_eq!(RoleNames::with_prefix("aihub").make(&database).await.unwrap(), Made::default());
         database.pool().close().await;
         // The connection that migrated is gone on this side; the server may need a moment longer.
         until("the template is finished", async || {
@@ -81,6 +87,28 @@ impl TestDatabase {
         format!("{}:{}", url.get_host(), url.get_port()).parse().unwrap()
     }
 
+    /// As the owner of the server, outside the pool and without its settings.
+    pub async fn admin(&self) -> PgConnection {
+        self.server.clone().database(&self.name).connect().await.unwrap()
+    }
+
+    /// A new login with these attributes and roles: how the database is reached as it.
+    pub async fn login(&self, attributes: &str, roles: &[&str]) -> DatabaseOptions {
+        let login = format!("login_{}", Uuid::now_v7().simple());
+        let mut admin = self.admin().await;
+        admin.execute(&*format!("CREATE ROLE {login} LOGIN PASSWORD 'secret' {attributes}")).await.unwrap();
+        for role in roles {
+            admin.execute(&*format!("GRANT {role} TO {login}")).await.unwrap();
+        }
+        self.logins.lock().unwrap().push(login.clone());
+        self.options_as(&login)
+    }
+
+    fn options_as(&self, login: &str) -> DatabaseOptions {
+        let url = self.server.clone().database(&self.name).username(login).password("secret");
+        DatabaseOptions { url: url.to_url_lossy().to_string(), ..self.options.clone() }
+    }
+
     /// The same database by way of a proxy.
     pub async fn through(&self, proxy: SocketAddr) -> Database {
         let url = PgConnectOptions::from_str(&self.options.url).unwrap();
@@ -92,6 +120,7 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let logins = std::mem::take(self.logins.get_mut().unwrap());
         let server = self.server.clone();
         // Not waited for: the server drops the database when nobody is connecting to it any more, and whoever still is
         // goes on after this. A database that is left behind at the end spoils nothing.
@@ -100,6 +129,9 @@ impl Drop for TestDatabase {
             runtime.block_on(async {
                 let mut server = server.connect().await?;
                 server.execute(&*drop).await?;
+                for login in logins {
+                    server.execute(&*format!("DROP ROLE IF EXISTS {login}")).await?;
+                }
                 server.close().await?;
                 anyhow::Ok(())
             })

@@ -6,6 +6,7 @@
 //! | [`audit`] | the log, checked event by event |
 //! | [`books`] | accounts and requests with every kind of end, without a gateway |
 //! | [`client`] | a client of the WebSocket |
+//! | [`crowd`] | callers who mean harm |
 //! | [`database`] | a fresh, migrated database for each test |
 //! | [`kafka`] | what stands in the topics, and in views that are fed from them |
 //! | [`log`] | nodes with a writer, and short ways to make units |
@@ -29,6 +30,8 @@ pub mod app;
 pub mod audit;
 pub mod books;
 pub mod client;
+pub mod content;
+pub mod crowd;
 pub mod database;
 pub mod kafka;
 pub mod log;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aihub_application::ports::event_log::{AppendError, Appended, EventLog, NewEvent, StreamAppend, Unit};
+use aihub_application::ports::event_log::{AppendError, Appended, EventLog, NewEvent, Piece, StreamAppend, Unit};
 use aihub_infrastructure::{
     database::Database,
     event_store::{
@@ -40,6 +40,11 @@ impl Node {
         self.log.append(unit).await
     }
 
+    /// Keeps pieces of content, as it keeps those of any event.
+    pub async fn keep(&self, pieces: Vec<Piece>) {
+        self.append(unit([stream(&Uuid::now_v7().to_string(), 0, 1).with(pieces)])).await.unwrap();
+    }
+
     /// Closes the log and waits for what was queued.
     pub async fn stop(self) {
         self.log.close();
@@ -70,6 +75,7 @@ pub fn stream(id: &str, expected_sequence: u64, count: usize) -> StreamAppend {
         aggregate_id: id.to_owned(),
         expected_sequence,
         events: (0..count).map(event).collect(),
+        contents: vec![],
     }
 }
 

@@ -1,6 +1,6 @@
 //! The service as a process of its own.
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{fs, net::SocketAddr, process::Stdio};
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -39,6 +39,22 @@ impl Process {
         Self { address: timeout(PATIENCE, address).await.expect("it starts"), child }
     }
 
+    /// What it has in memory now, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it ever had.
+    pub fn most_memory_bytes(&self) -> usize {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id().expect("it runs"))).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     /// `kill -9`: it gets no chance to do anything.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();
@@ -46,8 +62,12 @@ impl Process {
 
     /// `kill -TERM`.
     pub async fn terminate(&self) {
+        self.signal("-TERM").await;
+    }
+
+    pub async fn signal(&self, signal: &str) {
         let id = self.child.id().expect("it runs").to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
+        assert!(Command::new("kill").args([signal, &id]).status().await.unwrap().success());
     }
 
     /// Its exit code, once it has ended by itself.

@@ -1,18 +1,17 @@
 //! Requests in numbers, for benchmarks: as many as wanted, without a gateway and without a look at the log.
 
-use aihub_application::ports::event_log::{NewEvent, StreamAppend, Unit};
+use aihub_application::ports::event_log::{StreamAppend, Unit};
 use aihub_domain::{
     account::{Account, command::AccountCommand},
-    content::SealedContent,
     money::Microcredits,
     request::{Request, command::RequestCommand, event::Outcome},
 };
 use chrono::{DateTime, Utc};
-use cqrs_es::{Aggregate, DomainEvent};
-use serde::Serialize;
+use cqrs_es::Aggregate;
 
 use crate::{
     books::{accepted, now, outcome},
+    content::kept,
     log::unit,
 };
 
@@ -44,22 +43,25 @@ impl Payer {
 
     /// A request's beginning and its end, with a prompt and an answer of about 0.7 kB.
     pub fn request(&mut self, id: &str, nth: u64, user: &str, ended_at: DateTime<Utc>) -> [Unit; 2] {
-        let content =
-            || SealedContent { subject: "bench".to_owned(), month: now().date_naive(), sealed: "c2VhbGVk".repeat(88) };
+        // The first of a month or not: nobody opens it.
+        let content = |of: &str| kept("bench", now().date_naive(), format!("{of} of {id} ").repeat(12).into_bytes());
+        let (prompt, prompt_piece) = content("prompt");
+        let (answer, answer_piece) = content("answer");
         let mut accepted = accepted(&self.name, user, "node-1", 40);
-        accepted.prompt = content();
+        accepted.prompt = Some(prompt);
         let mut request = Request::default();
         let hold = AccountCommand::ReserveCredits {
             reservation_id: id.to_owned(),
             amount: Microcredits(40),
+            at_least: Microcredits(40),
             reserved_at: accepted.accepted_at,
         };
         let reservation = self.decided(hold);
         let events = request.decide(RequestCommand::AcceptRequest(Box::new(accepted))).unwrap();
         request.evolve(&events[0]);
-        let begin = unit([reservation, append(Request::TYPE, id, 0, &events)]);
+        let begin = unit([reservation, append::<Request>(id, 0, &events).with(vec![prompt_piece])]);
 
-        let outcome = Outcome { answer: Some(content()), ended_at, ..outcome(nth % 500, 30) };
+        let outcome = Outcome { answer: Some(answer), ended_at, ..outcome(nth % 500, 30) };
         let settle = AccountCommand::SettleReservation {
             reservation_id: id.to_owned(),
             charge: outcome.charge.clone(),
@@ -68,7 +70,7 @@ impl Payer {
         let settled = self.decided(settle);
         let complete = RequestCommand::CompleteRequest { client_left: false, outcome: Box::new(outcome) };
         let events = request.decide(complete).unwrap();
-        [begin, unit([settled, append(Request::TYPE, id, 1, &events)])]
+        [begin, unit([settled, append::<Request>(id, 1, &events).with(vec![answer_piece])])]
     }
 
     fn decided(&mut self, command: AccountCommand) -> StreamAppend {
@@ -78,16 +80,10 @@ impl Payer {
         }
         let expected = self.sequence;
         self.sequence += events.len() as u64;
-        append(Account::TYPE, &self.name, expected, &events)
+        append::<Account>(&self.name, expected, &events)
     }
 }
 
-fn append<E: DomainEvent + Serialize>(
-    aggregate_type: &'static str,
-    id: &str,
-    expected_sequence: u64,
-    events: &[E],
-) -> StreamAppend {
-    let events = events.iter().map(|event| NewEvent::of(event).unwrap()).collect();
-    StreamAppend { aggregate_type, aggregate_id: id.to_owned(), expected_sequence, events }
+fn append<A: Aggregate>(id: &str, expected_sequence: u64, events: &[A::Event]) -> StreamAppend {
+    StreamAppend::of::<A>(id, expected_sequence, events).unwrap()
 }

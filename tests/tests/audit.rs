@@ -39,7 +39,7 @@ async fn sign(database: &TestDatabase) -> String {
 }
 
 /// Two accounts, and requests with every kind of end. The view of the balances has applied them all.
-async fn a_log() -> (TestDatabase, Books) {
+pub async fn a_log() -> (TestDatabase, Books) {
     let database = database().await;
     let books = Books::open(Node::start(&database.database));
     for account in ["acme", "ümlaut"] {
@@ -73,7 +73,7 @@ async fn catch_up(database: &TestDatabase, view: impl View + 'static) {
 
 fn whole_log() -> Scope {
     let keys = vec![signing_key(1).verifier()];
-    Scope { from: 1, to: None, saved: None, keys, balances: account_balance::AUDITED }
+    Scope { from: 1, to: None, saved: None, keys, balances: account_balance::AUDITED, contents: true }
 }
 
 async fn report(database: &TestDatabase, scope: &Scope) -> Report {

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, path::Path};
 use aihub_domain::{
     access::{Access, AccessEvent},
     account::{Account, event::AccountEvent},
+    audit_key::{AuditKeyEvent, AuditKeys},
     period::{Period, event::PeriodEvent},
     refusal::{Refusal, RefusalEvent},
     request::{Request, event::RequestEvent},
@@ -97,6 +98,14 @@ impl Numbered for RetentionEvent {
     const COUNT: usize = 1;
     fn number(&self) -> usize {
         let Self::ContentExpired { .. } = self;
+        0
+    }
+}
+
+impl Numbered for AuditKeyEvent {
+    const COUNT: usize = 1;
+    fn number(&self) -> usize {
+        let Self::AuditKeyIntroduced(_) = self;
         0
     }
 }
@@ -198,6 +207,7 @@ fn every_event_of_every_version_that_was_ever_written_still_loads() {
     check::<Request>();
     check::<Subject>();
     check::<Retention>();
+    check::<AuditKeys>();
     check::<Access>();
     check::<Refusal>();
     check::<VideoJob>();
@@ -206,7 +216,8 @@ fn every_event_of_every_version_that_was_ever_written_still_loads() {
 
 #[test]
 fn no_version_is_dropped_from_the_corpus() {
-    let aggregates = ["access", "account", "period", "refusal", "request", "retention", "subject", "video", "workflow"];
+    let aggregates =
+        ["access", "account", "audit_key", "period", "refusal", "request", "retention", "subject", "video", "workflow"];
     let all: Vec<String> = aggregates
         .iter()
         .flat_map(|aggregate| stored(aggregate))
@@ -225,6 +236,7 @@ fn no_version_is_dropped_from_the_corpus() {
             "CreditsSettled@1.0",
             "ReservationExtended@1.0",
             "UsageLimitsSet@1.0",
+            "AuditKeyIntroduced@1.0",
             "MonthClosed@1.0",
             "RequestsRefused@1.0",
             "RequestAbandoned@1.0",

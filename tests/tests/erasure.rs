@@ -4,15 +4,16 @@ mod traces;
 
 use std::sync::Arc;
 
+use aihub::config::content::{AccountRuleSettings, RuleSettings};
 use aihub_application::{
-    erasure::{Erasure, erase_subject, expire_content},
+    erasure::{Erasure, erase_subject},
     ports::{
         clock::{Clock, SystemClock},
         event_log::Metadata,
-        vault::{ContentVault, VaultError},
+        vault::{ContentVault, Sealed, VaultError},
     },
 };
-use aihub_domain::subject::SubjectCommand;
+use aihub_domain::{content::ContentKind, subject::SubjectCommand};
 use aihub_infrastructure::{
     audit::{
         note::SigningKey,
@@ -22,7 +23,9 @@ use aihub_infrastructure::{
         PostgresVault,
         erasure::{destroy_subject, keys_of},
         master_key::{MasterKey, MasterKeys},
+        retention::due_keys,
         rotation::{Rotated, rotate},
+        rules::{ContentRules, Rule},
     },
 };
 use aihub_projections::account_balance;
@@ -32,6 +35,7 @@ use aihub_tests::{
     client::{chat, with},
     database,
     log::Node,
+    providers::Providers,
     until,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -57,6 +61,10 @@ fn vault_at(database: &TestDatabase, time: &str) -> PostgresVault {
     PostgresVault::new(database.pool().clone(), master_key(1), Arc::new(At(time.parse().unwrap())))
 }
 
+async fn seal(vault: &PostgresVault, subject: &str) -> Result<Sealed, VaultError> {
+    Ok(vault.seal(subject, ContentKind::Chat, &[b"x"]).await?.unwrap())
+}
+
 async fn erase(node: &Node, database: &TestDatabase, subject: &str) -> Erasure {
     let command = SubjectCommand::EraseSubject {
         reason: "asked for by the person".to_owned(),
@@ -73,7 +81,7 @@ async fn is_intact(database: &TestDatabase) -> bool {
             .iter()
             .map(SigningKey::verifier)
             .collect();
-    let scope = Scope { from: 1, to: None, saved: None, keys, balances: account_balance::AUDITED };
+    let scope = Scope { from: 1, to: None, saved: None, keys, balances: account_balance::AUDITED, contents: true };
     verify(&database.database, &scope, |_| ()).await.unwrap().verdict == Verdict::Intact
 }
 
@@ -98,7 +106,7 @@ async fn the_event_alone_erases_on_every_node_and_what_was_kept_in_memory_is_gon
     // Neither node seals for ann any more, although both had the key in memory.
     for app in [&app, &other] {
         until("the node has heard of it", async || {
-            let refused = app.hub.gateway.vault.seal("ann", "x", b"x").await;
+            let refused = app.hub.gateway.vault.seal("ann", ContentKind::Chat, &[b"x"]).await;
             matches!(refused, Err(VaultError::Erased)).then_some(())
         })
         .await;
@@ -123,42 +131,60 @@ async fn a_key_that_is_asked_for_while_its_subject_is_erased_is_not_used_afterwa
     let vault = Arc::new(vault_at(&database, "2026-11-22T00:00:00Z"));
     for nth in 0..20 {
         let subject = format!("subject-{nth}");
-        let (sealing, erasing) = tokio::join!(vault.seal(&subject, "x", b"x"), async {
+        let (sealing, erasing) = tokio::join!(vault.seal(&subject, ContentKind::Chat, &[b"x"]), async {
             let mut transaction = database.pool().begin().await.unwrap();
             destroy_subject(&mut transaction, &subject, SystemClock.now()).await.unwrap();
             transaction.commit().await.unwrap();
             vault.forget_keys();
         });
         drop((sealing, erasing));
-        assert!(matches!(vault.seal(&subject, "x", b"x").await, Err(VaultError::Erased)));
+        let sealed = vault.seal(&subject, ContentKind::Chat, &[b"x"]).await;
+        assert!(matches!(sealed, Err(VaultError::Erased)));
         assert!(keys_of(database.pool(), &subject).await.unwrap().is_empty(), "no key came after the erasure");
     }
 }
 
 #[tokio::test]
-async fn content_that_is_too_old_is_erased_by_the_month_and_the_rest_stays() {
-    let app = TestApp::start(|config| config.content.retention_days = Some(30)).await;
-    let (old, new) = (
-        vault_at(&app.database, "2020-01-31T23:59:59Z"),
-        PostgresVault::new(app.database.pool().clone(), master_key(1), Arc::new(SystemClock)),
-    );
-    let before = old.seal("ann", "x", b"old").await.unwrap();
-    let after = new.seal("ann", "x", b"new").await.unwrap();
-    assert_eq!(before.month.to_string(), "2020-01-01");
-    // The service has looked when it started, so the month has to turn.
-    let node = Node::start(&app.database.database);
-    let later = SystemClock.now() + chrono::TimeDelta::days(31);
-    assert!(expire_content(&*node.log, 30, later, "test").await.unwrap().is_some());
-    assert!(expire_content(&*node.log, 30, later, "test").await.unwrap().is_none(), "once a month");
+async fn content_that_is_too_old_is_erased_by_account_kind_and_month_and_the_rest_stays() {
+    let database = database().await;
+    let old = vault_at(&database, "2020-01-31T23:59:59Z");
+    let new = PostgresVault::new(database.pool().clone(), master_key(1), Arc::new(SystemClock));
+    let node = Node::start(&database.database);
+    let keep = async |vault: &PostgresVault, subject: &str, kind: ContentKind, text: &[u8]| {
+        let Sealed { content, pieces } = vault.seal(subject, kind, &[text]).await.unwrap().unwrap();
+        node.keep(pieces).await;
+        content
+    };
+    let chat = keep(&old, "ann", ContentKind::Chat, b"old").await;
+    assert_eq!(chat.month.to_string(), "2020-01-01");
+    let embedding = keep(&old, "ann", ContentKind::Embedding, b"old").await;
+    let others = keep(&old, "bob", ContentKind::Chat, b"old").await;
+    let recent = keep(&new, "ann", ContentKind::Chat, b"new").await;
+    // Embeddings and bob's content are kept for longer than there have been computers.
+    let providers = Arc::new(Providers::start().await);
+    let app = TestApp::start_on(&Arc::new(database), &providers, |config| {
+        config.content.retention_days = Some(30);
+        let ever = RuleSettings { keep: None, retention_days: Some(100_000) };
+        config.content.kinds.insert(ContentKind::Embedding, ever);
+        let of_bob = AccountRuleSettings { retention_days: Some(100_000), ..AccountRuleSettings::default() };
+        config.content.accounts.insert("bob".to_owned(), of_bob);
+    })
+    .await;
     until("the old key is destroyed", async || {
-        (keys_of(app.database.pool(), "ann").await.unwrap().len() == 1).then_some(())
+        (keys_of(app.database.pool(), "ann").await.unwrap().len() == 2).then_some(())
     })
     .await;
     let fresh = PostgresVault::new(app.database.pool().clone(), master_key(1), Arc::new(SystemClock));
-    assert!(matches!(fresh.open("x", &before).await, Err(VaultError::Erased)));
-    assert_eq!(fresh.open("x", &after).await.unwrap(), b"new");
+    assert!(matches!(fresh.open(&chat).await, Err(VaultError::Erased)));
+    for (content, text) in [(&embedding, b"old"), (&others, b"old"), (&recent, b"new")] {
+        assert_eq!(fresh.open(content).await.unwrap(), text);
+    }
     let old = vault_at(&app.database, "2020-01-31T23:59:59Z");
-    assert!(matches!(old.seal("ann", "x", b"x").await, Err(VaultError::Erased)), "no new key in its place");
+    let sealed = old.seal("ann", ContentKind::Chat, &[b"x"]).await;
+    assert!(matches!(sealed, Err(VaultError::Erased)), "no new key in its place");
+    let rules = ContentRules { all: Rule { keep: None, retention_days: Some(30) }, ..ContentRules::default() };
+    let (due, _) = due_keys(app.database.pool(), &rules).await.unwrap();
+    assert_eq!(due.len(), 2, "what would be due by other rules, and nothing twice");
     assert!(is_intact(&app.database).await);
 }
 
@@ -170,21 +196,22 @@ async fn another_master_key_takes_over_without_a_change_of_what_was_sealed() {
         let masters = MasterKeys { current: master_key(current), former };
         PostgresVault::new(database.pool().clone(), masters, Arc::new(SystemClock))
     };
-    let sealed = vault(1, &[]).seal("ann", "x", b"x").await.unwrap();
-    vault(1, &[]).seal("gone", "x", b"x").await.unwrap();
+    let Sealed { content, pieces } = seal(&vault(1, &[]), "ann").await.unwrap();
+    Node::start(&database.database).keep(pieces).await;
+    seal(&vault(1, &[]), "gone").await.unwrap();
     let mut transaction = database.pool().begin().await.unwrap();
     destroy_subject(&mut transaction, "gone", SystemClock.now()).await.unwrap();
     transaction.commit().await.unwrap();
     // Both are configured: what the old one wrapped opens, and new keys are wrapped with the new one.
     let both = vault(2, &[1]);
-    assert_eq!(both.open("x", &sealed).await.unwrap(), b"x");
-    both.seal("bob", "x", b"x").await.unwrap();
-    vault(3, &[]).seal("stranger", "x", b"x").await.unwrap();
+    assert_eq!(both.open(&content).await.unwrap(), b"x");
+    seal(&both, "bob").await.unwrap();
+    seal(&vault(3, &[]), "stranger").await.unwrap();
     let masters = MasterKeys { current: master_key(2), former: vec![master_key(1)] };
     let rotated = rotate(&database.database, &masters, |_| ()).await.unwrap();
     assert_eq!(rotated, Rotated { keys: 1, unreadable: 1 });
     assert_eq!(rotate(&database.database, &masters, |_| ()).await.unwrap(), Rotated { keys: 0, unreadable: 1 });
-    assert_eq!(vault(2, &[]).open("x", &sealed).await.unwrap(), b"x");
-    assert!(matches!(vault(1, &[]).open("x", &sealed).await, Err(VaultError::Unreadable)));
-    assert!(matches!(vault(2, &[]).seal("gone", "x", b"x").await, Err(VaultError::Erased)));
+    assert_eq!(vault(2, &[]).open(&content).await.unwrap(), b"x");
+    assert!(matches!(vault(1, &[]).open(&content).await, Err(VaultError::Unreadable)));
+    assert!(matches!(seal(&vault(2, &[]), "gone").await, Err(VaultError::Erased)));
 }

@@ -175,7 +175,7 @@ async fn what_the_broker_refuses_is_a_dead_letter_and_its_neighbours_are_not() {
         // All of it in one partition, and nothing that could be compressed.
         let mut one = stream("same", nth - 2, 1);
         if nth % 10 == 0 {
-            let noise: Vec<u8> = (0..60_000).map(|_| rand::random()).collect();
+            let noise: Vec<u8> = (0..40_000).map(|_| rand::random()).collect();
             one.events[0].payload = json!({ "noise": STANDARD.encode(noise) }).to_string();
         }
         node.append(unit([one])).await.unwrap();

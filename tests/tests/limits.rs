@@ -11,10 +11,6 @@ use aihub_tests::{
 };
 use chrono::TimeDelta;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
 /// Sends a request that stays at the provider until it is cancelled.
 async fn occupy(app: &TestApp, client: &mut Client, id: &str) {
@@ -147,31 +143,5 @@ async fn beyond_so_many_sockets_an_upgrade_is_refused_until_one_is_closed() {
     assert_eq!(problem["code"], "QUEUE_FULL");
     drop(first);
     until("there is room", async || open(upgrade(app.address, &app.token("eve"))).await.ok()).await;
-    app.stop().await;
-}
-
-#[tokio::test]
-async fn over_the_limit_of_connections_a_client_is_told_and_a_socket_does_not_count() {
-    let app = TestApp::start(|config| config.server.max_connections = 1).await;
-    // A socket has left the connections behind, and has a limit of its own.
-    let mut socket = app.connect("ann").await;
-    let mut idle = TcpStream::connect(app.address).await.unwrap();
-    let refused = until("the idle connection holds the only place", async || {
-        idle.write_all(b"GET /health/live HTTP/1.1\r\n").await.unwrap();
-        let mut told = String::new();
-        let mut second = TcpStream::connect(app.address).await.unwrap();
-        second.write_all(b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
-        second.read_to_string(&mut told).await.ok()?;
-        told.contains("503").then_some(told)
-    })
-    .await;
-    assert!(refused.contains("QUEUE_FULL") && refused.contains("limit of connections"), "{refused}");
-    socket.ask(&chat("a", "hello")).await.done();
-    drop(idle);
-    until("the place is free again", async || {
-        let answer = reqwest::get(format!("http://{}/health/live", app.address)).await.ok()?;
-        answer.status().is_success().then_some(())
-    })
-    .await;
     app.stop().await;
 }

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aihub_application::policies::expire_requests::{OrphanedRequests, expire_requests};
+use aihub_application::{
+    policies::expire_requests::{OrphanedRequests, expire_requests},
+    ports::clock::SystemClock,
+};
 use aihub_domain::{
     account::Account,
     money::Microcredits,
@@ -10,13 +13,15 @@ use aihub_domain::{
 };
 use aihub_infrastructure::{
     database::Database,
+    database_clock::DatabaseClock,
     event_store::{
         decode::{entries, events_of},
         reader,
         subscription::Subscriptions,
         upcast::Upcasters,
     },
-    nodes,
+    nodes::{self, NodeOptions, settings::Settings},
+    notices::Notices,
     orphaned_requests::{OpenRequests, PostgresOrphanedRequests},
 };
 use aihub_tests::{
@@ -44,7 +49,15 @@ struct Alive {
 impl Alive {
     async fn start(database: &Database, node: &str) -> Self {
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-        nodes::start(database.clone(), node.to_owned(), NODE_TIMEOUT, &tracker, stop.clone()).await.unwrap();
+        let clock = Arc::new(DatabaseClock::read(database, SystemClock).await.unwrap());
+        let options = NodeOptions {
+            node: node.to_owned(),
+            name: None,
+            timeout: NODE_TIMEOUT,
+            settings: Settings::default(),
+            allow_other_prices: false,
+        };
+        nodes::join(database.clone(), clock, options, Notices::default(), &tracker, stop.clone()).await.unwrap();
         Self { stop, tracker }
     }
 
@@ -60,7 +73,7 @@ fn books(database: &TestDatabase) -> Books {
 }
 
 fn search(database: &TestDatabase, node: &str) -> PostgresOrphanedRequests {
-    PostgresOrphanedRequests::new(database.pool().clone(), node.to_owned(), Duration::from_secs(1), NODE_TIMEOUT)
+    PostgresOrphanedRequests::new(database.pool().clone(), node.to_owned(), Duration::from_secs(1))
 }
 
 /// Brings `open_requests` up to date, as a node does all the time.
@@ -79,7 +92,7 @@ fn subscriptions(database: &TestDatabase) -> (Subscriptions, DropGuard) {
 }
 
 async fn found(search: &PostgresOrphanedRequests) -> Vec<String> {
-    search.find(now()).await.unwrap().into_iter().map(|orphan| orphan.request_id).collect()
+    search.find().await.unwrap().into_iter().map(|orphan| orphan.request_id).collect()
 }
 
 /// Until the search finds exactly these.
@@ -120,8 +133,8 @@ async fn the_requests_of_a_node_that_fell_silent_are_ended_once_and_those_of_the
     let policies = async {
         while !stopping.is_cancelled() {
             let (by_one, by_other) = tokio::join!(
-                expire_requests(&one.accounts, &*one.node.log, &search_one, now(), "one"),
-                expire_requests(&other.accounts, &*other.node.log, &search_other, now(), "other"),
+                expire_requests(&one.accounts, &*one.node.log, &search_one, "one"),
+                expire_requests(&other.accounts, &*other.node.log, &search_other, "other"),
             );
             assert!(by_one.is_ok() && by_other.is_ok());
         }
@@ -167,8 +180,8 @@ async fn two_nodes_that_find_the_same_orphan_end_it_once() {
     catch_up(&database).await;
     let search = search(&database, "one");
     let (ended_by_one, ended_by_other) = tokio::join!(
-        expire_requests(&one.accounts, &*one.node.log, &search, now(), "one"),
-        expire_requests(&other.accounts, &*other.node.log, &search, now(), "other"),
+        expire_requests(&one.accounts, &*one.node.log, &search, "one"),
+        expire_requests(&other.accounts, &*other.node.log, &search, "other"),
     );
     assert_eq!(ended_by_one.unwrap() + ended_by_other.unwrap(), 20);
     assert_eq!(account(&one, "acme").await.held(), Microcredits(0));
@@ -188,12 +201,7 @@ async fn a_request_whose_deadline_has_long_passed_is_an_orphan_although_its_node
         books.accept(request_id, request).await;
     }
     catch_up(&database).await;
-    let patient = PostgresOrphanedRequests::new(
-        database.pool().clone(),
-        "one".to_owned(),
-        Duration::from_secs(20),
-        Duration::from_mins(1),
-    );
+    let patient = PostgresOrphanedRequests::new(database.pool().clone(), "one".to_owned(), Duration::from_secs(20));
     // It has just been heard of for the first time, or again: it may still be at work on what it could not end.
     assert!(found(&patient).await.is_empty());
     sqlx::query("UPDATE nodes SET beating_since = now() - interval '1 minute'").execute(database.pool()).await.unwrap();

@@ -18,7 +18,7 @@ const MARKER: &str = "zebrafinch7391";
 
 /// Every row of every table, as text.
 pub async fn dump(pool: &PgPool) -> String {
-    let tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'";
+    let tables = "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname IN ('public', 'work')";
     let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(pool).await.unwrap();
     assert!(tables.len() >= 5, "{tables:?}");
     let mut dump = String::new();

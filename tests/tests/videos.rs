@@ -4,6 +4,7 @@ mod content;
 mod doors;
 mod kills;
 mod life;
+mod odd;
 mod providers;
 mod queue;
 

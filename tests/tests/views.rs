@@ -4,11 +4,12 @@ mod finance;
 mod ledgers;
 mod months;
 mod rebuilding;
-mod reports;
+pub mod reports;
 mod rows;
 mod stopping;
 mod usage;
 mod videos;
+mod working;
 
 use std::sync::Arc;
 
@@ -86,14 +87,14 @@ async fn run(database: &TestDatabase, view: Arc<dyn View>) -> Result<(), Subscri
     subscriptions.run_until(view, head(database).await).await
 }
 
-async fn catch_up(database: &TestDatabase) {
+pub async fn catch_up(database: &TestDatabase) {
     for view in views() {
         run(database, view).await.unwrap();
     }
 }
 
 /// Every row of the view, to the byte.
-async fn rows(database: &TestDatabase, view: &dyn View) -> Vec<String> {
+pub async fn rows(database: &TestDatabase, view: &dyn View) -> Vec<String> {
     let mut rows = Vec::new();
     for table in view.tables() {
         rows.extend(copy(database, &format!("SELECT * FROM {table} t ORDER BY t::text COLLATE \"C\"")).await);
@@ -102,14 +103,14 @@ async fn rows(database: &TestDatabase, view: &dyn View) -> Vec<String> {
 }
 
 /// Says what differs, and not everything that does not.
-fn assert_same(what: &str, rows: &[String], expected: &[String]) {
+pub fn assert_same(what: &str, rows: &[String], expected: &[String]) {
     let more: Vec<_> = rows.iter().filter(|row| !expected.contains(row)).take(3).collect();
     let missing: Vec<_> = expected.iter().filter(|row| !rows.contains(row)).take(3).collect();
     assert!(rows == expected, "{what}: {more:#?} instead of {missing:#?}");
 }
 
 /// What PostgreSQL's own export says, line by line.
-async fn copy(database: &TestDatabase, select: &str) -> Vec<String> {
+pub async fn copy(database: &TestDatabase, select: &str) -> Vec<String> {
     let mut connection = database.pool().acquire().await.unwrap();
     let mut stream = connection.copy_out_raw(&format!("COPY ({select}) TO STDOUT")).await.unwrap();
     let mut bytes = Vec::new();
@@ -163,7 +164,8 @@ async fn a_request_is_shown_with_what_became_of_it() {
     let dear = shown.value.unwrap();
     assert_eq!((dear.account.as_str(), dear.user_id.as_str(), dear.kind.as_str()), ("acme", "ann", "chat"));
     assert_eq!((dear.requested_provider.as_str(), dear.provider.as_deref()), ("auto", Some("anthropic")));
-    assert_eq!((dear.requested_model.as_str(), dear.model.as_deref()), ("gpt-6", Some("gpt-6-2026")));
+    let models = (dear.requested_model.as_str(), dear.model.as_deref(), dear.answered_model.as_deref());
+    assert_eq!(models, ("gpt-6", Some("gpt-6"), Some("gpt-6-2026")));
     assert_eq!((dear.reserved_microcredits, dear.charged_microcredits), (70, 70));
     assert_eq!((dear.input_tokens, dear.output_tokens, dear.reasoning_tokens), (4, 16, 4));
     assert_eq!((dear.first_chunk_ms, dear.duration_ms), (Some(3), Some(6)));

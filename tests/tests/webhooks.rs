@@ -7,10 +7,11 @@ use std::{
 
 use aihub_application::ports::{
     clock::{Clock, SystemClock},
-    event_log::{EventLog, NewEvent, StreamAppend},
-    vault::ContentVault,
+    event_log::{EventLog, Piece, StreamAppend},
+    vault::seal_needed,
 };
 use aihub_domain::{
+    content::ContentKind,
     money::{Microcredits, PicoUsd},
     price::Charge,
     video::{
@@ -133,18 +134,14 @@ impl World {
         Self { database, node, vault }
     }
 
-    async fn append(&self, video_id: &str, after: u64, events: &[VideoEvent]) {
-        let stream = StreamAppend {
-            aggregate_type: VideoJob::TYPE,
-            aggregate_id: video_id.to_owned(),
-            expected_sequence: after,
-            events: events.iter().map(|event| NewEvent::of(event).unwrap()).collect(),
-        };
-        self.node.append(unit([stream])).await.unwrap();
+    async fn append(&self, video_id: &str, after: u64, events: &[VideoEvent], contents: Vec<Piece>) {
+        let stream = StreamAppend::of::<VideoJob>(video_id, after, events).unwrap();
+        self.node.append(unit([stream.with(contents)])).await.unwrap();
     }
 
     async fn request(&self, video_id: &str, account: &str, webhook_url: Option<&str>) {
         let content = json!({ "prompt": "a calm ocean", "style": null, "webhookUrl": webhook_url }).to_string();
+        let sealed = seal_needed(&self.vault, account, ContentKind::Video, content.as_bytes()).await.unwrap();
         let request = VideoRequest {
             account: account.to_owned(),
             user: "ann".to_owned(),
@@ -160,10 +157,10 @@ impl World {
             session_id: None,
             workflow_id: None,
             has_webhook: webhook_url.is_some(),
-            content: self.vault.seal(account, video_id, content.as_bytes()).await.unwrap(),
+            content: sealed.content,
             requested_at: now(),
         };
-        self.append(video_id, 0, &[VideoEvent::VideoRequested(Box::new(request))]).await;
+        self.append(video_id, 0, &[VideoEvent::VideoRequested(Box::new(request))], sealed.pieces).await;
     }
 
     /// A job that asked for a webhook, and failed.
@@ -171,7 +168,7 @@ impl World {
         self.request(video_id, account, Some(webhook_url)).await;
         let end =
             VideoEvent::VideoFailed { asked: asked(account), code: "moderation_blocked".into(), failed_at: now() };
-        self.append(video_id, 1, &[end]).await;
+        self.append(video_id, 1, &[end], vec![]).await;
     }
 
     /// Reads the log to its end.
@@ -269,10 +266,10 @@ async fn every_end_is_told_to_who_asked_for_it_and_signed_with_both_secrets() {
     for (event_type, end) in &ends {
         world.request(event_type, "acme", Some(&format!("{}/hook", receiver.url))).await;
         world.catch_up().await;
-        world.append(event_type, 1, std::slice::from_ref(end)).await;
+        world.append(event_type, 1, std::slice::from_ref(end), vec![]).await;
     }
     world.request("nobody-asked", "acme", None).await;
-    world.append("nobody-asked", 1, &[completed("acme")]).await;
+    world.append("nobody-asked", 1, &[completed("acme")], vec![]).await;
     world.request("still-open", "acme", Some(&receiver.url)).await;
     world.catch_up().await;
 
@@ -429,7 +426,8 @@ async fn a_log_that_is_read_again_brings_nothing_that_was_told_and_nothing_that_
     world.failed("video-1", "acme", "https://hooks.example/").await;
     world.request("old", "acme", Some("https://hooks.example/")).await;
     let failed_at = now() - TimeDelta::days(31);
-    world.append("old", 1, &[VideoEvent::VideoFailed { asked: asked("acme"), code: "x".into(), failed_at }]).await;
+    let failed = VideoEvent::VideoFailed { asked: asked("acme"), code: "x".into(), failed_at };
+    world.append("old", 1, &[failed], vec![]).await;
     world.catch_up().await;
     let before = world.deliveries().await;
     assert_eq!(before.iter().map(|one| one.job_id.as_str()).collect::<Vec<_>>(), ["video-1"]);

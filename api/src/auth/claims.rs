@@ -11,8 +11,6 @@ use super::{
     token::object,
 };
 
-/// The role of a token that names none.
-const DEFAULT_ROLE: &str = "user";
 const MAX_ROLES: usize = 32;
 const MAX_LEEWAY_S: u64 = 300;
 /// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
@@ -23,6 +21,7 @@ pub struct ClaimRules {
     issuer: Option<String>,
     audience: Option<String>,
     leeway: TimeDelta,
+    default_role: Option<&'static str>,
 }
 
 /// What a token that satisfies the rules says.
@@ -66,7 +65,13 @@ impl ClaimRules {
             return Err(AuthSettingsError::LongLeeway { seconds: leeway, max: MAX_LEEWAY_S });
         }
         let leeway = TimeDelta::seconds(leeway.cast_signed());
-        Ok(Self { issuer: settings.issuer.clone(), audience: settings.audience.clone(), leeway })
+        let AuthSettings { issuer, audience, default_role, .. } = settings.clone();
+        Ok(Self { issuer, audience, leeway, default_role })
+    }
+
+    /// Whether a token has no right without a role that grants something.
+    pub fn wants_a_role(&self) -> bool {
+        self.default_role.is_none()
     }
 
     /// Reads the payload of a token whose signature was verified.
@@ -105,7 +110,7 @@ impl ClaimRules {
         };
         let roles = match payload.roles {
             Some(roles) => role_names(roles)?,
-            None => vec![DEFAULT_ROLE.to_owned()],
+            None => self.default_role.map(str::to_owned).into_iter().collect(),
         };
         Ok(Claims { user, account, roles, expires_at })
     }

@@ -37,16 +37,19 @@ pub enum AuthError {
     Issuer,
     #[error("the token was issued for someone else")]
     Audience,
+    #[error("the token has no role that grants anything here, and so no right")]
+    NoRole,
     /// Not the caller's fault: the same token may pass in a moment.
     #[error("the keys to check the token with cannot be fetched at the moment")]
     KeysUnavailable,
 }
 
 impl AuthError {
-    /// 401, or 503 if it is the key set that is missing.
+    /// 401, 403 if no better token could be brought by the same caller, or 503 if it is the key set that is missing.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRole => StatusCode::FORBIDDEN,
             _ => StatusCode::UNAUTHORIZED,
         }
     }
@@ -58,6 +61,7 @@ impl AuthError {
             Self::KeysUnavailable => return None,
             Self::Missing => return Some("Bearer".to_owned()),
             Self::Ambiguous | Self::NotBearer => "invalid_request",
+            Self::NoRole => "insufficient_scope",
             _ => "invalid_token",
         };
         Some(format!("Bearer error=\"{code}\", error_description=\"{self}\""))

@@ -51,7 +51,7 @@ pub fn authenticator(settings: &AuthSettings) -> Authenticator {
 
 /// Accepts HS256 with [`SECRET`].
 pub fn with_secret() -> AuthSettings {
-    AuthSettings { hs256_secret: Some(Secret::new(SECRET)), ..AuthSettings::default() }
+    AuthSettings { hs256_secret: Some(Secret::new(SECRET)), default_role: Some("user"), ..AuthSettings::default() }
 }
 
 /// Accepts HS256 with [`SECRET`], and what the keys of the provider sign.

@@ -7,7 +7,17 @@ use aihub_application::{
     gateway::Gateway,
     policies::{expire_credits::expire_credits, expire_requests::expire_requests},
 };
-use aihub_infrastructure::{due_grants::PostgresDueGrants, orphaned_requests::PostgresOrphanedRequests};
+use aihub_domain::retention::MAX_KEYS;
+use aihub_infrastructure::{
+    client_requests::PostgresClientRequests,
+    contents::sweep::sweep,
+    database::Database,
+    database_clock::DatabaseClock,
+    due_grants::PostgresDueGrants,
+    orphaned_requests::PostgresOrphanedRequests,
+    vault::{retention::due_keys, rules::ContentRules},
+};
+use futures::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -15,27 +25,69 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::config::{Config, duration_ms};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often is forgotten what clients asked for long ago.
+const FORGET_EVERY: Duration = Duration::from_mins(1);
+/// How much longer it is remembered than an answer can be resumed: its node may have died, which takes its time to be known.
+const REMEMBERED_FOR: Duration = Duration::from_mins(10);
 /// How often content is looked for that is too old.
 const RETENTION_EVERY: Duration = Duration::from_hours(1);
+/// How often what was erased is taken away.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
 
 /// What the log is told now and then without anybody asking.
-pub fn keep_records(config: &Config, gateway: &Arc<Gateway>, workers: &TaskTracker, stop: &CancellationToken) {
-    if let Some(retention_days) = config.content.retention_days {
-        workers.spawn(keep_retention(gateway.clone(), retention_days, stop.clone()));
+pub fn keep_records(
+    config: &Config,
+    gateway: &Arc<Gateway>,
+    database: &Database,
+    workers: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let rules = config.content.rules();
+    if rules.expire_something() {
+        workers.spawn(keep_retention(gateway.clone(), database.clone(), rules, stop.clone()));
     }
+    workers.spawn(sweep_contents(database.clone(), stop.clone()));
     let every = duration_ms(config.audit.refusals_interval_ms);
     workers.spawn(keep_refusals(gateway.clone(), every));
 }
 
 /// Has content erased that is too old.
-async fn keep_retention(gateway: Arc<Gateway>, retention_days: u32, stop: CancellationToken) {
+async fn keep_retention(gateway: Arc<Gateway>, database: Database, rules: ContentRules, stop: CancellationToken) {
     let mut tick = interval(RETENTION_EVERY);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let (now, node) = (gateway.clock.now(), &gateway.settings.node);
-        match expire_content(&*gateway.log, retention_days, now, node).await {
-            Ok(Some(before)) => tracing::info!(content.kept_from = %before, "content that is too old is to be erased"),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(error.message = %error, "content that is too old was not looked for"),
+        match stop.run_until_cancelled(expire_due_content(&gateway, &database, &rules)).await {
+            Some(Ok(0)) | None => {}
+            Some(Ok(keys)) => tracing::info!(keys, "content that is too old is to be erased"),
+            Some(Err(error)) => {
+                tracing::warn!(error.message = format!("{error:#}"), "not all content that is too old is erased");
+            }
+        }
+    }
+}
+
+/// How many keys there were.
+async fn expire_due_content(gateway: &Gateway, database: &Database, rules: &ContentRules) -> anyhow::Result<usize> {
+    let (keys, now) = due_keys(database.pool(), rules).await?;
+    for keys in keys.chunks(MAX_KEYS) {
+        expire_content(&*gateway.log, keys.to_vec(), now, &gateway.settings.node).await?;
+    }
+    Ok(keys.len())
+}
+
+/// Takes away what nobody can open any more.
+async fn sweep_contents(database: Database, stop: CancellationToken) {
+    let mut tick = interval(SWEEP_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        loop {
+            match stop.run_until_cancelled(sweep(database.pool())).await {
+                Some(Ok(0)) | None => break,
+                Some(Ok(keys)) => tracing::info!(keys, "the pieces of erased content are taken away"),
+                Some(Err(error)) => {
+                    tracing::warn!(error.message = %error, "erased content is still there, sealed");
+                    break;
+                }
+            }
         }
     }
 }
@@ -60,27 +112,50 @@ pub async fn write_down_refusals(gateway: &Gateway) {
     }
 }
 
-/// What has to be done now and then.
-pub async fn keep_house(
-    gateway: Arc<Gateway>,
-    orphaned: PostgresOrphanedRequests,
-    due: PostgresDueGrants,
-    metrics: PrometheusHandle,
-    stop: CancellationToken,
-) {
-    let mut tick = interval(HOUSEKEEPING);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        gateway.limits.forget_idle();
-        gateway.answers.forget_expired();
-        metrics.run_upkeep();
-        let now = gateway.clock.now();
-        if let Err(error) =
-            expire_requests(&gateway.accounts, &*gateway.log, &orphaned, now, &gateway.settings.node).await
-        {
+/// What has to be done now and then, and with what.
+pub struct House {
+    pub gateway: Arc<Gateway>,
+    pub orphaned: PostgresOrphanedRequests,
+    pub due: PostgresDueGrants,
+    pub clock: Arc<DatabaseClock>,
+    pub client_requests: Arc<PostgresClientRequests>,
+    pub metrics: PrometheusHandle,
+}
+
+impl House {
+    pub async fn keep(self, stop: CancellationToken) {
+        let mut tick = interval(HOUSEKEEPING);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut forget = interval(FORGET_EVERY);
+        forget.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            self.gateway.limits.forget_idle();
+            self.gateway.answers.forget_expired();
+            self.metrics.run_upkeep();
+            if !self.clock.is_far_off() {
+                self.follow_policies().await;
+            }
+            if forget.tick().now_or_never().is_some() {
+                self.forget_old_requests().await;
+            }
+        }
+    }
+
+    /// Of those that nobody comes back for: an answer ends by its deadline, and can be resumed for a while.
+    async fn forget_old_requests(&self) {
+        let settings = &self.gateway.settings;
+        let older_than = settings.request_timeout + settings.resumable_for + REMEMBERED_FOR;
+        if let Err(error) = self.client_requests.forget(older_than).await {
+            tracing::warn!(error.message = %error, "what clients asked for long ago could not be forgotten");
+        }
+    }
+
+    async fn follow_policies(&self) {
+        let Gateway { accounts, log, settings, .. } = &*self.gateway;
+        if let Err(error) = expire_requests(accounts, &**log, &self.orphaned, &settings.node).await {
             tracing::warn!(error.message = %error, "orphaned requests could not be looked for");
         }
-        if let Err(error) = expire_credits(&gateway.accounts, &due, now, &gateway.settings.node).await {
+        if let Err(error) = expire_credits(accounts, &self.due, &settings.node).await {
             tracing::warn!(error.message = %error, "expired grants could not be looked for");
         }
     }

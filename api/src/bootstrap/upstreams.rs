@@ -12,7 +12,9 @@ use anyhow::Context;
 
 use crate::config::{
     Config, duration_ms,
-    providers::{AnthropicVersion, MaxTokensField, ProviderKind, ProviderSettings, ProviderToStart, Reach},
+    providers::{
+        AnthropicVersion, MaxTokensField, ProviderKind, ProviderSettings, ProviderToStart, Reach, StreamsSetting,
+    },
 };
 
 /// What the simulator takes for a key.
@@ -47,7 +49,6 @@ fn http(settings: &ProviderSettings, reach: Reach<'_>, simulator: Option<SocketA
         connect_timeout: duration_ms(settings.timeouts.connect_ms),
         first_byte_timeout: duration_ms(settings.timeouts.first_byte_ms),
         idle_timeout: duration_ms(settings.timeouts.idle_ms),
-        answer_timeout: duration_ms(settings.timeouts.answer_ms),
         extra_headers: ExtraHeaders(headers),
     })
 }
@@ -59,7 +60,9 @@ fn adapter(settings: &ProviderSettings, http: &ProviderHttp) -> anyhow::Result<A
                 MaxTokensField::MaxCompletionTokens => openai::MaxTokensField::MaxCompletionTokens,
                 MaxTokensField::MaxTokens => openai::MaxTokensField::MaxTokens,
             };
-            let options = OpenAiOptions { max_tokens_field, include_usage: settings.include_usage };
+            let include_usage = settings.streams == StreamsSetting::Counted;
+            let max_inputs = settings.max_embedding_inputs().unwrap_or(openai::MAX_INPUTS);
+            let options = OpenAiOptions { max_tokens_field, include_usage, max_inputs };
             Arc::new(OpenAiProvider::new(http, options)?)
         }
         ProviderKind::Anthropic => {

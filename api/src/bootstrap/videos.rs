@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use aihub_application::{
     gateway::Gateway,
     ports::{media_store::MediaStore, video_provider::VideoProvider},
+    shares::Portions,
     upstream::guard::Guard,
     videos::{
         Videos,
@@ -15,7 +16,8 @@ use aihub_application::{
 };
 use aihub_infrastructure::{
     database::Database,
-    job_news,
+    event_store::subscription::Subscriptions,
+    job_news::{self, JobNews},
     leadership::lead,
     providers::http::{ApiKey, ExtraHeaders, ProviderHttp},
     seats::PostgresSeats,
@@ -48,12 +50,20 @@ pub struct Works {
 }
 
 impl Works {
-    /// Starts what looks after jobs and their media.
-    pub fn start(self, config: &Config, workers: &TaskTracker, stop: &CancellationToken) -> Arc<Videos> {
+    /// Starts what looks after jobs and their media: what one node at a time does until `hand_over`, the rest until `stop`.
+    pub fn start(
+        self,
+        config: &Config,
+        subscriptions: &Subscriptions,
+        workers: &TaskTracker,
+        (stop, hand_over): (&CancellationToken, &CancellationToken),
+    ) -> Arc<Videos> {
         let Self { database, gateway, catalog, media } = self;
         let queue = Arc::new(PostgresVideoQueue::new(database.clone()));
         let news = job_news::channel();
-        workers.spawn(job_news::follow(database.clone(), news.clone(), stop.clone()));
+        let (live, handlers) = (subscriptions.live(), subscriptions.waiter());
+        let telling = JobNews { database: database.clone(), live, handlers, news: news.clone() };
+        workers.spawn(telling.follow(stop.clone()));
         let jobs = Jobs {
             log: gateway.log.clone(),
             accounts: gateway.accounts.clone(),
@@ -75,7 +85,7 @@ impl Works {
         workers.spawn(keep_media(videos.clone(), queue, config.videos.keep_media_days, stop.clone()));
         let driven = videos.clone();
         let drive = move |stop| driven.clone().drive(stop);
-        workers.spawn(lead(database, "videos", stop.clone(), drive));
+        workers.spawn(lead(database, "videos", hand_over.clone(), drive));
         videos
     }
 }
@@ -110,7 +120,6 @@ fn backend(
         connect_timeout: duration_ms(settings.timeouts.connect_ms),
         first_byte_timeout: duration_ms(settings.timeouts.first_byte_ms),
         idle_timeout: duration_ms(settings.timeouts.idle_ms),
-        answer_timeout: duration_ms(settings.timeouts.answer_ms),
         extra_headers: ExtraHeaders::default(),
     };
     let provider: Arc<dyn VideoProvider> = match settings.kind {
@@ -128,7 +137,13 @@ fn backend(
         max_concurrency: settings.limits.max_concurrency,
         models: settings.models(),
         provider,
-        guard: Guard::new(name, settings.upstream_limits(), settings.breaker_policy()),
+        // The queue shares them out, account by account.
+        guard: Guard::new(
+            name,
+            settings.upstream_limits(),
+            settings.breaker_policy(),
+            Portions::undivided(settings.limits.max_concurrency),
+        ),
         webhook_secrets: settings.webhook_secret.iter().map(|secret| secret.expose().to_owned()).collect(),
     })
 }

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use aihub_application::{
     access,
-    ports::clock::{Clock, SystemClock},
+    ports::clock::{Clock as _, SystemClock},
 };
 use aihub_domain::access::AccessRecord;
 use aihub_infrastructure::{
     database::Database,
+    database_clock::DatabaseClock,
     event_store::{PostgresEventLog, reader, upcast::Upcasters, writer::WriterOptions},
     os_user::os_user,
 };
@@ -44,6 +45,10 @@ impl Who {
             Ok(false) => return refused(&"the log is not in this database, or not up to where others have seen it"),
             Err(error) => return refused(&error),
         }
+        let clock = match DatabaseClock::read(database, SystemClock).await {
+            Ok(clock) => clock,
+            Err(error) => return refused(&error),
+        };
         let parameters = parameters.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         let mut parameters: BTreeMap<String, String> = parameters.collect();
         let user = match self.actor {
@@ -59,7 +64,7 @@ impl Who {
             account: String::new(),
             action: action.to_owned(),
             parameters,
-            accessed_at: SystemClock.now(),
+            accessed_at: clock.now(),
         };
         let options =
             WriterOptions { statement_timeout: PATIENCE, give_up_after: Duration::ZERO, ..WriterOptions::default() };

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use aihub_application::{
     accounts::Accounts,
-    ports::event_log::Metadata,
+    ports::{clock::SystemClock, event_log::Metadata},
     principal::{IDENTIFIER_RULE, is_identifier},
 };
 use aihub_infrastructure::{
     database::Database,
+    database_clock::DatabaseClock,
     embedded_postgres::EmbeddedPostgres,
     event_store::{PostgresEventLog, upcast::Upcasters, writer::WriterOptions},
     os_user::os_user,
@@ -57,6 +58,8 @@ impl Account {
 pub struct Ledger {
     pub accounts: Arc<Accounts>,
     pub log: Arc<PostgresEventLog>,
+    /// What is written down has the database's time, whatever this machine's clock says.
+    pub clock: Arc<DatabaseClock>,
     tasks: TaskTracker,
     pub database: Database,
     embedded: Option<EmbeddedPostgres>,
@@ -68,10 +71,11 @@ impl Ledger {
         if embedded.is_some() {
             database.migrate().await?;
         }
+        let clock = Arc::new(DatabaseClock::read(&database, SystemClock).await?);
         let tasks = TaskTracker::new();
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), WriterOptions::default(), upcasters, &tasks));
-        Ok(Self { accounts: Arc::new(Accounts::new(log.clone())), log, tasks, database, embedded })
+        Ok(Self { accounts: Arc::new(Accounts::new(log.clone())), log, clock, tasks, database, embedded })
     }
 
     pub async fn close(self) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 //! Exit codes: 0 intact, 2 tampered, 3 incomplete, 4 unreadable.
 
 mod bundle;
+mod change_key;
 mod trail;
 mod verify;
 
@@ -10,6 +11,7 @@ use aihub_application::ports::clock::SystemClock;
 use aihub_infrastructure::{
     audit::{AuditError, checkpoint, note::VerifierKey},
     database::Database,
+    database_clock::DatabaseClock,
 };
 use clap::{Args, Subcommand};
 use thiserror::Error;
@@ -40,6 +42,8 @@ pub enum Audit {
     Trail(trail::Trail),
     /// Print the key that checkpoints are verified with
     Key,
+    /// Have the configured key sign checkpoints from now on; `audit.former_signing_key` endorses it
+    ChangeKey(change_key::ChangeKey),
 }
 
 /// Who may have signed.
@@ -85,6 +89,7 @@ impl Audit {
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
         match self {
             Self::VerifyBundle(verify) => verify.run(),
+            Self::ChangeKey(change) => change.run(config).await,
             Self::Key => Ok(out_line(signing_key(config)?.verifier())?),
             Self::Verify(verify) => with_database(config, async |database| verify.run(config, database).await).await,
             Self::Checkpoint(who) => {
@@ -111,7 +116,8 @@ impl Keys {
 }
 
 async fn make_checkpoint(config: &Config, database: &Database, who: Who) -> anyhow::Result<()> {
-    let made = checkpoint::make(database, &signing_key(config)?, &SystemClock).await.map_err(Finding::from)?;
+    let clock = DatabaseClock::read(database, SystemClock).await.map_err(AuditError::from).map_err(Finding::from)?;
+    let made = checkpoint::make(database, &signing_key(config)?, &clock).await.map_err(Finding::from)?;
     match made {
         Some((_, note)) => {
             who.looks(database, "audit.checkpoint", []).await?;

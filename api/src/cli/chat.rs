@@ -21,10 +21,11 @@ use super::{
     Interrupted,
     health::reachable,
     output::{dim, is_terminal, out, out_line, remark},
+    secret_arg::secret,
     token::developers_token,
 };
 use crate::{
-    auth::{extract::WEBSOCKET_PROTOCOL, mint::MintError},
+    auth::{extract::WEBSOCKET_PROTOCOL, mint::MintError, secret::Secret},
     bootstrap::auth_settings,
     config::Config,
 };
@@ -43,9 +44,9 @@ pub struct Chat {
     /// A model's name [default: the provider's default]
     #[arg(long)]
     model: Option<String>,
-    /// [default: one that is made with the secret of this machine's service]
-    #[arg(long, env = "AIHUB_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    /// The token, or @FILE where it stands [default: one that is made with the secret of this machine's service]
+    #[arg(long, value_name = "TOKEN|@FILE", env = "AIHUB_TOKEN", hide_env_values = true, value_parser = secret)]
+    token: Option<Secret>,
     /// The question
     #[arg(required = true)]
     text: Vec<String>,
@@ -57,7 +58,7 @@ impl Chat {
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
         let uri = socket_uri(self.url.clone(), config)?;
         let token = match &self.token {
-            Some(token) => token.clone(),
+            Some(token) => token.expose().to_owned(),
             None => match developers_token(&auth_settings(config)?) {
                 Ok(token) => token,
                 Err(MintError::NoSecret) => bail!("no secret to make a token with: give one as --token or AIHUB_TOKEN"),

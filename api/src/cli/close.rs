@@ -1,8 +1,8 @@
 //! `aihub close 2026-10`: closes an accounting month for good.
 
-use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_application::ports::clock::{Clock as _, SystemClock};
 use aihub_domain::period::{Month, event::PeriodEvent};
-use aihub_infrastructure::{audit::checkpoint, event_store::upcast::Upcasters};
+use aihub_infrastructure::{audit::checkpoint, database_clock::DatabaseClock, event_store::upcast::Upcasters};
 use clap::Args;
 
 use super::{
@@ -27,11 +27,12 @@ pub struct Close {
 impl Close {
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
         let closed = with_database(config, async |database| {
-            let closed =
-                close_month(database, &Upcasters::default(), self.month, &self.actor, SystemClock.now()).await?;
+            // Whether the month is over is the database's to say.
+            let clock = DatabaseClock::read(database, SystemClock).await?;
+            let closed = close_month(database, &Upcasters::default(), self.month, &self.actor, clock.now()).await?;
             // What the month was is signed at once, where this machine can.
             if let Ok(key) = signing_key(config)
-                && let Err(error) = checkpoint::make(database, &key, &SystemClock).await
+                && let Err(error) = checkpoint::make(database, &key, &clock).await
             {
                 remark(format_args!("no checkpoint was signed: {error}"))?;
             }
@@ -44,7 +45,14 @@ impl Close {
 
 fn describe(Closed { position, event }: &Closed) -> String {
     let PeriodEvent::MonthClosed { month, position: watermark, chain_hash, totals, .. } = event;
-    let tokens = totals.input_tokens + totals.cached_input_tokens + totals.cache_write_tokens + totals.output_tokens;
+    let tokens = [
+        totals.input_tokens,
+        totals.cached_input_tokens,
+        totals.cache_write_tokens,
+        totals.cache_write_1h_tokens,
+        totals.output_tokens,
+    ];
+    let tokens: u64 = tokens.into_iter().sum();
     let lines: [(&str, &dyn std::fmt::Display); 12] = [
         ("watermark", watermark),
         ("chain hash", chain_hash),

@@ -3,7 +3,7 @@
 
 use aihub_application::{
     erasure::{Erasure, erase_subject},
-    ports::clock::{Clock, SystemClock},
+    ports::clock::Clock as _,
 };
 use aihub_domain::subject::SubjectCommand;
 use aihub_infrastructure::vault::erasure::{destroy_subject, keys_of};
@@ -42,7 +42,7 @@ impl Erase {
         let metadata = metadata(&actor, &Uuid::now_v7().to_string());
         let key_ids = keys_of(ledger.database.pool(), &subject).await?;
         let keys = key_ids.len();
-        let now = SystemClock.now();
+        let now = ledger.clock.now();
         let command = SubjectCommand::EraseSubject { reason: self.reason, actor, key_ids, erased_at: now };
         let erasure = erase_subject(&*ledger.log, &subject, &command, &metadata).await?;
         let erased_at = if let Erasure::Before { erased_at } = erasure { erased_at } else { now };

@@ -14,8 +14,8 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
-use super::serve::Signals;
-use crate::config::Config;
+use super::{secret_arg::secret, serve::Signals};
+use crate::{auth::secret::Secret, config::Config};
 
 /// It applies on a connection of its own; the pool only migrates.
 const CONNECTIONS: u32 = 2;
@@ -25,9 +25,9 @@ pub struct Project {
     /// Where the events come from
     #[arg(long, value_enum)]
     from: Source,
-    /// The database that the views are kept in: postgres://user:password@host:port/name
-    #[arg(long, value_name = "URL")]
-    database: String,
+    /// The database that the views are kept in: postgres://user:password@host:port/name, or @FILE where that stands
+    #[arg(long, value_name = "URL|@FILE", env = "AIHUB_TARGET_DATABASE_URL", hide_env_values = true, value_parser = secret)]
+    database: Secret,
     /// The consumer group that it shows itself to Kafka as
     #[arg(long, value_name = "GROUP", default_value = "aihub-projections")]
     group: String,
@@ -48,10 +48,12 @@ impl Project {
         let options = DatabaseOptions {
             application_name: "aihub-project",
             max_connections: CONNECTIONS,
-            ..DatabaseOptions::new(self.database)
+            ..DatabaseOptions::new(self.database.expose())
         };
         let database = Database::connect(&options).await?;
-        database.migrate().await?;
+        if database.migrate().await? {
+            config.database.roles().make(&database).await?;
+        }
         let projector = Projector {
             cluster,
             group: self.group,

@@ -5,16 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_application::ports::clock::{Clock as _, SystemClock};
 use aihub_infrastructure::{
     database::Database,
+    database_clock::DatabaseClock,
     event_store::{
         reader,
         subscription::{Status, checkpoint},
         upcast::Upcasters,
     },
 };
-use aihub_projections::rebuild::{Progress, Rebuild, View, views};
+use aihub_projections::rebuild::{Progress, Rebuild, View, views, working_tables};
 use anyhow::{Context, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
@@ -33,10 +34,10 @@ pub enum Projections {
     Status,
     /// Fill a view anew beside the one that is read, then put it in its place; begins where it was cut off
     Rebuild {
-        /// A view's name, as `status` shows it; the version may be left out
+        /// The name of a view or of what keeps a table that the service works with, as `status` shows it; a version may be left out
         #[arg(required_unless_present = "all")]
         name: Option<String>,
-        /// Every view, one after another
+        /// Every one of them, one after another
         #[arg(long, conflicts_with = "name")]
         all: bool,
     },
@@ -57,7 +58,7 @@ impl Projections {
             Self::Rebuild { name, .. } => {
                 let chosen = match name {
                     Some(name) => vec![view_named(&name)?],
-                    None => views(),
+                    None => all().collect(),
                 };
                 for view in chosen {
                     rebuild(database, view).await?;
@@ -80,7 +81,7 @@ impl Projections {
 
 async fn status(database: &Database) -> anyhow::Result<()> {
     let head = reader::head(database.pool()).await?.position;
-    let now = SystemClock.now();
+    let now = DatabaseClock::read(database, SystemClock).await?.now();
     out_line(format_args!("{:<32} {:>12} {:>12} {:>8}  state", "name", "position", "behind", "age"))?;
     for status in checkpoint::statuses(database.pool()).await? {
         let waiting_since = reader::recorded_at(database.pool(), status.position + 1).await?;
@@ -131,8 +132,8 @@ async fn rebuild(database: &Database, view: Arc<dyn View>) -> anyhow::Result<()>
 }
 
 fn describe(name: &str, progress: &Progress) -> String {
-    if progress.waits_for_readers {
-        return format!("{name}: filled; waits for a reader of the old one to finish");
+    if let Some(readers) = &progress.waits_for {
+        return format!("{name}: filled; waits for who reads the old one: {}", readers.join(", "));
     }
     let Progress { position, head, .. } = progress;
     let left = progress.left().map_or_else(|| "?".to_owned(), |left| format!("{} s", left.as_secs()));
@@ -145,10 +146,14 @@ fn is_called(name: &str, asked: &str) -> bool {
 }
 
 fn view_named(asked: &str) -> anyhow::Result<Arc<dyn View>> {
-    let all = views();
-    let names: Vec<&str> = all.iter().map(|view| view.name()).collect();
-    let found = all.iter().find(|view| is_called(view.name(), asked)).cloned();
+    let names = all().map(|view| view.name()).collect::<Vec<_>>();
+    let found = all().find(|view| is_called(view.name(), asked));
     found.with_context(|| format!("there is no view {asked}; there are {}", names.join(", ")))
+}
+
+/// What can be made from the log again: what is read, and what the service works with.
+fn all() -> impl Iterator<Item = Arc<dyn View>> {
+    views().into_iter().chain(working_tables())
 }
 
 async fn handler_named(database: &Database, asked: &str) -> anyhow::Result<String> {

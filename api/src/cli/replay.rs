@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{access::Who, database::with_database};
-use crate::{config::Config, point::Point};
+use super::{access::Who, database::with_database, secret_arg::secret};
+use crate::{auth::secret::Secret, config::Config, point::Point};
 
 #[derive(Debug, Args)]
 #[group(id = "what", required = true, multiple = false, args = ["as_of", "to", "from"])]
@@ -27,9 +27,9 @@ pub struct Replay {
     /// Rebuild everything from a file that `--to` or `aihub audit export` wrote, in the empty database of `--database`
     #[arg(long, value_name = "FILE", requires = "database")]
     from: Option<PathBuf>,
-    /// postgres://user:password@host:port/name
-    #[arg(long, value_name = "URL", requires = "from")]
-    database: Option<String>,
+    /// For `--from`: postgres://user:password@host:port/name, or @FILE where that stands
+    #[arg(long, value_name = "URL|@FILE", env = "AIHUB_TARGET_DATABASE_URL", hide_env_values = true, value_parser = secret)]
+    database: Option<Secret>,
     #[command(flatten)]
     who: Who,
 }
@@ -50,7 +50,7 @@ struct Whose {
 impl Replay {
     pub async fn run(self, config: &Config) -> anyhow::Result<()> {
         match self {
-            Self { from: Some(file), database: Some(url), .. } => file::restore_into(&url, &file).await,
+            Self { from: Some(file), database: Some(url), .. } => file::restore_into(config, url.expose(), &file).await,
             Self { to: Some(file), who, .. } => {
                 with_database(config, async |database| {
                     who.looks(database, "replay.to", []).await?;

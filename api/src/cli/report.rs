@@ -268,5 +268,8 @@ fn tell(watermark: &Watermark, output: Option<&Path>) -> io::Result<()> {
     let (rows, position) = (watermark.rows, watermark.basis.position);
     let unit = if rows == 1 { "row" } else { "rows" };
     remark(format_args!("{rows} {unit}{file}, true at position {position}, chain {hash}…"))?;
+    for standing in &watermark.standing {
+        remark(format_args!("NOT COMPLETE: {standing}, see `aihub projections status`"))?;
+    }
     if totals.is_empty() { Ok(()) } else { remark(totals.join(", ")) }
 }

@@ -3,7 +3,7 @@
 
 use std::{io::Write, path::PathBuf};
 
-use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_application::ports::clock::Clock as _;
 use aihub_domain::{
     account::{
         AdjustmentKind,
@@ -67,7 +67,7 @@ pub struct Reprice {
 struct Note {
     account: String,
     requests: Vec<String>,
-    correction: i64,
+    correction: i128,
 }
 
 /// What becomes of the corrections.
@@ -183,8 +183,11 @@ impl<'a> Corrector<'a> {
             self.of_account = 0;
             self.note.account.clone_from(&request.entry.account);
         }
-        self.note.requests.push(request.entry.request_id.clone());
-        self.note.correction += correction;
+        // One for which several providers were paid comes several times, one after another.
+        if self.note.requests.last() != Some(&request.entry.request_id) {
+            self.note.requests.push(request.entry.request_id.clone());
+        }
+        self.note.correction += i128::from(correction);
         Ok(())
     }
 
@@ -205,12 +208,13 @@ impl<'a> Corrector<'a> {
         let command = AccountCommand::AdjustCredits(Adjustment {
             adjustment_id,
             kind,
-            amount: Microcredits(correction.abs()),
+            // Beyond all amounts the account refuses it.
+            amount: Microcredits(i64::try_from(correction.unsigned_abs()).unwrap_or(i64::MAX)),
             corrects: requests,
             corrects_month: Some(self.repricing.month),
             reason: self.reason.clone(),
             actor: self.actor.clone(),
-            adjusted_at: SystemClock.now(),
+            adjusted_at: self.ledger.clock.now(),
         });
         let account = &self.note.account;
         match self.ledger.accounts.execute(account, &command, &|_| Ok(vec![]), &metadata).await {

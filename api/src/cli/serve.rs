@@ -2,6 +2,7 @@
 
 mod banner;
 
+use aihub_application::ports::clock::SystemClock;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -9,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Interrupted;
 use crate::{
     bootstrap::App,
-    config::{Config, production},
+    config::{Config, Flag, production},
     telemetry,
 };
 
@@ -18,14 +19,27 @@ pub struct Serve {
     /// Address and port [default: 127.0.0.1:3003]; port 0 takes a free one and prints it
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// Start although another node that lives charges otherwise: for a change of prices or of the rate, node by node
+    #[arg(long)]
+    pub allow_other_prices: bool,
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. A second signal ends it at once.
+impl Serve {
+    /// What its flags say in the configuration.
+    pub fn flags(&self) -> impl Iterator<Item = Flag> {
+        let listen = self.listen.clone().map(|value| Flag { name: "--listen", key: "server.listen", value });
+        let (name, key) = ("--allow-other-prices", "server.allow_other_prices");
+        let allow = self.allow_other_prices.then(|| Flag { name, key, value: "true".to_owned() });
+        listen.into_iter().chain(allow)
+    }
+}
+
+/// Serves until SIGTERM, SIGINT or SIGHUP, then drains. A second signal ends it at once.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     production::check(&config)?;
     let mut signals = Signals::listen()?;
     let app = tokio::select! {
-        app = App::build(config.clone(), telemetry::metrics()?) => app?,
+        app = App::build(config.clone(), telemetry::metrics()?, SystemClock) => app?,
         () = signals.next() => return Err(Interrupted.into()),
     };
     // The listener is bound: whoever connects from now on is served.
@@ -40,17 +54,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Of a terminal that is closed, or by somebody who wants the configuration read again: what is to be changed takes a start.
+    hang_up: Signal,
 }
 
 impl Signals {
     pub fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
     pub async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 

@@ -1,25 +1,25 @@
 //! `aihub videos`: jobs of which it cannot be known whether a provider has them.
 
-use std::sync::Arc;
-
 use aihub_application::{
-    ports::clock::SystemClock,
+    ports::{event_log::EventLog, video_provider::JobState},
     videos::{
         jobs::{Jobs, Known},
         operator::Decision,
     },
 };
-use aihub_domain::video::VideoStatus;
+use aihub_domain::video::{VideoJob, VideoStatus, event::VideoEvent};
 use aihub_infrastructure::video_queue::PostgresVideoQueue;
 use aihub_projections::video_status::list::{Filter, list};
+use anyhow::{Context, ensure};
 use clap::Subcommand;
+use cqrs_es::Aggregate;
 
 use super::{
     access::Who,
     account::{Ledger, NODE, actor},
     output::out_line,
 };
-use crate::config::Config;
+use crate::{bootstrap::videos::catalog, config::Config};
 
 const MAX_LISTED: u32 = 1_000;
 
@@ -39,6 +39,9 @@ pub enum Videos {
         video_id: String,
         #[arg(long)]
         provider_job: String,
+        /// Do not ask the provider whether it has it
+        #[arg(long)]
+        unseen: bool,
         /// Who decides; left out, it is you
         #[arg(long)]
         actor: Option<String>,
@@ -64,7 +67,10 @@ impl Videos {
         let (video_id, decision, by) = match self {
             Self::InDoubt(who) => return list_in_doubt(ledger, who).await,
             Self::Resubmit { video_id, actor } => (video_id, Decision::Resubmit, actor),
-            Self::Adopt { video_id, provider_job, actor } => {
+            Self::Adopt { video_id, provider_job, unseen, actor } => {
+                if !unseen {
+                    look_at(config, ledger, &video_id, &provider_job).await?;
+                }
                 (video_id, Decision::Adopt { provider_job_id: provider_job }, actor)
             }
             Self::Fail { video_id, actor } => (video_id, Decision::Fail, actor),
@@ -72,22 +78,38 @@ impl Videos {
         let jobs = Jobs {
             log: ledger.log.clone(),
             accounts: ledger.accounts.clone(),
-            clock: Arc::new(SystemClock),
+            clock: ledger.clock.clone(),
             rate: config.credits.per_usd.0,
             node: NODE.to_owned(),
         };
         let queue = PostgresVideoQueue::new(ledger.database.clone());
-        // One decision at a time, until this ends: two videos must not adopt the same job. The ASCII text "decide" as a number.
+        // One decision at a time, until this ends: two videos must not adopt the same job.
         let mut turn = ledger.database.pool().begin().await?;
-        sqlx::query("SELECT pg_advisory_xact_lock(110386622325861)").execute(&mut *turn).await?;
+        sqlx::query("SELECT FROM locks WHERE name = 'video decision' FOR UPDATE").execute(&mut *turn).await?;
         let Known { video_id, job, .. } = jobs.decide(&queue, &video_id, decision, &actor(by)).await?;
         Ok(out_line(format_args!("video {video_id} is {} now", job.status().as_str()))?)
     }
 }
 
+/// A job that the provider does not know would fail for good.
+async fn look_at(config: &Config, ledger: &Ledger, video_id: &str, provider_job: &str) -> anyhow::Result<()> {
+    let mut job = VideoJob::default();
+    for event in ledger.log.load(VideoJob::TYPE, video_id, 0).await? {
+        job.evolve(&event.decode::<VideoEvent>(VideoJob::TYPE, video_id)?);
+    }
+    let Some(provider) = job.submission().map(|last| last.provider.clone()) else { return Ok(()) };
+    let catalog = catalog(config, None).context("the providers cannot be asked from here; `--unseen` does without")?;
+    let backend = catalog.backends.get(&provider);
+    let backend = backend.with_context(|| format!("{provider} is not configured; `--unseen` does without"))?;
+    let status = backend.provider.status(provider_job).await;
+    let status = status.with_context(|| format!("{provider} cannot be asked now; `--unseen` does without"))?;
+    ensure!(status.state != JobState::Gone, "{provider} knows no job of the name {provider_job:?}");
+    Ok(())
+}
+
 async fn list_in_doubt(ledger: &Ledger, who: Who) -> anyhow::Result<()> {
     who.looks(&ledger.database, "videos.in-doubt", []).await?;
-    let filter = Filter { status: Some(VideoStatus::InDoubt), limit: MAX_LISTED, ..Filter::default() };
+    let filter = Filter { statuses: Some(vec![VideoStatus::InDoubt]), limit: MAX_LISTED, ..Filter::default() };
     let in_doubt = list(ledger.database.pool(), &filter).await?.value;
     for row in &in_doubt {
         let provider = row.provider.as_deref().unwrap_or("?");

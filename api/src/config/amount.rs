@@ -5,16 +5,17 @@ use std::{fmt, str::FromStr};
 use aihub_domain::{
     money::{Microcredits, MicrocreditsPerUsd, PicoUsd},
     price::PicoUsdPerToken,
+    video::price::MAX_PER_SECOND,
 };
 use rust_decimal::{Decimal, prelude::ToPrimitive};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("must be a number of credits with at most six decimals, such as 25 or 0.5")]
+#[error("must be a number of credits with at most six decimals, such as 25 or 0.5, and at most {}", Microcredits::MAX)]
 pub struct InvalidCredits;
 
-/// An amount of credits, 0 or more: `25` or `"0.5"`.
+/// An amount of credits, 0 to [`Microcredits::MAX`]: `25` or `"0.5"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credits(pub Microcredits);
 
@@ -27,7 +28,8 @@ impl FromStr for Credits {
         if credits.is_sign_negative() || !micro.fract().is_zero() {
             return Err(InvalidCredits);
         }
-        micro.to_i64().map(|micro| Self(Microcredits(micro))).ok_or(InvalidCredits)
+        let amount = micro.to_i64().map(Microcredits).filter(|amount| *amount <= Microcredits::MAX);
+        amount.map(Self).ok_or(InvalidCredits)
     }
 }
 
@@ -39,19 +41,19 @@ pub struct CreditsPerUsd(pub MicrocreditsPerUsd);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UsdPerMillionTokens(pub PicoUsdPerToken);
 
-/// US dollars, with at most nine decimals: `"0.10"`.
+/// US dollars for a second of video, with at most nine decimals: `"0.10"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usd(pub PicoUsd);
 
 impl<'de> Deserialize<'de> for Usd {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let invalid = || de::Error::custom("must be US dollars, 0 to 1,000,000, such as \"0.10\"");
+        let invalid = || de::Error::custom("must be US dollars, 0 to 10,000, such as \"0.10\"");
         let usd = Decimal::from_str_exact(&number_text(deserializer)?).map_err(|_| invalid())?;
-        if usd.is_sign_negative() || usd > Decimal::from(1_000_000) || usd.scale() > 9 {
+        if usd.is_sign_negative() || usd.scale() > 9 {
             return Err(invalid());
         }
         let pico = usd.checked_mul(Decimal::from(1_000_000_000_000_i64)).and_then(|pico| pico.to_i64());
-        pico.map(|pico| Self(PicoUsd(pico))).ok_or_else(invalid)
+        pico.map(PicoUsd).filter(|price| *price <= MAX_PER_SECOND).map(Self).ok_or_else(invalid)
     }
 }
 
@@ -143,11 +145,23 @@ mod tests {
         assert_eq!(amount("0.000001"), Ok(1));
         assert_eq!(amount("9007199254.740993"), Ok(9_007_199_254_740_993));
         assert_eq!(amount("12.500000000"), Ok(12_500_000));
-        for text in
-            ["0.0000001", "-1", "", "1,5", "1e3", "NaN", "9223372036854.775808", "99999999999999999999999999999"]
-        {
+        assert_eq!(amount("1000000000000"), Ok(Microcredits::MAX.0));
+        for text in [
+            "0.0000001",
+            "-1",
+            "",
+            "1,5",
+            "1e3",
+            "NaN",
+            "1000000000000.000001",
+            "9000000000000",
+            "9223372036854",
+            "9223372036854.775808",
+            "99999999999999999999999999999",
+        ] {
             assert_eq!(amount(text), Err(InvalidCredits), "{text}");
         }
+        assert!(InvalidCredits.to_string().ends_with("at most 1000000000000"));
     }
 
     #[test]
@@ -163,6 +177,10 @@ mod tests {
         assert_eq!(read::<CreditsPerUsd>("1000").unwrap().0, MicrocreditsPerUsd(1_000_000_000));
         for rate in ["0", "4295", "\"x\""] {
             read::<CreditsPerUsd>(rate).unwrap_err();
+        }
+        assert_eq!(read::<Usd>("10000").unwrap().0, MAX_PER_SECOND);
+        for price in ["\"10000.000000001\"", "1000000", "-1", "\"0.0000000001\""] {
+            read::<Usd>(price).unwrap_err();
         }
     }
 

@@ -1,10 +1,10 @@
 //! What has to fit together across keys. Types alone are checked when the layers are merged.
 
 use aihub_application::request::AUTO;
+use aihub_domain::video::price::MAX_SECONDS;
 use aihub_infrastructure::{
     audit::note::{KeyError, SigningKey},
     kafka::cluster::PASSED_ON,
-    vault::master_key::MasterKey,
 };
 use reqwest::Url;
 
@@ -19,8 +19,13 @@ use super::{
 };
 use crate::auth::secret::Secret;
 
+/// A node is heard of five times in it: a shorter one takes a busy node for dead, a longer one keeps credits held.
+const NODE_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1_000..=600_000;
 /// The form of a signing key, to try a name with.
 const ANY_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+/// What the log takes in one statement is far above what becomes of a frame of so many bytes.
+const MAX_FRAME_BYTES: usize = 64 << 20;
 
 /// Everything that is wrong.
 pub fn faults(config: &Config) -> Vec<Fault> {
@@ -28,22 +33,24 @@ pub fn faults(config: &Config) -> Vec<Fault> {
     if let Err(error) = config.auth.checked_secret() {
         faults.push(Fault::new("auth:", format!("{error} (JWT_SECRET)")));
     }
-    let own = config.content.master_key.iter().map(|key| ("content.master_key:", key));
-    let former = config.content.former_master_keys.iter().map(|key| ("content.former_master_keys:", key));
-    for (name, key) in own.chain(former) {
-        if let Err(error) = MasterKey::from_base64(key.expose()) {
-            faults.push(Fault::new(name, error.to_string()));
-        }
-    }
-    if config.content.retention_days == Some(0) {
-        faults.push(Fault::new("content.retention_days", "must be at least 1"));
+    config.content.faults(&mut faults);
+    if !NODE_TIMEOUT_MS.contains(&config.gateway.node_timeout_ms) {
+        faults.push(Fault::new("gateway.node_timeout_ms", "must be 1000 to 600000"));
     }
     let signing_key = config.audit.signing_key.as_ref().map(Secret::expose);
     if let Err(error) = SigningKey::from_base64(&config.audit.origin, signing_key.unwrap_or(ANY_KEY)) {
         let key = if matches!(error, KeyError::Name) { "audit.origin:" } else { "audit.signing_key:" };
         faults.push(Fault::new(key, error.to_string()));
     }
+    if !is_role_prefix(&config.database.role_prefix) {
+        let reason = "must be a letter and up to 39 more letters, digits and `_`, all lower case";
+        faults.push(Fault::new("database.role_prefix", reason));
+    }
+    config.server.check_memory(&mut faults);
     check_kafka(&config.kafka, &mut faults);
+    if config.server.max_frame_bytes > MAX_FRAME_BYTES {
+        faults.push(Fault::new("server.max_frame_bytes", format!("must be at most {MAX_FRAME_BYTES}")));
+    }
     config.media.faults(&mut faults);
     config.check_workflows(&mut faults);
     for (name, provider) in &config.providers {
@@ -73,6 +80,14 @@ pub fn faults(config: &Config) -> Vec<Fault> {
     faults
 }
 
+/// What PostgreSQL takes without quotes, with room for the rest of a role's name.
+fn is_role_prefix(prefix: &str) -> bool {
+    let is_letter = |byte: &u8| byte.is_ascii_lowercase();
+    prefix.as_bytes().first().is_some_and(is_letter)
+        && prefix.len() <= 40
+        && prefix.bytes().all(|byte| is_letter(&byte) || byte.is_ascii_digit() || byte == b'_')
+}
+
 /// Limits that would let nothing through, and times that would never pass.
 fn zeros(config: &Config) -> Vec<Fault> {
     let server = &config.server;
@@ -86,13 +101,18 @@ fn zeros(config: &Config) -> Vec<Fault> {
         ("limits.per_user.concurrent_requests", config.limits.per_user.concurrent_requests as usize),
         ("limits.per_account.concurrent_requests", config.limits.per_account.concurrent_requests as usize),
         ("gateway.output_hold_tokens", config.gateway.output_hold_tokens as usize),
+        ("gateway.hidden_output_hold_tokens", config.gateway.hidden_output_hold_tokens as usize),
+        ("limits.per_user.sockets", config.limits.per_user.sockets),
+        ("limits.per_user.concurrent_calls", config.limits.per_user.concurrent_calls),
+        ("limits.per_account.sockets", config.limits.per_account.sockets),
+        ("limits.per_account.concurrent_calls", config.limits.per_account.concurrent_calls),
     ];
     let times = [
         ("server.ping_interval_ms", server.ping_interval_ms),
+        ("server.standstill_ms", server.standstill_ms),
         ("gateway.request_timeout_ms", config.gateway.request_timeout_ms),
         ("audit.checkpoint_interval_ms", config.audit.checkpoint_interval_ms),
         ("audit.refusals_interval_ms", config.audit.refusals_interval_ms),
-        ("gateway.node_timeout_ms", config.gateway.node_timeout_ms),
         ("videos.max_queued", config.videos.max_queued),
         ("videos.max_queued_per_account", config.videos.max_queued_per_account),
         ("videos.max_wait_ms", config.videos.max_wait_ms),
@@ -143,12 +163,22 @@ fn check_provider(name: &str, provider: &ProviderSettings, faults: &mut Vec<Faul
     if !(1..=100).contains(&provider.breaker.failure_percent) {
         faults.push(Fault::new(at("breaker.failure_percent"), "must be 1 to 100"));
     }
+    for (model, _) in provider.models.iter().filter(|(_, model)| model.first_piece_ms == Some(0)) {
+        faults.push(Fault::new(at(&format!("models.{model}.first_piece_ms")), "must be at least 1"));
+    }
+    // It forgets a sixth of itself at a time.
+    if provider.breaker.window_ms < 1_000 {
+        faults.push(Fault::new(at("breaker.window_ms"), "must be at least 1000"));
+    }
+    if provider.breaker.consecutive_failures == 0 {
+        faults.push(Fault::new(at("breaker.consecutive_failures"), "must be at least 1"));
+    }
     let times = [
         ("timeouts.connect_ms", provider.timeouts.connect_ms),
         ("timeouts.first_byte_ms", provider.timeouts.first_byte_ms),
+        ("timeouts.first_piece_ms", provider.timeouts.first_piece_ms),
         ("timeouts.idle_ms", provider.timeouts.idle_ms),
         ("timeouts.answer_ms", provider.timeouts.answer_ms),
-        ("breaker.window_ms", provider.breaker.window_ms),
     ];
     faults.extend(times.iter().filter(|(_, ms)| *ms == 0).map(|(key, _)| Fault::new(at(key), "must be at least 1")));
     if provider.enabled && provider.models.is_empty() && provider.unlisted.is_none() {
@@ -167,7 +197,7 @@ fn check_provider(name: &str, provider: &ProviderSettings, faults: &mut Vec<Faul
         let terms = Terms { serves: *serves, context_tokens: *context_tokens, max_output_tokens: *max_output_tokens };
         terms.check(&at(&format!("models.{model}")), (name, model), prices, faults);
     }
-    if let Some(UnlistedSettings { serves, context_tokens, max_output_tokens, prices }) = &provider.unlisted {
+    if let Some(UnlistedSettings { serves, context_tokens, max_output_tokens, prices, .. }) = &provider.unlisted {
         let terms = Terms { serves: *serves, context_tokens: *context_tokens, max_output_tokens: *max_output_tokens };
         terms.check(&at("unlisted"), (name, UnlistedSettings::NAME), prices, faults);
     }
@@ -190,8 +220,10 @@ fn check_video_provider(name: &str, provider: &VideoProviderSettings, faults: &m
     }
     for (model, settings) in &provider.models {
         let mut fault = |key: &str, reason: &str| fault(&format!("models.{model}.{key}"), reason);
-        if settings.durations.is_empty() || settings.durations.contains(&0) {
-            fault("durations", "must be the lengths that it makes, in seconds");
+        if settings.durations.is_empty()
+            || !settings.durations.iter().all(|seconds| (1..=MAX_SECONDS).contains(seconds))
+        {
+            fault("durations", &format!("must be the lengths that it makes, 1 to {MAX_SECONDS} seconds"));
         }
         if settings.resolutions.is_empty() || settings.aspect_ratios.is_empty() {
             fault("resolutions", "and `aspect_ratios` must say what it makes");

@@ -17,6 +17,8 @@ pub struct PriceSettings {
     pub cached_input_usd_per_mtok: Option<UsdPerMillionTokens>,
     /// Input written into the provider's cache.
     pub cache_write_usd_per_mtok: Option<UsdPerMillionTokens>,
+    /// The same, to be kept for an hour. Left out, it costs twice what input costs: so it is at Anthropic, which alone has it.
+    pub cache_write_1h_usd_per_mtok: Option<UsdPerMillionTokens>,
     /// Everything produced, thinking included. An embedding has none.
     pub output_usd_per_mtok: Option<UsdPerMillionTokens>,
     /// The first day. Left out, it is valid since ever.
@@ -39,6 +41,7 @@ pub struct LongContextSettings {
     pub input_usd_per_mtok: UsdPerMillionTokens,
     pub cached_input_usd_per_mtok: Option<UsdPerMillionTokens>,
     pub cache_write_usd_per_mtok: Option<UsdPerMillionTokens>,
+    pub cache_write_1h_usd_per_mtok: Option<UsdPerMillionTokens>,
     pub output_usd_per_mtok: Option<UsdPerMillionTokens>,
 }
 
@@ -59,6 +62,7 @@ impl PriceSettings {
                 self.input_usd_per_mtok,
                 self.cached_input_usd_per_mtok,
                 self.cache_write_usd_per_mtok,
+                self.cache_write_1h_usd_per_mtok,
                 self.output_usd_per_mtok,
             ),
             long_context: self.long_context.as_ref().map(|long| LongContext {
@@ -67,6 +71,7 @@ impl PriceSettings {
                     long.input_usd_per_mtok,
                     long.cached_input_usd_per_mtok,
                     long.cache_write_usd_per_mtok,
+                    long.cache_write_1h_usd_per_mtok,
                     long.output_usd_per_mtok,
                 ),
             }),
@@ -95,12 +100,14 @@ fn rates(
     UsdPerMillionTokens(input): UsdPerMillionTokens,
     cached_input: Option<UsdPerMillionTokens>,
     cache_write: Option<UsdPerMillionTokens>,
+    cache_write_1h: Option<UsdPerMillionTokens>,
     output: Option<UsdPerMillionTokens>,
 ) -> Rates {
     Rates {
         input,
         cached_input: cached_input.map_or(input, |price| price.0),
         cache_write: cache_write.map_or(input, |price| price.0),
+        cache_write_1h: cache_write_1h.map_or(input.twice(), |price| price.0),
         output: output.map(|price| price.0).unwrap_or_default(),
     }
 }

@@ -26,6 +26,10 @@ pub fn missing(config: &Config) -> Vec<Missing> {
         let remedy = "set JWT_SECRET (32 bytes or more, `openssl rand -base64 32`) or JWT_JWKS_URL";
         lacks("no way to check tokens but a development secret".to_owned(), remedy.to_owned());
     }
+    if config.auth.audience.is_none() {
+        let remedy = "set AIHUB__AUTH__AUDIENCE to what the tokens for this service have as `aud`";
+        lacks("tokens that were issued for other services would be accepted".to_owned(), remedy.to_owned());
+    }
     if config.database.url.is_none() {
         lacks("no database but the embedded one".to_owned(), "set DATABASE_URL".to_owned());
     }

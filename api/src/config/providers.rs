@@ -1,8 +1,11 @@
 //! The providers: how each is reached, what it may be asked, and which of them are simulated.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU32, NonZeroUsize},
+};
 
-use aihub_application::upstream::{BreakerPolicy, UpstreamSettings, guard::UpstreamLimits};
+use aihub_application::upstream::{BreakerPolicy, Streaming, Timing, UpstreamSettings, guard::UpstreamLimits};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -10,6 +13,9 @@ use super::{
     models::{ModelSettings, UnlistedSettings, models},
 };
 use crate::auth::secret::Secret;
+
+/// What Gemini takes, <https://ai.google.dev/gemini-api/docs/embeddings>: "at most 100 requests can be in one batch".
+const GEMINI_INPUTS: usize = 100;
 
 /// One provider, as in `[providers.openai]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,9 +42,12 @@ pub struct ProviderSettings {
     /// `openai` only: what the limit on the answer's tokens is called.
     #[serde(default)]
     pub max_tokens_field: MaxTokensField,
-    /// `openai` only: ask for the token count of a stream. Without it a stream's usage is estimated.
-    #[serde(default = "yes")]
-    pub include_usage: bool,
+    /// How it streams.
+    #[serde(default)]
+    pub streams: StreamsSetting,
+    /// `openai` only: the most inputs of one embedding call; more are asked for in several. Left out, it is 100 at Gemini and
+    /// 2,048 elsewhere.
+    pub max_embedding_inputs: Option<NonZeroUsize>,
     /// `anthropic` only: what is sent as `anthropic-version`.
     #[serde(default)]
     pub anthropic_version: AnthropicVersion,
@@ -64,6 +73,18 @@ pub enum ProviderKind {
     /// OpenAI, and every server that speaks its API: Ollama, vLLM, llama.cpp.
     OpenAi,
     Anthropic,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamsSetting {
+    /// With the number of tokens at the end.
+    #[default]
+    Counted,
+    /// `openai` only: the number of tokens is not asked for, which some local servers refuse to be, and is estimated.
+    Uncounted,
+    /// Every answer is asked for in one piece, and all that it may have is held from the beginning.
+    Never,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,11 +120,13 @@ pub struct ProviderLimits {
 pub struct ProviderTimeouts {
     /// DNS, TCP and TLS together.
     pub connect_ms: u64,
-    /// A stream: from sending the request to its status line.
+    /// From sending the request to its status line. Where nobody else can be asked, an answer may take as long as the request.
     pub first_byte_ms: u64,
-    /// A stream: from one read to the next.
+    /// From sending the request, or the last that was thought, to the first visible piece, likewise. Embeddings are one piece.
+    pub first_piece_ms: u64,
+    /// From one piece to the next; of a video's file, from one read to the next.
     pub idle_ms: u64,
-    /// An answer that is not streamed: from sending the request to its last byte.
+    /// From sending the request to its answer's end.
     pub answer_ms: u64,
 }
 
@@ -115,6 +138,8 @@ pub struct BreakerSettings {
     pub min_calls: u32,
     /// Opens at this share of failures.
     pub failure_percent: u32,
+    /// Opens at so many failures one after another, however few calls there are.
+    pub consecutive_failures: u32,
     /// A probe is let through after this long.
     pub open_for_ms: u64,
 }
@@ -127,7 +152,7 @@ impl Default for ProviderLimits {
 
 impl Default for ProviderTimeouts {
     fn default() -> Self {
-        Self { connect_ms: 5_000, first_byte_ms: 30_000, idle_ms: 60_000, answer_ms: 300_000 }
+        Self { connect_ms: 5_000, first_byte_ms: 30_000, first_piece_ms: 30_000, idle_ms: 60_000, answer_ms: 300_000 }
     }
 }
 
@@ -137,6 +162,7 @@ impl BreakerSettings {
             window: duration_ms(self.window_ms),
             min_calls: self.min_calls,
             failure_percent: self.failure_percent,
+            consecutive_failures: self.consecutive_failures,
             open_for: duration_ms(self.open_for_ms),
         }
     }
@@ -144,7 +170,7 @@ impl BreakerSettings {
 
 impl Default for BreakerSettings {
     fn default() -> Self {
-        Self { window_ms: 60_000, min_calls: 10, failure_percent: 50, open_for_ms: 30_000 }
+        Self { window_ms: 60_000, min_calls: 10, failure_percent: 50, consecutive_failures: 5, open_for_ms: 30_000 }
     }
 }
 
@@ -198,6 +224,12 @@ impl ProviderKind {
         }
     }
 
+    /// Whether a model that does not say may produce what is not shown: reasoning does not stand in `OpenAI`'s streams, and
+    /// Anthropic's models show theirs where they are not known to do otherwise.
+    fn may_work_hidden(self) -> bool {
+        self == Self::OpenAi
+    }
+
     /// Where its vendor's key comes from, for messages.
     pub fn key_variable(self) -> &'static str {
         match self {
@@ -225,13 +257,30 @@ impl ProviderSettings {
         }
     }
 
+    /// The most inputs of one embedding call; `None` where it is OpenAI's own limit.
+    pub fn max_embedding_inputs(&self) -> Option<NonZeroUsize> {
+        let is_gemini = self.base_url.as_ref().is_some_and(|url| url.contains("generativelanguage.googleapis.com"));
+        self.max_embedding_inputs.or(NonZeroUsize::new(GEMINI_INPUTS).filter(|_| is_gemini))
+    }
+
     pub fn upstream_settings(&self, name: &str) -> UpstreamSettings {
         UpstreamSettings {
             name: name.to_owned(),
             simulated: self.simulated || self.reach() == Reach::Simulator,
             priority: self.priority,
             weight: self.weight,
-            models: models(name, &self.models, self.unlisted.as_ref()),
+            streaming: match self.streams {
+                StreamsSetting::Counted => Streaming::Counted,
+                StreamsSetting::Uncounted => Streaming::Uncounted,
+                StreamsSetting::Never => Streaming::Never,
+            },
+            timing: Timing {
+                first_byte: duration_ms(self.timeouts.first_byte_ms),
+                first_piece: duration_ms(self.timeouts.first_piece_ms),
+                silence: duration_ms(self.timeouts.idle_ms),
+                whole: duration_ms(self.timeouts.answer_ms),
+            },
+            models: models(name, &self.models, self.unlisted.as_ref(), self.kind.may_work_hidden()),
             limits: UpstreamLimits {
                 max_concurrency: self.limits.max_concurrency,
                 requests_per_minute: self.limits.requests_per_minute,

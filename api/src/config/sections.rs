@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use aihub_application::limits::{Allowance, Capacity};
-use aihub_infrastructure::kafka::cluster::Cluster;
+use aihub_infrastructure::{kafka::cluster::Cluster, roles::RoleNames};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
@@ -21,19 +22,31 @@ pub struct ServerSettings {
     pub data_dir: PathBuf,
     /// This node in the metadata of its events. Left out, it is the machine's name.
     pub node: Option<String>,
+    /// What the service is to keep within. See [`memory`](super::memory) for how it is divided.
+    pub memory_bytes: usize,
     /// The longest frame that a client may send; above it the socket is closed with 1009.
     pub max_frame_bytes: usize,
-    /// Of HTTP, beside the sockets; above it the answer is a 503.
+    /// Of HTTP, from being accepted to being closed or becoming a socket. Where one more comes, one that asks for nothing is closed;
+    /// where all of them ask for something, the answer is a 503. Three quarters may ask for something at the same time.
     pub max_connections: usize,
-    /// Above it an upgrade is answered with a 503.
+    /// From an upgrade to its end; above it an upgrade is answered with a 503.
     pub max_sockets: usize,
     /// Running at once on one socket.
     pub max_requests_per_socket: usize,
     /// Frames that are no JSON object with a type; one more closes the socket with 1008.
     pub malformed_frames_allowed: u32,
+    /// Networks of the proxies in front of this service, whose `X-Forwarded-For` says where a client is.
+    pub trusted_proxies: Vec<IpNet>,
     /// A peer that says nothing for twice as long is taken for gone.
     pub ping_interval_ms: u64,
-    /// How long running requests may go on after SIGTERM before they are ended.
+    /// Takes part although another node that lives charges otherwise. Also `--allow-other-prices`.
+    pub allow_other_prices: bool,
+    /// A handler of the log that the log is ahead of and that does not move for so long is told of, and started anew once.
+    pub standstill_ms: u64,
+    /// How long after SIGTERM the node says that it is not ready while it still takes whoever comes, so that those who send
+    /// others here can hear of it. Left out: 5000 in production, 0 in development.
+    pub drain_notice_ms: Option<u64>,
+    /// How long after that running requests may go on before they are ended.
     pub drain_ms: u64,
 }
 
@@ -51,9 +64,18 @@ impl ServerSettings {
 pub struct DatabaseSettings {
     /// Left out, development starts a private PostgreSQL. Also `DATABASE_URL`.
     pub url: Option<DatabaseUrl>,
-    /// Of this node, beside the three that the event log and the subscriptions keep open, and up to four for what is
-    /// read over HTTP.
+    /// Of this node's pool. A node has others beside it: four of its own, up to four for what is read over HTTP, and one for
+    /// each handler and each leadership that it has just then.
     pub max_connections: u32,
+    /// In front of the names of the roles, which all databases of a server share: `<prefix>_service`, `_finance`, `_auditor`
+    /// and `_writer`.
+    pub role_prefix: String,
+}
+
+impl DatabaseSettings {
+    pub fn roles(&self) -> RoleNames {
+        RoleNames::with_prefix(&self.role_prefix)
+    }
 }
 
 /// `postgres://user:password@host:port/name`. Shows itself without the password.
@@ -95,22 +117,13 @@ impl Serialize for DatabaseUrl {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ContentSettings {
-    /// Seals the keys that prompts and answers are sealed with. Left out, development makes one in the data directory.
-    pub master_key: Option<Secret>,
-    /// Those that keys may still be wrapped with, until `aihub keys rotate` has run.
-    pub former_master_keys: Vec<Secret>,
-    /// Content older than this is erased, by whole months. Left out, it is kept.
-    pub retention_days: Option<u32>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AuditSettings {
     /// What the log is called in its checkpoints. Logs that one auditor looks after need names of their own.
     pub origin: String,
     /// Signs checkpoints. Left out, development makes one in the data directory.
     pub signing_key: Option<Secret>,
+    /// The one before, while `aihub audit change-key` endorses the new one with it.
+    pub former_signing_key: Option<Secret>,
     /// How often one is made, if the log has moved.
     pub checkpoint_interval_ms: u64,
     /// How long refusals are counted before they are written down.
@@ -141,12 +154,21 @@ pub struct LimitSettings {
 pub struct GatewayKeys {
     /// From a request's arrival to its end, whatever happens.
     pub request_timeout_ms: u64,
-    /// Output that is held for when the client set no `maxTokens`; the hold grows by as much at a time.
+    /// Output that is held for at first when the client set no `maxTokens` and the answer is seen as it is made; the hold grows
+    /// by at least as much at a time.
     pub output_hold_tokens: u32,
+    /// The most output that is asked for, and held for, when the client set no `maxTokens` and the answer is not seen as it is
+    /// made, because its model works hidden or its provider does not stream.
+    pub hidden_output_hold_tokens: u32,
+    /// What was asked of a provider and left before it showed anything (cancelled, out of time, nobody there any more, another
+    /// one asked after hidden work) is charged its input, and what was produced, as an estimate. `false` makes it our loss.
+    pub charge_abandoned: bool,
     /// What becomes of an answer that nobody reads any more.
     pub on_disconnect: Disconnect,
     /// With `drain`: how long it goes on.
     pub drain_after_leaving_ms: u64,
+    /// After how long without a first piece of a stream the next provider is asked as well; left out, never.
+    pub hedge_after_ms: Option<u64>,
     /// How long an answer can be resumed after its end.
     pub resumable_for_ms: u64,
     /// A node that was not heard of for so long is taken for dead, and what it left open is ended.

@@ -35,6 +35,8 @@ pub struct VideoKeys {
     pub deadline_ms: u64,
     /// After the deadline, for a file that is there and cannot be fetched.
     pub storing_ms: u64,
+    /// How long a file that is none, or is half of one, is fetched again before it is unusable.
+    pub whole_within_ms: u64,
     /// How often a provider is asked how a job stands, where it does not say itself.
     pub poll_ms: u64,
     /// How long after a submission whose answer was lost the provider is asked about it. Longer than any of the video
@@ -248,6 +250,7 @@ impl Config {
             max_wait: duration_ms(keys.max_wait_ms),
             deadline: duration_ms(keys.deadline_ms),
             storing: duration_ms(keys.storing_ms),
+            whole_within: duration_ms(keys.whole_within_ms),
             poll_every: duration_ms(keys.poll_ms),
             recover_after: duration_ms(keys.recover_after_ms),
         }

@@ -11,10 +11,14 @@ use aihub_application::{
     },
 };
 use aihub_domain::workflow::event::{Step, Work};
+use aihub_infrastructure::event_store::batch::MAX_EVENT_BYTES;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Config, error::Fault};
+
+/// Half of what an event may take.
+const MAX_STEPS_BYTES: usize = MAX_EVENT_BYTES / 2;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,8 +165,16 @@ impl Config {
                     fault(step, field, reason);
                 }
             }
-            for StepFault { step, field, reason } in settings.workflow_type().faults() {
+            let workflow_type = settings.workflow_type();
+            for StepFault { step, field, reason } in workflow_type.faults() {
                 fault(step, field, reason);
+            }
+            // They stand in the event that starts a workflow.
+            let bytes = serde_json::to_string(&workflow_type.steps).map_or(0, |steps| steps.len());
+            if bytes > MAX_STEPS_BYTES {
+                let reason =
+                    format!("take {bytes} bytes with their templates and outputs, and may take {MAX_STEPS_BYTES}");
+                faults.push(Fault::new(format!("workflows.types.{name}.steps"), reason));
             }
         }
     }

@@ -78,12 +78,12 @@ pub async fn verify(
     parameters: Parameters<Stretch>,
 ) -> Result<Response, Problem> {
     let asked = query(parameters)?;
-    let place = place()?;
+    let place = place(&hub, &caller)?;
     let (from, to) = points(asked.from.as_deref(), asked.to.as_deref())?;
     access::record(&hub, &caller, "audit.verify", [("from", asked.from), ("to", asked.to)]).await?;
     let (from, to) = stretch(&hub, from, to).await?;
     let keys = vec![hub.settings.audit_key.clone()];
-    let scope = Scope { from, to, saved: None, keys, balances: account_balance::AUDITED };
+    let scope = Scope { from, to, saved: None, keys, balances: account_balance::AUDITED, contents: true };
     Ok(of_lines(place, |sender| async move {
         let progress = |Progress { position, last }| {
             // Whoever reads slowly hears of fewer positions.
@@ -129,7 +129,7 @@ pub async fn prove(
     Auditor(caller): Auditor,
     Path(position): Path<u64>,
 ) -> Result<Response, Problem> {
-    let place = place()?;
+    let place = place(&hub, &caller)?;
     access::record(&hub, &caller, "audit.prove", [("position", Some(position.to_string()))]).await?;
     let mut proof = Vec::new();
     let key = &hub.settings.audit_key;
@@ -146,7 +146,7 @@ pub async fn trail(
     parameters: Parameters<TrailParameters>,
 ) -> Result<Response, Problem> {
     let TrailParameters { request, account, user, from, to, .. } = query(parameters)?;
-    let place = place()?;
+    let place = place(&hub, &caller)?;
     let of = match (&request, &account, &user) {
         (Some(id), None, None) => TrailOf::Request(id.clone()),
         (None, Some(id), None) => TrailOf::Account(id.clone()),
@@ -178,7 +178,7 @@ pub async fn events(
     parameters: Parameters<Stretch>,
 ) -> Result<Response, Problem> {
     let asked = query(parameters)?;
-    let place = place()?;
+    let place = place(&hub, &caller)?;
     let (from, to) = points(asked.from.as_deref(), asked.to.as_deref())?;
     access::record(&hub, &caller, "audit.events", [("from", asked.from), ("to", asked.to)]).await?;
     let (from, to) = stretch(&hub, from, to).await?;
@@ -222,6 +222,7 @@ fn problem(error: AuditError) -> Problem {
         AuditError::Tampered(fault) => Problem::new("LOG_TAMPERED", fault.to_string()),
         AuditError::Incomplete(what) => Problem::not_found(what),
         AuditError::Malformed(what) => Problem::faulty("(query)", what),
+        error @ AuditError::ForeignKey { .. } => Problem::new("CONFLICT", error.to_string()),
         error @ (AuditError::Database(_) | AuditError::File(_)) => Problem::internal(&error),
     }
 }

@@ -1,19 +1,16 @@
-//! `GET /health/live`: the process answers. `GET /health/ready`: it can do its work, or why not.
+//! `GET /health/live`: the process answers. `GET /health/ready`: it can take work, or why not.
+//!
+//! Ready is who can write down what it takes, and is not about to end. Whatever else is to be said is a notice: a view that stands
+//! still keeps nobody from an answer. Nothing is asked for this, so it is answered at once and costs nothing, whatever is away.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use aihub_infrastructure::{
-    event_store::subscription::Status,
-    kafka::{reachability::Reachability, relay},
-};
+use aihub_infrastructure::{event_store::subscription::watchdog::Seen, kafka::reachability::Reachability};
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use crate::hub::Hub;
-
-const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
 
 pub async fn live() -> Json<Value> {
     Json(json!({ "status": "live" }))
@@ -21,60 +18,16 @@ pub async fn live() -> Json<Value> {
 
 pub async fn ready(State(hub): State<Arc<Hub>>) -> (StatusCode, Json<Value>) {
     let mut reasons = Vec::new();
-    // Kafka is behind the log: what keeps the relay from it keeps nobody from his answer.
-    let mut notices = hub.settings.notices.clone();
-    notices.extend(hub.settings.kafka.as_ref().and_then(Reachability::notice));
-    if hub.gateway.draining.is_cancelled() {
+    if hub.leaving.is_cancelled() {
         reasons.push("draining: the service is shutting down".to_owned());
     }
-    match timeout(DATABASE_PATIENCE, hub.subscriptions.statuses()).await {
-        Ok(Ok(handlers)) => {
-            reasons.extend(stopped(&handlers, &hub.settings.handlers));
-            let paused = handlers.iter().filter(|handler| handler.paused_at.is_some());
-            notices.extend(paused.map(|handler| format!("handler {} is paused", handler.name)));
-            if hub.settings.kafka.is_some() {
-                notices.extend(stopped(&handlers, &[relay::NAME]));
-            }
-        }
-        Ok(Err(error)) => {
-            tracing::warn!(error.message = %error, "not ready: the database is unavailable");
-            reasons.push("database: unavailable".to_owned());
-        }
-        Err(_) => reasons.push(format!("database: no answer in {} s", DATABASE_PATIENCE.as_secs())),
+    if let Some(outage) = hub.gateway.log.outage() {
+        reasons.push(format!("nothing can be written down for {} s: {}", outage.lasts.as_secs(), outage.reason));
     }
+    let mut notices = hub.settings.notices.all();
+    notices.extend(hub.settings.kafka.as_ref().and_then(Reachability::notice));
+    notices.extend(hub.subscriptions.seen().iter().flat_map(Seen::notices));
     let (code, status) =
         if reasons.is_empty() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
     (code, Json(json!({ "status": status, "reasons": reasons, "notices": notices })))
-}
-
-/// Of the handlers that run here, those that stopped. Anybody may ask, so the error itself is only in the log.
-fn stopped(handlers: &[Status], run_here: &[&str]) -> Vec<String> {
-    let ours = handlers.iter().filter(|handler| run_here.contains(&handler.name.as_str()));
-    ours.filter_map(|handler| {
-        let failure = handler.failure.as_ref()?;
-        Some(format!("handler {} stopped at position {}", handler.name, failure.position))
-    })
-    .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use aihub_infrastructure::event_store::subscription::Failure;
-    use chrono::DateTime;
-
-    use super::*;
-
-    #[test]
-    fn only_a_handler_that_runs_here_makes_the_node_not_ready_and_its_error_is_not_shown() {
-        let at = DateTime::UNIX_EPOCH;
-        let status = |name: &str, error: Option<&str>| Status {
-            name: name.to_owned(),
-            position: 6,
-            updated_at: at,
-            paused_at: None,
-            failure: error.map(|error| Failure { position: 7, error: error.to_owned(), at }),
-        };
-        let all = [status("old", Some("secret")), status("ours", Some("secret")), status("fine", None)];
-        assert_eq!(stopped(&all, &["ours", "fine"]), ["handler ours stopped at position 7"]);
-    }
 }

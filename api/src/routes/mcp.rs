@@ -1,48 +1,61 @@
 //! `GET /mcp`: the upgrade to a WebSocket. Who may not come in hears so before it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use aihub_application::error::GatewayError;
 use axum::{
-    extract::{State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
-    response::{IntoResponse, Response},
+    body::Body,
+    extract::{Request, State},
+    response::Response,
 };
+use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
+use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::Caller;
-use crate::{auth::extract::WEBSOCKET_PROTOCOL, hub::Hub, problem::Problem, ws::session};
+use crate::{
+    auth::extract::WEBSOCKET_PROTOCOL,
+    doors,
+    hub::Hub,
+    problem::Problem,
+    server::moving::Moving,
+    ws::{session, wire::Wire},
+};
 
 pub async fn upgrade(
     State(hub): State<Arc<Hub>>,
     Caller(principal): Caller,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    mut request: Request,
 ) -> Result<Response, Problem> {
-    let upgrade = upgrade.map_err(|rejection| Problem::new("UPGRADE_REQUIRED", rejection.body_text()))?;
+    let needed = |reason: String| Problem::new("UPGRADE_REQUIRED", reason);
+    let mut response =
+        create_response_with_body(&request, Body::empty).map_err(|error| needed(format!("no WebSocket: {error}")))?;
+    let upgrading = request.extensions_mut().remove::<OnUpgrade>();
+    let upgrading = upgrading.ok_or_else(|| needed("this connection cannot become a WebSocket".to_owned()))?;
     if hub.gateway.draining.is_cancelled() {
         return Err(GatewayError::ShuttingDown.into());
     }
-    let Some(place) = hub.socket_place() else {
-        let running = hub.settings.max_sockets;
-        hub.gateway.note(&principal, &GatewayError::QueueFull { running, waiting: 0, retry_after: Duration::ZERO });
-        return Err(Problem::new("QUEUE_FULL", "the service is at its limit of sockets"));
-    };
-    let max_frame_bytes = hub.settings.limits.max_frame_bytes;
-    let upgrade = upgrade
-        .protocols([WEBSOCKET_PROTOCOL])
-        .max_message_size(max_frame_bytes)
-        .max_frame_size(max_frame_bytes)
-        // It is filled with zeros before each read and belongs to one socket: the library's own 128 KiB are most of a
-        // socket's memory, and most of the time that a chunk takes.
-        .read_buffer_size(8 * 1024)
-        // A slow client's frames wait in its answers, not here: each is flushed before the next. There is no limit to
-        // the buffer, because a single frame above it would end the socket; answers are bounded where they are made.
-        .write_buffer_size(16 * 1024);
+    let place = doors::take(&hub, &hub.doors.sockets, &principal, 1)?;
+    if offers_our_protocol(request.headers()) {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(WEBSOCKET_PROTOCOL));
+    }
     let sessions = hub.sessions.clone();
-    Ok(upgrade
-        .on_upgrade(move |socket| {
-            sessions.track_future(async move {
-                session::run(hub, principal, socket).await;
-                drop(place);
-            })
-        })
-        .into_response())
+    sessions.spawn(async move {
+        match upgrading.await.map(Upgraded::downcast::<TokioIo<Moving>>) {
+            Ok(Ok(Parts { io, read_buf, .. })) => {
+                let wire = Wire::new(io.into_inner(), &read_buf, hub.settings.limits.max_frame_bytes);
+                session::run(hub, principal, wire).await;
+            }
+            Ok(Err(_)) => tracing::error!("an upgraded connection is not one of this server's"),
+            Err(error) => tracing::debug!(error.message = %error, "an upgrade broke off"),
+        }
+        drop(place);
+    });
+    Ok(response)
+}
+
+fn offers_our_protocol(headers: &HeaderMap) -> bool {
+    let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+    offered.flat_map(|value| value.split(',')).any(|protocol| protocol.trim() == WEBSOCKET_PROTOCOL)
 }

@@ -73,7 +73,14 @@ async fn serve(
     asked: &HeaderMap,
 ) -> Result<Response, Problem> {
     let allowed = media.allowed(key, signed.expires, &signed.signature).map_err(refused)?;
-    let gone = || Problem::not_found("this file is kept no longer");
+    let gone = || {
+        let what = if media.is_in_a_folder() {
+            "this node does not have this file: it is kept no longer, or by another node"
+        } else {
+            "this file is kept no longer"
+        };
+        Problem::not_found(what)
+    };
     let file = media.find(key).await.map_err(unavailable)?.ok_or_else(gone)?;
     let validators = Validators::of(&file);
     let mut response = StatusCode::OK.into_response();

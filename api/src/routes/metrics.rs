@@ -8,5 +8,5 @@ use http::header::CONTENT_TYPE;
 use crate::hub::Hub;
 
 pub async fn render(State(hub): State<Arc<Hub>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], hub.metrics.render())
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], hub.settings.metrics.render())
 }

@@ -4,37 +4,52 @@
 //! `asOf=` (a position or a time), `format=json|csv|parquet|focus|watermark`, `limit=` and `cursor=`. Whoever does not
 //! read all reports reads what concerns themselves: their usage, and their account.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc, time::Duration};
 
-use aihub_application::principal::{MissingCapability, Principal, Reports};
+use aihub_application::{
+    error::GatewayError,
+    principal::{MissingCapability, Principal, Reports},
+    shares::Scope,
+};
 use aihub_projections::report::{
     Piece, Report, ReportError,
     format::Format,
     selection::{Fault, Name, Parameters, Selection},
 };
 use axum::{
-    body::Body,
     extract::{Path, Query, State, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
 use futures::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{Caller, access};
-use crate::{hub::Hub, problem::Problem};
+use tokio::time::timeout;
+
+use super::{Caller, access, spool::spool};
+use crate::{
+    doors::{self, Client},
+    hub::Hub,
+    problem::Problem,
+};
+
+/// How long a report waits for its turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 const POSITION: HeaderName = HeaderName::from_static("aihub-position");
+/// Why the report is not complete.
+const INCOMPLETE: HeaderName = HeaderName::from_static("aihub-incomplete");
 const CHAIN_HASH: HeaderName = HeaderName::from_static("aihub-chain-hash");
 
-pub async fn usage(state: State<Arc<Hub>>, caller: Caller, pairs: Pairs) -> Result<Response, Problem> {
-    show(state, caller, Path(Name::Usage.as_str().to_owned()), pairs).await
+pub async fn usage(state: State<Arc<Hub>>, caller: Caller, client: Client, pairs: Pairs) -> Result<Response, Problem> {
+    show(state, caller, client, Path(Name::Usage.as_str().to_owned()), pairs).await
 }
 
 pub async fn show(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
+    client: Client,
     Path(name): Path<String>,
     pairs: Pairs,
 ) -> Result<Response, Problem> {
@@ -47,21 +62,33 @@ pub async fn show(
     let (mut parameters, format) = read(pairs)?;
     let is_own = keep_to_own(&caller, name, &mut parameters).map_err(|missing| hub.forbidden(&caller, missing))?;
     let selection = Selection::of(name, parameters, hub.gateway.clock.now().date_naive())?;
+    client.hold(doors::take(&hub, &hub.doors.reports, &caller, 1)?);
+    let on_disk = doors::take(&hub, &hub.doors.report_bytes, &caller, 0)?;
+    let turn = timeout(TURN_TIMEOUT, hub.doors.report_turns.acquire()).await.map_err(|_| no_turn())?;
     let report = Report::open(hub.reads.pool(), selection, format).await?;
     if !is_own {
         let asked = asked.iter().filter(|(field, _)| field != "token");
         let asked = asked.map(|(field, value)| (field.as_str(), Some(value.clone())));
         access::record(&hub, &caller, &format!("report.{}", name.as_str()), asked).await?;
     }
-    let headers = headers(name, format, &report);
-    let bytes = report.pieces().inspect_err(|error| tracing::warn!(error.message = %error, "a report broke off"));
-    let bytes = bytes.try_filter_map(async |piece| {
-        Ok(match piece {
+    let mut headers = headers(name, format, &report);
+    let bytes = report.pieces().try_filter_map(|piece| {
+        ready(Ok(match piece {
             Piece::Bytes(bytes) => Some(bytes),
             Piece::Watermark(_) => None,
-        })
+        }))
     });
-    Ok((headers, Body::from_stream(bytes)).into_response())
+    // However slowly it is read: whoever has the next turn does not wait for that.
+    let (body, length, on_disk) = spool(&hub.settings.reports_folder, on_disk, bytes).await?;
+    drop(turn);
+    client.hold(on_disk);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    Ok((headers, body).into_response())
+}
+
+fn no_turn() -> Problem {
+    let (what, limit) = ("reports that wait to be made", doors::REPORT_TURNS as u64);
+    GatewayError::RateLimitExceeded { what, scope: Scope::Node, limit, retry_after: Duration::from_secs(5) }.into()
 }
 
 /// A report on more than one's own is for those who read all, and is on record: then this is false.
@@ -126,6 +153,10 @@ fn headers(name: Name, format: Format, report: &Report) -> HeaderMap {
     headers.insert(POSITION, HeaderValue::from(report.basis().position));
     if let Ok(hash) = HeaderValue::try_from(&report.basis().chain_hash) {
         headers.insert(CHAIN_HASH, hash);
+    }
+    if !report.standing().is_empty() {
+        let standing = report.standing().join(", ");
+        headers.extend(HeaderValue::try_from(standing).ok().map(|standing| (INCOMPLETE, standing)));
     }
     if matches!(format, Format::Csv | Format::Focus | Format::Parquet) {
         let file = format!("attachment; filename=\"{}.{}\"", name.as_str(), format.extension());

@@ -31,7 +31,9 @@ pub async fn show(
         access::record(&hub, &caller, "request.show", [("request", Some(id))]).await?;
     }
     let credits = |microcredits| Microcredits(microcredits).as_credits();
-    let prompt_tokens = found.input_tokens + found.cached_input_tokens + found.cache_write_tokens;
+    let prompt_tokens =
+        [found.input_tokens, found.cached_input_tokens, found.cache_write_tokens, found.cache_write_1h_tokens];
+    let prompt_tokens: i64 = prompt_tokens.into_iter().sum();
     Ok(Json(json!({
         "requestId": found.request_id,
         "account": found.account,
@@ -41,6 +43,7 @@ pub async fn show(
         "requested": { "provider": found.requested_provider, "model": found.requested_model, "stream": found.stream },
         "provider": found.provider,
         "model": found.model,
+        "answeredModel": found.answered_model,
         "usage": {
             "promptTokens": prompt_tokens,
             "completionTokens": found.output_tokens,

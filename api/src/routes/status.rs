@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aihub_application::ports::jobs::{News, news_about};
+use aihub_application::{
+    ports::jobs::{News, news_about},
+    principal::Principal,
+};
 use axum::{
     Json,
     extract::{Query, rejection::QueryRejection},
@@ -13,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{hub::Hub, problem::Problem};
+use crate::{doors, hub::Hub, problem::Problem};
 
 /// What is waited for is looked at again without news after this long.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -48,6 +51,7 @@ pub struct Look<J> {
 /// With `If-None-Match`, 304 while nothing has changed since. With `?wait=30` that, or the next change, is waited for.
 pub async fn status<W: Watched>(
     hub: &Arc<Hub>,
+    caller: &Principal,
     watched: &W,
     query: Result<Query<StatusQuery>, QueryRejection>,
     headers: &HeaderMap,
@@ -60,6 +64,8 @@ pub async fn status<W: Watched>(
     let mut look = watched.look().await?;
     let mut tag = etag(&look)?;
     let seen = headers.get(header::IF_NONE_MATCH).map_or_else(|| tag.clone(), HeaderValue::clone);
+    let waits = tag == seen && !look.has_ended && !wait.is_zero();
+    let _waiting = if waits { Some(doors::take(hub, &hub.doors.long_polls, caller, 1)?) } else { None };
     let give_up_at = Instant::now() + wait;
     while tag == seen && !look.has_ended && Instant::now() < give_up_at && !draining.is_cancelled() {
         let look_at = give_up_at.min(Instant::now() + LOOK_EVERY);

@@ -18,25 +18,38 @@ use aihub_infrastructure::webhooks::address::check_url;
 use aihub_projections::video_status::list::{self as video_list, Filter, InvalidCursor};
 use axum::{
     Json,
-    body::Bytes,
+    body::Body,
     extract::{Path, Query, State, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     Caller, access,
+    body::object,
     status::{Look, StatusQuery, Watched},
 };
 use crate::{
     hub::Hub,
     problem::Problem,
-    videos::{placed, tell, tell_placed, version},
+    videos::{self, placed, tell, tell_placed, version},
 };
 
+/// All that a job can be.
+const STATUSES: [VideoStatus; 9] = [
+    VideoStatus::Queued,
+    VideoStatus::Submitting,
+    VideoStatus::InDoubt,
+    VideoStatus::Rendering,
+    VideoStatus::Stored,
+    VideoStatus::Completed,
+    VideoStatus::Failed,
+    VideoStatus::Cancelled,
+    VideoStatus::Expired,
+];
 const DEFAULT_PAGE: u32 = 20;
 const MAX_PAGE: u32 = 100;
 const MAX_KEY_BYTES: usize = 256;
@@ -45,10 +58,11 @@ pub async fn generate(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
-    let video = NewVideo::from_fields(object(&body)?, &caller.user).map_err(GatewayError::Validation)?;
+    let (fields, _memory) = object(&hub, &caller, body).await?;
+    let video = NewVideo::from_fields(fields, &caller.user).map_err(GatewayError::Validation)?;
     check_webhook(&hub, &video)?;
     let known = hub.videos.request(&caller, video, key.as_deref(), None).await?;
     let location = format!("/api/mcp/sora2/status/{}", known.video_id);
@@ -80,7 +94,7 @@ pub async fn status(
         access::record(&hub, &caller, "video.show", [("video", Some(video_id.clone()))]).await?;
     }
     let video = WatchedVideo { hub: &hub, caller: &caller, video_id: &video_id };
-    super::status::status(&hub, &video, query, &headers).await
+    super::status::status(&hub, &caller, &video, query, &headers).await
 }
 
 struct WatchedVideo<'a> {
@@ -115,8 +129,10 @@ impl Watched for WatchedVideo<'_> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ListQuery {
-    /// `completed`, `queued`, `rendering`, …
-    status: Option<VideoStatus>,
+    /// As answers say it: `processing`, `completed` or `failed`.
+    status: Option<String>,
+    /// More exactly: `queued`, `rendering`, `expired`, …
+    state: Option<VideoStatus>,
     session_id: Option<String>,
     workflow_id: Option<String>,
     from: Option<DateTime<Utc>>,
@@ -137,11 +153,25 @@ pub async fn list(
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Problem::faulty("limit", format!("must be 1 to {MAX_PAGE}")));
     }
+    let told = query.status.as_deref().map(|word| {
+        let known = STATUSES.into_iter().filter(|known| videos::status(*known) == word).collect::<Vec<_>>();
+        let words = || {
+            Problem::faulty(
+                "status",
+                "must be processing, completed or failed; `state` says it more exactly".to_owned(),
+            )
+        };
+        if known.is_empty() { Err(words()) } else { Ok(known) }
+    });
+    let statuses = match (told.transpose()?, query.state) {
+        (Some(told), Some(state)) => Some(told.into_iter().filter(|known| *known == state).collect()),
+        (told, state) => told.or(state.map(|state| vec![state])),
+    };
     let before = query.cursor.as_deref().map(str::parse).transpose();
     let filter = Filter {
         account: Some(caller.account.clone()),
         user: Some(caller.user.clone()),
-        status: query.status,
+        statuses,
         session_id: query.session_id,
         workflow_id: query.workflow_id,
         from: query.from,
@@ -237,8 +267,4 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let faulty =
         || Problem::faulty("Idempotency-Key", format!("must be 1 to {MAX_KEY_BYTES} printable ASCII characters"));
     key.map(|key| Some(key.to_owned())).ok_or_else(faulty)
-}
-
-pub fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    serde_json::from_slice(body).map_err(|error| Problem::faulty("(body)", format!("must be a JSON object: {error}")))
 }

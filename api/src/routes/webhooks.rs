@@ -2,24 +2,29 @@
 
 use std::sync::Arc;
 
-use aihub_application::principal::{Operation, Reports};
+use aihub_application::{
+    principal::{Operation, Reports},
+    shares::Holder,
+};
 use aihub_infrastructure::{
-    standard_webhooks::{Unverified, WebhookSecret, verify},
+    standard_webhooks::{Signed, Unverified, WebhookSecret},
     webhooks::deliveries::{self, DeliveryFilter},
 };
 use axum::{
     Json,
-    body::Bytes,
+    body::Body,
     extract::{Path, State},
 };
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Caller, access};
-use crate::{hub::Hub, problem::Problem};
+use super::{Caller, access, body};
+use crate::{doors::Client, hub::Hub, problem::Problem};
 
 const MAX_LISTED: u32 = 100;
+/// A provider's event names a job and says little else.
+const MAX_EVENT_BYTES: usize = 64 << 10;
 
 /// What the account's webhooks are signed with (Standard Webhooks). For users of the account that may make videos.
 pub async fn secret(State(hub): State<Arc<Hub>>, Caller(caller): Caller) -> Result<Json<Value>, Problem> {
@@ -57,13 +62,20 @@ struct EventData {
 }
 
 /// A provider says that something happened to a job. It is taken at its word in one thing only, that it is worth a look:
-/// so repeated ones, late ones and wrong ones change nothing.
+/// so repeated ones, late ones and wrong ones change nothing. Without the headers of a signature nothing of it is read.
 pub async fn receive(
     State(hub): State<Arc<Hub>>,
     Path(name): Path<String>,
+    client: Client,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<StatusCode, Problem> {
+    let refused = |unverified: Unverified| {
+        metrics::counter!("aihub_provider_webhooks_refused_total").increment(1);
+        Problem::new("UNAUTHORIZED", format!("the webhook is not taken: {unverified}"))
+    };
+    let signed = Signed::of(&headers, hub.gateway.clock.now()).map_err(refused)?;
+    let (body, _memory) = body::read(&hub, Holder::Address(client.address), body, MAX_EVENT_BYTES).await?;
     let backend = hub.videos.catalog.backends.get(&name);
     let secrets: Vec<WebhookSecret> = backend
         .iter()
@@ -71,10 +83,7 @@ pub async fn receive(
         .filter_map(|secret| WebhookSecret::parse(secret).ok())
         .collect();
     // Whether a provider is configured is nobody's business who cannot sign for it.
-    verify(&secrets, &headers, &body, hub.gateway.clock.now()).map_err(|unverified: Unverified| {
-        metrics::counter!("aihub_provider_webhooks_refused_total").increment(1);
-        Problem::new("UNAUTHORIZED", format!("the webhook is not taken: {unverified}"))
-    })?;
+    signed.verify(&secrets, &body).map_err(refused)?;
     let event: Event = serde_json::from_slice(&body)
         .map_err(|_| Problem::faulty("(body)", "must be an event with `data.id`, the job's id"))?;
     let unavailable = |error: anyhow::Error| Problem::internal(&format!("{error:#}"));

@@ -14,7 +14,7 @@ use aihub_application::{
 use aihub_domain::workflow::WorkflowStatus;
 use axum::{
     Json,
-    body::Bytes,
+    body::Body,
     extract::{Path, Query, State, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
@@ -24,8 +24,9 @@ use serde_json::{Value, json};
 
 use super::{
     Caller,
+    body::object,
     status::{Look, StatusQuery, Watched, status},
-    videos::{check_webhook, idempotency_key, object},
+    videos::{check_webhook, idempotency_key},
 };
 use crate::{hub::Hub, problem::Problem, videos, workflows::tell};
 
@@ -37,10 +38,11 @@ pub async fn start(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
-    let new = NewWorkflow::from_fields(object(&body)?, &caller.user).map_err(GatewayError::Validation)?;
+    let (fields, _memory) = object(&hub, &caller, body).await?;
+    let new = NewWorkflow::from_fields(fields, &caller.user).map_err(GatewayError::Validation)?;
     check_webhook(&hub, &new.video)?;
     let run = hub.workflows.start(&caller, new, key.as_deref()).await?;
     let location = format!("/api/mcp/gpt/video-workflow/{}", run.workflow_id);
@@ -60,7 +62,7 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let workflow = WatchedWorkflow { hub: &hub, caller: &caller, workflow_id: &workflow_id };
-    status(&hub, &workflow, query, &headers).await
+    status(&hub, &caller, &workflow, query, &headers).await
 }
 
 struct WatchedWorkflow<'a> {
@@ -92,7 +94,7 @@ impl Watched for WatchedWorkflow<'_> {
             News::Changed { kind: JobKind::Video, id, .. } => {
                 run.workflow.steps().any(|(_, state)| state.videos.contains(id))
             }
-            News::Nudged { .. } | News::Missed => false,
+            News::Missed => false,
         }
     }
 

@@ -152,7 +152,6 @@ impl Changes {
                 Ok(News::Changed { kind, id, account }) => self.jobs(kind).tell(&account, |changes| {
                     changes.changed.insert(id.clone());
                 }),
-                Ok(News::Nudged { .. }) => {}
                 Ok(News::Missed) | Err(RecvError::Lagged(_)) => {
                     for jobs in [&self.videos, &self.workflows] {
                         jobs.tell_all(|changes| changes.missed = true);

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use aihub_application::{error::FaultyField, request::AnswerRequest};
+use aihub_application::{
+    error::{Faults, FaultyField},
+    fields::Object,
+    request::AnswerRequest,
+};
 use aihub_domain::request::event::RequestKind;
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::frame::Topic;
 
@@ -29,7 +34,7 @@ pub enum ClientFrame {
 pub struct FaultyFrame {
     /// Where the frame had one.
     pub id: Option<String>,
-    pub faults: Vec<FaultyField>,
+    pub faults: Faults,
     /// It is not even a frame: too many of those close the socket.
     pub malformed: bool,
 }
@@ -38,24 +43,25 @@ impl ClientFrame {
     pub fn parse(text: &str) -> Result<Self, FaultyFrame> {
         let malformed = |reason: String| FaultyFrame {
             id: None,
-            faults: vec![FaultyField::new("(frame)", reason)],
+            faults: FaultyField::new("(frame)", reason).into(),
             malformed: true,
         };
-        let mut fields: Map<String, Value> =
-            serde_json::from_str(text).map_err(|error| malformed(format!("is not a JSON object: {error}")))?;
+        let mut fields =
+            Object::parse(text.as_bytes()).map_err(|error| malformed(format!("is not a JSON object: {error}")))?;
         let id = match fields.remove("id") {
             None | Some(Value::Null) => None,
             Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_ID_BYTES => Some(id),
             Some(_) => {
                 let fault = FaultyField::new("id", format!("must be a string of 1 to {MAX_ID_BYTES} bytes"));
-                return Err(FaultyFrame { id: None, faults: vec![fault], malformed: false });
+                return Err(FaultyFrame { id: None, faults: fault.into(), malformed: false });
             }
         };
         let Some(Value::String(kind)) = fields.remove("type") else {
             return Err(FaultyFrame { id, ..malformed("has no `type`".to_owned()) });
         };
-        let faulty = |id: Option<String>, faults| FaultyFrame { id, faults, malformed: false };
-        let required = |id: Option<String>| id.ok_or_else(|| faulty(None, vec![FaultyField::new("id", "is required")]));
+        let faulty =
+            |id: Option<String>, fault: FaultyField| FaultyFrame { id, faults: fault.into(), malformed: false };
+        let required = |id: Option<String>| id.ok_or_else(|| faulty(None, FaultyField::new("id", "is required")));
         match kind.as_str() {
             "chat" => request(RequestKind::Chat, required(id)?, fields),
             "completion" => request(RequestKind::Completion, required(id)?, fields),
@@ -63,40 +69,48 @@ impl ClientFrame {
             "cancel" => Ok(Self::Cancel { id: required(id)? }),
             "resume" => match fields.remove("after").unwrap_or(Value::from(0)).as_u64() {
                 Some(after) => Ok(Self::Resume { id: required(id)?, after }),
-                None => {
-                    Err(faulty(id, vec![FaultyField::new("after", "must be the number of the last chunk you have")]))
-                }
+                None => Err(faulty(id, FaultyField::new("after", "must be the number of the last chunk you have"))),
             },
             "subscribe" => match topics(&mut fields) {
                 Ok(topics) => Ok(Self::Subscribe { id, topics }),
-                Err(fault) => Err(faulty(id, vec![fault])),
+                Err(fault) => Err(faulty(id, fault)),
             },
             "unsubscribe" => match topics(&mut fields) {
                 Ok(topics) => Ok(Self::Unsubscribe { id, topics }),
-                Err(fault) => Err(faulty(id, vec![fault])),
+                Err(fault) => Err(faulty(id, fault)),
             },
             "auth" => match fields.remove("token") {
                 Some(Value::String(token)) => Ok(Self::Auth { token }),
-                _ => Err(faulty(id, vec![FaultyField::new("token", "is required")])),
+                _ => Err(faulty(id, FaultyField::new("token", "is required"))),
             },
             "ping" => Ok(Self::Ping),
             _ => {
                 let known = "must be one of chat, completion, embedding, cancel, resume, subscribe, unsubscribe, auth, \
                              ping";
-                Err(faulty(id, vec![FaultyField::new("type", known)]))
+                Err(faulty(id, FaultyField::new("type", known)))
             }
         }
     }
 }
 
-fn request(kind: RequestKind, id: String, fields: Map<String, Value>) -> Result<ClientFrame, FaultyFrame> {
+/// The id of a frame that is not read otherwise, where it has one.
+pub fn id_of(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct OnlyId {
+        id: String,
+    }
+    let OnlyId { id } = serde_json::from_str(text).ok()?;
+    (1..=MAX_ID_BYTES).contains(&id.len()).then_some(id)
+}
+
+fn request(kind: RequestKind, id: String, fields: Object) -> Result<ClientFrame, FaultyFrame> {
     match AnswerRequest::from_fields(kind, fields) {
         Ok(request) => Ok(ClientFrame::Request { id, request }),
         Err(faults) => Err(FaultyFrame { id: Some(id), faults, malformed: false }),
     }
 }
 
-fn topics(fields: &mut Map<String, Value>) -> Result<BTreeSet<Topic>, FaultyField> {
+fn topics(fields: &mut Object) -> Result<BTreeSet<Topic>, FaultyField> {
     let faulty = |field: String, reason: &str| FaultyField::new(field, format!("{reason} {KNOWN_TOPICS}"));
     let Some(Value::Array(named)) = fields.remove("topics") else {
         return Err(faulty("topics".to_owned(), "must be a list of"));
@@ -114,7 +128,7 @@ mod tests {
 
     fn faults(text: &str) -> (Option<String>, Vec<String>, bool) {
         let faulty = ClientFrame::parse(text).unwrap_err();
-        (faulty.id, faulty.faults.into_iter().map(|fault| fault.field).collect(), faulty.malformed)
+        (faulty.id, faulty.faults.told().iter().map(|fault| fault.field.clone()).collect(), faulty.malformed)
     }
 
     #[test]
@@ -136,7 +150,7 @@ mod tests {
         let unknown = ClientFrame::parse(r#"{"type":"subscribe","id":"a","topics":["videos","news"]}"#).unwrap_err();
         assert_eq!((unknown.id.as_deref(), unknown.malformed), (Some("a"), false));
         assert_eq!(
-            unknown.faults,
+            unknown.faults.told(),
             [FaultyField::new("topics[1]", "is not a topic; there are videos, workflows, credits")]
         );
         for topics in ["7", "null", "[]", r#"{"videos":true}"#] {

@@ -7,7 +7,7 @@ use aihub_application::{
     ports::provider::ToolCallDelta,
     videos::queue::Places,
 };
-use aihub_domain::{money::Microcredits, request::event::RequestKind};
+use aihub_domain::money::Microcredits;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -89,26 +89,6 @@ pub enum ServerFrame<'a> {
     Pong,
 }
 
-/// The whole answer in one frame, for `stream: false`. Its `type` is what was asked for.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Response<'a> {
-    id: &'a str,
-    r#type: RequestKind,
-    data: ResponseData<'a>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    tool_calls: &'a [ToolCallDelta],
-    usage: Usage,
-    metadata: AnswerMetadata<'a>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum ResponseData<'a> {
-    Text(&'a str),
-    Vectors(&'a [Vec<f32>]),
-}
-
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SocketLimits {
@@ -132,7 +112,11 @@ pub struct Usage {
 #[serde(rename_all = "camelCase")]
 pub struct AnswerMetadata<'a> {
     request_id: &'a str,
+    /// As clients call it.
     model: Option<&'a str>,
+    /// As its provider calls it, where it said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answered_model: Option<&'a str>,
     provider: Option<&'a str>,
     /// Milliseconds from the request's arrival to the durable end.
     latency: u64,
@@ -140,6 +124,9 @@ pub struct AnswerMetadata<'a> {
     first_chunk_ms: Option<u64>,
     attempts: usize,
     finish_reason: &'a str,
+    /// The provider's own word for it, where that is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_finish_reason: Option<&'a str>,
     estimated: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     simulated: bool,
@@ -165,25 +152,8 @@ impl ServerFrame<'_> {
     }
 }
 
-impl<'a> Response<'a> {
-    pub fn to_json(id: &'a str, done: &'a Done, text: &'a str, tool_calls: &'a [ToolCallDelta]) -> String {
-        let data = match done.kind {
-            RequestKind::Embedding => ResponseData::Vectors(&done.vectors),
-            RequestKind::Chat | RequestKind::Completion => ResponseData::Text(text),
-        };
-        to_json(&Response {
-            id,
-            r#type: done.kind,
-            data,
-            tool_calls,
-            usage: Usage::of(done),
-            metadata: AnswerMetadata::of(done),
-        })
-    }
-}
-
 impl Usage {
-    fn of(done: &Done) -> Self {
+    pub fn of(done: &Done) -> Self {
         Self {
             prompt_tokens: done.usage.prompt_tokens(),
             completion_tokens: done.usage.output,
@@ -194,15 +164,17 @@ impl Usage {
 }
 
 impl<'a> AnswerMetadata<'a> {
-    fn of(done: &'a Done) -> Self {
+    pub fn of(done: &'a Done) -> Self {
         Self {
             request_id: &done.request_id,
             model: done.model.as_deref(),
+            answered_model: done.answered_model.as_deref(),
             provider: done.provider.as_deref(),
             latency: done.latency_ms,
             first_chunk_ms: done.first_chunk_ms,
             attempts: done.attempts,
             finish_reason: &done.finish_reason,
+            provider_finish_reason: done.provider_finish_reason.as_deref(),
             estimated: done.estimated,
             simulated: done.simulated,
         }
@@ -210,7 +182,7 @@ impl<'a> AnswerMetadata<'a> {
 }
 
 /// Nothing in a frame can fail to serialise: no maps with odd keys, no failing `Serialize`.
-fn to_json(frame: &impl Serialize) -> String {
+pub fn to_json(frame: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(frame).unwrap_or_else(|error| {
         let error = Problem::internal(&error);
         format!("{{\"type\":\"error\",\"error\":{{\"code\":\"{}\",\"message\":\"{}\"}}}}", error.code, error.message)

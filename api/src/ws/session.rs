@@ -1,18 +1,20 @@
 //! One client on one socket. A single loop owns it: it reads frames, writes what the answers bring, keeps the peer
-//! alive and watches the clock on its token. Requests run in tasks of their own and outlive the socket.
+//! alive and watches the clock on its token. It reads while it writes, and makes what it writes only when there is room for it.
+//! Requests run in tasks of their own and outlive the socket.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, io, sync::Arc, time::Duration};
 
 use aihub_application::{
-    answer::{Answer, AnswerEnd, AnswerItem, AnswerItems},
-    error::GatewayError,
+    answer::{Answer, AnswerEnd, AnswerItem, AnswerItems, RUNNING_BYTES},
+    error::{FaultyField, GatewayError},
     gateway::Submitted,
     principal::Principal,
     request::AnswerRequest,
+    shares::{Held, Holder, Scope},
 };
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures::{
-    FutureExt, SinkExt, StreamExt,
+    FutureExt, StreamExt,
+    future::BoxFuture,
     stream::{BoxStream, SelectAll},
 };
 use tokio::{
@@ -25,19 +27,30 @@ use uuid::Uuid;
 use super::{
     client_frame::{ClientFrame, FaultyFrame},
     feed,
-    frame::{Response, ServerFrame, SocketLimits, Topic},
+    frame::{ServerFrame, SocketLimits, Topic},
+    incoming::{Understood, understand},
+    whole::Whole,
+    wire::{
+        Wire,
+        reader::{Broken, Incoming, Memory},
+        writer::Place,
+    },
 };
-use crate::{hub::Hub, problem::Problem};
+use crate::{auth::error::AuthError, hub::Hub, problem::Problem};
 
-/// A peer that takes nothing for so long is dead.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Frames that are written before the socket is flushed, when answers bring many at once.
-const MAX_UNFLUSHED: usize = 64;
+/// How long the other side may take for our last frame, and to say that it has it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Frames that are put together before they are written, when answers bring many at once.
+const MAX_UNWRITTEN: usize = 64;
+
+/// Replies that wait for the end of a long answer; with more, nothing is listened to that would want another one.
+const MAX_SAID_AFTER: usize = 16;
 
 /// Why the server ends a socket (RFC 6455, section 7.4; 4000 and above are ours).
 mod close_code {
+    pub const NORMAL: u16 = 1000;
     pub const GOING_AWAY: u16 = 1001;
+    pub const PROTOCOL: u16 = 1002;
     pub const NOT_UTF8: u16 = 1007;
     pub const POLICY: u16 = 1008;
     pub const TOO_BIG: u16 = 1009;
@@ -45,17 +58,21 @@ mod close_code {
 }
 
 type AnswerStream = BoxStream<'static, (Arc<str>, AnswerItem)>;
-type SocketError = axum::Error;
 
 pub struct Session {
     hub: Arc<Hub>,
     principal: Arc<Principal>,
-    socket: WebSocket,
+    holder: Holder,
+    wire: Wire,
     running: HashMap<Arc<str>, Running>,
     answers: SelectAll<AnswerStream>,
     subscribed: StreamMap<Topic, ReceiverStream<String>>,
+    /// What the last frame said that takes its time. Nothing is read meanwhile, and everything else goes on.
+    pending: Option<BoxFuture<'static, Pending>>,
+    /// The answer that is being written, piece by piece, and what is said after it: there is nothing between two pieces.
+    whole: Option<(Whole, Arc<AnswerEnd>)>,
+    said_after: Vec<String>,
     malformed: u32,
-    unflushed: usize,
 }
 
 struct Running {
@@ -63,85 +80,116 @@ struct Running {
     stream: bool,
 }
 
+enum Pending {
+    Understood(Understood),
+    /// Whose the fresh token is.
+    Renewed(Result<Principal, AuthError>),
+}
+
 /// What ends the loop.
 enum Ended {
     /// With this code and reason.
     Close(u16, &'static str),
-    /// The peer closed, or is gone.
+    /// The peer is gone.
     Gone,
 }
 
-impl From<SocketError> for Ended {
-    fn from(_: SocketError) -> Self {
+impl From<io::Error> for Ended {
+    fn from(_: io::Error) -> Self {
         Self::Gone
     }
 }
 
-/// Serves `socket` until either side ends it.
-pub async fn run(hub: Arc<Hub>, principal: Principal, socket: WebSocket) {
+impl From<Broken> for Ended {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::TooLong => Self::Close(close_code::TOO_BIG, "the frame exceeds the limit"),
+            Broken::TooSlow => Self::Close(close_code::POLICY, "a frame came too slowly"),
+            Broken::Protocol(what) => Self::Close(close_code::PROTOCOL, what),
+            Broken::Gone => Self::Gone,
+        }
+    }
+}
+
+/// Serves the socket until either side ends it.
+pub async fn run(hub: Arc<Hub>, principal: Principal, wire: Wire) {
     let connection_id = Uuid::now_v7().to_string();
     metrics::gauge!("aihub_sockets").increment(1);
     tracing::debug!(connection.id = %connection_id, user.id = %principal.user, "socket opened");
     let mut session = Session {
         hub,
+        holder: Holder::of(&principal),
         principal: Arc::new(principal),
-        socket,
+        wire,
         running: HashMap::new(),
         answers: SelectAll::new(),
         subscribed: StreamMap::new(),
+        pending: None,
+        whole: None,
+        said_after: Vec::new(),
         malformed: 0,
-        unflushed: 0,
     };
     let ended = match session.serve(&connection_id).await {
         Ok(never) => match never {},
         Err(ended) => ended,
     };
-    let closing = async {
-        if let Ended::Close(code, reason) = ended {
-            let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-            session.socket.send(Message::Close(Some(frame))).await?;
-        }
-        // Also sends the answer to the peer's own close.
-        session.socket.close().await
-    };
-    // The peer may be gone by now; there is nobody to tell.
-    drop(timeout(CLOSE_TIMEOUT, closing).await);
+    if let Ended::Close(code, reason) = ended {
+        let Wire { reader, writer } = &mut session.wire;
+        writer.close(code, reason);
+        let closing = async {
+            if writer.finish().await.is_ok() {
+                reader.read_over().await;
+            }
+        };
+        // The peer may be gone by now; there is nobody to tell.
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
+    }
     metrics::gauge!("aihub_sockets").decrement(1);
     tracing::debug!(connection.id = %connection_id, "socket closed");
 }
 
 impl Session {
-    async fn serve(&mut self, connection_id: &str) -> Result<std::convert::Infallible, Ended> {
+    async fn serve(&mut self, connection_id: &str) -> Result<Infallible, Ended> {
         self.greet(connection_id).await?;
         let hub = self.hub.clone();
         let mut ping = interval(hub.settings.ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ping.reset();
-        let mut heard = Instant::now();
         let expiry = sleep_until(self.expires());
         tokio::pin!(expiry);
         loop {
-            let idle = self.running.is_empty();
+            self.wire.writer.write_now()?;
+            let idle = self.running.is_empty() && self.whole.is_none();
+            let listens =
+                self.pending.is_none() && !self.wire.writer.has_much() && self.said_after.len() < MAX_SAID_AFTER;
+            let has_room = self.wire.writer.has_room();
+            let says_more = has_room && self.whole.is_none();
             tokio::select! {
-                message = self.socket.next() => {
-                    heard = Instant::now();
-                    match message {
-                        Some(Ok(message)) => {
-                            self.receive(message).await?;
-                            // It may have brought a fresh token.
-                            expiry.as_mut().reset(self.expires());
-                        }
-                        Some(Err(error)) => return Err(ending_of(&error)),
-                        None => return Err(Ended::Gone),
-                    }
+                incoming = self.wire.reader.next(Memory { share: &hub.gateway.asked, holder: &self.holder }), if listens => {
+                    self.receive(incoming?)?;
                 }
-                Some((id, item)) = self.answers.next(), if !idle => self.pass_on(&id, item).await?,
-                Some((_, frame)) = self.subscribed.next(), if !self.subscribed.is_empty() => self.say(frame).await?,
+                Some(done) = conditional(&mut self.pending) => {
+                    self.pending = None;
+                    self.take_up(done)?;
+                    // It may have brought a fresh token.
+                    expiry.as_mut().reset(self.expires());
+                }
+                written = self.wire.writer.write(), if !self.wire.writer.is_empty() => written?,
+                // Others of the node get their turn between two pieces.
+                () = yield_now(), if self.whole.is_some() && has_room => self.say_piece(),
+                Some((id, item)) = self.answers.next(), if says_more && !self.running.is_empty() => {
+                    self.pass_on(&id, item).await;
+                }
+                Some((_, frame)) = self.subscribed.next(), if says_more && !self.subscribed.is_empty() => {
+                    self.say(&frame);
+                }
                 _ = ping.tick() => {
-                    if heard.elapsed() > hub.settings.ping_interval * 2 {
+                    // Whoever sends something lives, and so does who takes something.
+                    let lived = self.wire.reader.heard.max(self.wire.writer.taken);
+                    if lived.elapsed() > hub.settings.ping_interval * 2 {
                         return Err(Ended::Gone);
                     }
-                    self.write(Message::Ping(bytes::Bytes::new())).await?;
+                    self.wire.writer.ping();
                 }
                 () = &mut expiry => {
                     return Err(Ended::Close(close_code::TOKEN_EXPIRED, "the token has expired"));
@@ -150,83 +198,114 @@ impl Session {
                     return Err(Ended::Close(close_code::GOING_AWAY, "the service is shutting down"));
                 }
             }
-            self.flush().await?;
         }
     }
 
     async fn greet(&mut self, connection_id: &str) -> Result<(), Ended> {
         let credits = self.hub.gateway.available(&self.principal).await;
-        let frame = match credits {
-            Ok(credits) => ServerFrame::Ready { connection_id, limits: self.limits(), credits: credits.as_credits() },
-            Err(error) => {
-                let error = ServerFrame::Error { id: None, error: Problem::from(&error) }.to_json();
-                self.say(error).await?;
-                self.flush().await?;
-                return Err(Ended::Close(close_code::GOING_AWAY, "the service is not available"));
+        match credits {
+            Ok(credits) => {
+                let (limits, credits) = (self.limits(), credits.as_credits());
+                self.say(&ServerFrame::Ready { connection_id, limits, credits }.to_json());
+                Ok(())
             }
-        };
-        self.say(frame.to_json()).await?;
-        self.flush().await
+            Err(error) => {
+                self.refuse(None, &error);
+                Err(Ended::Close(close_code::GOING_AWAY, "the service is not available"))
+            }
+        }
     }
 
-    async fn receive(&mut self, message: Message) -> Result<(), Ended> {
-        let faulty = match &message {
-            Message::Text(text) => match ClientFrame::parse(text) {
-                Ok(frame) => return self.act(frame).await,
-                Err(faulty) => faulty,
+    fn receive(&mut self, incoming: Incoming) -> Result<(), Ended> {
+        match incoming {
+            Incoming::Text(bytes, held) => match understand(&self.hub, &self.principal, bytes, held) {
+                Ok(understood) => self.act_on(understood),
+                Err(later) => {
+                    self.pending = Some(later.map(Pending::Understood).boxed());
+                    Ok(())
+                }
             },
-            Message::Binary(_) => FaultyFrame {
-                id: None,
-                faults: vec![aihub_application::error::FaultyField::new("(frame)", "must be text, not binary")],
-                malformed: true,
-            },
-            // Pings are answered by the WebSocket library.
-            Message::Ping(_) | Message::Pong(_) => return Ok(()),
-            Message::Close(_) => return Err(Ended::Gone),
-        };
-        self.refuse(faulty.id.as_deref(), &GatewayError::Validation(faulty.faults)).await?;
-        self.malformed += u32::from(faulty.malformed);
-        if self.malformed > self.hub.settings.limits.malformed_frames_allowed {
-            return Err(Ended::Close(close_code::POLICY, "too many malformed frames"));
+            Incoming::Binary => {
+                let faults = FaultyField::new("(frame)", "must be text, not binary").into();
+                self.act_on(Understood::Faulty(FaultyFrame { id: None, faults, malformed: true }))
+            }
+            Incoming::NoMemory(used_up) => {
+                let error = used_up.into();
+                self.hub.gateway.note(&self.principal, &error);
+                self.refuse(None, &error);
+                Ok(())
+            }
+            Incoming::Ping(payload) => {
+                self.wire.writer.pong(&payload);
+                Ok(())
+            }
+            Incoming::Pong => Ok(()),
+            Incoming::Close => Err(Ended::Close(close_code::NORMAL, "")),
+        }
+    }
+
+    fn take_up(&mut self, done: Pending) -> Result<(), Ended> {
+        match done {
+            Pending::Understood(understood) => self.act_on(understood),
+            Pending::Renewed(fresh) => {
+                self.renew(fresh);
+                Ok(())
+            }
+        }
+    }
+
+    fn act_on(&mut self, understood: Understood) -> Result<(), Ended> {
+        match understood {
+            Understood::Frame(frame, memory) => self.act(frame, memory),
+            Understood::Refused { id, error } => self.refuse(id.as_deref(), &error),
+            Understood::NotUtf8 => return Err(Ended::Close(close_code::NOT_UTF8, "a text frame was not UTF-8")),
+            Understood::Faulty(FaultyFrame { id, faults, malformed }) => {
+                self.refuse(id.as_deref(), &GatewayError::Validation(faults));
+                self.malformed += u32::from(malformed);
+                if self.malformed > self.limits().malformed_frames_allowed {
+                    return Err(Ended::Close(close_code::POLICY, "too many malformed frames"));
+                }
+            }
         }
         Ok(())
     }
 
-    async fn act(&mut self, frame: ClientFrame) -> Result<(), Ended> {
+    fn act(&mut self, frame: ClientFrame, memory: Held) {
         match frame {
-            ClientFrame::Request { id, request } => self.start(id, request).await,
+            ClientFrame::Request { id, request } => self.start(id, request, memory),
             ClientFrame::Cancel { id } => match self.running.get(id.as_str()) {
-                Some(running) => {
-                    running.answer.cancelled.cancel();
-                    Ok(())
-                }
-                None => self.refuse(Some(&id), &GatewayError::NothingToResume).await,
+                Some(running) => running.answer.cancelled.cancel(),
+                None => self.refuse(Some(&id), &GatewayError::NothingToResume),
             },
-            ClientFrame::Resume { id, after } => self.resume(id, after).await,
+            ClientFrame::Resume { id, after } => self.resume(id, after),
             ClientFrame::Subscribe { id, topics } => {
                 for topic in topics {
                     // In place of the one that may be there: the present state is told again.
                     self.subscribed.insert(topic, feed::follow(&self.hub, &self.principal, topic));
                 }
-                self.tell_subscribed(id.as_deref()).await
+                self.tell_subscribed(id.as_deref());
             }
             ClientFrame::Unsubscribe { id, topics } => {
                 for topic in topics {
                     self.subscribed.remove(&topic);
                 }
-                self.tell_subscribed(id.as_deref()).await
+                self.tell_subscribed(id.as_deref());
             }
-            ClientFrame::Auth { token } => self.renew(&token).await,
-            ClientFrame::Ping => self.say(ServerFrame::Pong.to_json()).await,
+            ClientFrame::Auth { token } => {
+                let hub = self.hub.clone();
+                let looked_at = async move { Pending::Renewed(hub.authenticator.authenticate(&token).await) };
+                self.pending = Some(looked_at.boxed());
+            }
+            ClientFrame::Ping => self.say(&ServerFrame::Pong.to_json()),
         }
     }
 
-    async fn tell_subscribed(&mut self, id: Option<&str>) -> Result<(), Ended> {
+    fn tell_subscribed(&mut self, id: Option<&str>) {
         let topics = self.subscribed.keys().copied().collect();
-        self.say(ServerFrame::Subscribed { id, topics }.to_json()).await
+        self.say(&ServerFrame::Subscribed { id, topics }.to_json());
     }
 
-    async fn start(&mut self, id: String, request: AnswerRequest) -> Result<(), Ended> {
+    fn start(&mut self, id: String, request: AnswerRequest, memory: Held) {
         let stream = request.stream;
         let submitted = if self.running.contains_key(id.as_str()) {
             let reason = "a request with this id is running on this socket";
@@ -234,44 +313,52 @@ impl Session {
         } else if let Some(error) = self.full() {
             Err(error)
         } else {
-            self.hub.gateway.submit(&self.principal, &id, request)
+            self.hub.gateway.submit(&self.principal, &id, request, memory)
         };
         match submitted {
-            Ok(Submitted { answer, items }) => {
-                self.follow(id, answer, items, stream);
-                Ok(())
-            }
-            Err(error) => self.refuse(Some(&id), &error).await,
+            Ok(Submitted { answer, items }) => self.follow(id, answer, items, stream),
+            Err(error) => self.refuse(Some(&id), &error),
         }
     }
 
-    async fn resume(&mut self, id: String, after: u64) -> Result<(), Ended> {
+    fn resume(&mut self, id: String, after: u64) {
         if self.running.contains_key(id.as_str()) {
             let reason = "the request with this id is running on this very socket";
             let error = GatewayError::DuplicateRequest { request_id: None, reason };
-            return self.refuse(Some(&id), &error).await;
+            return self.refuse(Some(&id), &error);
         }
         if let Some(error) = self.full() {
-            return self.refuse(Some(&id), &error).await;
+            return self.refuse(Some(&id), &error);
         }
-        match self.hub.gateway.answers.resume(&self.principal, &id) {
-            Some(kept) => {
-                let items = kept.answer.read(after);
-                self.follow(id, kept.answer, items, kept.stream);
-                Ok(())
+        let answers = &self.hub.gateway.answers;
+        if let Some(kept) = answers.resume(&self.principal, &id) {
+            let items = kept.answer.read(after);
+            return self.follow(id, kept.answer, items, kept.stream);
+        }
+        // It is looked for in the database, which costs as much as a request does.
+        let running = self.hub.gateway.limits.admit(&self.principal, 0);
+        let room = running.and_then(|running| Ok((answers.room(&self.principal, RUNNING_BYTES)?, running)));
+        match room {
+            Ok((room, running)) => {
+                let lost = self.hub.settings.lost_answers.look_up(&self.principal, &id, room, running);
+                let items = lost.read(0);
+                self.follow(id, lost, items, true);
             }
-            None => self.refuse(Some(&id), &GatewayError::NothingToResume).await,
+            Err(error) => {
+                self.hub.gateway.note(&self.principal, &error);
+                self.refuse(Some(&id), &error);
+            }
         }
     }
 
     /// Why this socket takes no further request now, if so.
     fn full(&self) -> Option<GatewayError> {
-        let most = self.hub.settings.limits.max_requests_per_socket;
+        let most = self.limits().max_requests_per_socket;
         (self.running.len() >= most).then(|| {
             let error = GatewayError::RateLimitExceeded {
                 what: "running requests",
-                scope: "socket",
-                limit: u32::try_from(most).unwrap_or(u32::MAX),
+                scope: Scope::Socket,
+                limit: most as u64,
                 retry_after: Duration::from_secs(1),
             };
             self.hub.gateway.note(&self.principal, &error);
@@ -286,12 +373,12 @@ impl Session {
         self.running.insert(id, Running { answer, stream });
     }
 
-    async fn renew(&mut self, token: &str) -> Result<(), Ended> {
-        let error = match self.hub.authenticator.authenticate(token).await {
+    fn renew(&mut self, fresh: Result<Principal, AuthError>) {
+        let error = match fresh {
             Ok(fresh) if fresh.account == self.principal.account && fresh.user == self.principal.user => {
                 let expires_at = fresh.expires_at;
                 self.principal = Arc::new(fresh);
-                return self.say(ServerFrame::Auth { expires_at }.to_json()).await;
+                return self.say(&ServerFrame::Auth { expires_at }.to_json());
             }
             Ok(Principal { account, user, .. }) => {
                 let error = GatewayError::OthersToken { account, user };
@@ -300,61 +387,69 @@ impl Session {
             }
             Err(error) => error.into(),
         };
-        self.say(ServerFrame::Error { id: None, error }.to_json()).await
+        self.say(&ServerFrame::Error { id: None, error }.to_json());
     }
 
-    /// Writes what an answer brought, and what else is there already, before the next flush. Flushing is most of what
+    /// Says what an answer brought, and what else is there already, before it is written. Writing is most of what
     /// a chunk costs, so whoever is ready to bring more does so first: nothing is waited for.
-    async fn pass_on(&mut self, id: &Arc<str>, item: AnswerItem) -> Result<(), Ended> {
-        self.pass_on_one(id, item).await?;
+    async fn pass_on(&mut self, id: &Arc<str>, item: AnswerItem) {
+        self.pass_on_one(id, item);
         yield_now().await;
-        while self.unflushed < MAX_UNFLUSHED && !self.running.is_empty() {
-            let Some(Some((id, item))) = self.answers.next().now_or_never() else { break };
-            self.pass_on_one(&id, item).await?;
+        for _ in 1..MAX_UNWRITTEN {
+            if self.running.is_empty() || self.whole.is_some() || !self.wire.writer.has_room() {
+                return;
+            }
+            let Some(Some((id, item))) = self.answers.next().now_or_never() else { return };
+            self.pass_on_one(&id, item);
         }
-        Ok(())
     }
 
-    async fn pass_on_one(&mut self, id: &Arc<str>, item: AnswerItem) -> Result<(), Ended> {
-        let Some(running) = self.running.get(id) else { return Ok(()) };
+    fn pass_on_one(&mut self, id: &Arc<str>, item: AnswerItem) {
+        let Some(running) = self.running.get(id) else { return };
         let frame = match item {
             AnswerItem::Queued { position } => ServerFrame::Queued { id, position }.to_json(),
             AnswerItem::Chunk(chunk) if running.stream => ServerFrame::chunk(id, &chunk),
-            AnswerItem::Chunk(_) => return Ok(()),
+            AnswerItem::Chunk(_) => return,
             AnswerItem::End(end) => {
-                let frame = match &*end {
-                    AnswerEnd::Done(done) if !running.stream => {
-                        let (text, tool_calls) = running.answer.collect();
-                        Response::to_json(id, done, &text, &tool_calls)
+                let ended = self.running.remove(id);
+                match (&*end, ended) {
+                    (AnswerEnd::Done(_), Some(Running { answer, stream: false })) => {
+                        self.whole = Some((Whole::new(id.clone(), answer), end));
+                        return self.say_piece();
                     }
-                    end => ServerFrame::end(id, end),
-                };
-                self.running.remove(id);
-                frame
+                    (end, _) => ServerFrame::end(id, end),
+                }
             }
         };
-        self.say(frame).await
+        self.say(&frame);
     }
 
-    async fn refuse(&mut self, id: Option<&str>, error: &GatewayError) -> Result<(), Ended> {
-        self.say(ServerFrame::Error { id, error: error.into() }.to_json()).await
-    }
-
-    async fn say(&mut self, frame: String) -> Result<(), Ended> {
-        self.write(Message::Text(frame.into())).await
-    }
-
-    async fn write(&mut self, message: Message) -> Result<(), Ended> {
-        self.unflushed += 1;
-        timeout(WRITE_TIMEOUT, self.socket.feed(message)).await.map_err(|_| Ended::Gone)??;
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), Ended> {
-        if std::mem::take(&mut self.unflushed) > 0 {
-            timeout(WRITE_TIMEOUT, self.socket.flush()).await.map_err(|_| Ended::Gone)??;
+    /// Says the next piece of the whole answer that is being told.
+    fn say_piece(&mut self) {
+        let Some((mut whole, end)) = self.whole.take() else { return };
+        let AnswerEnd::Done(done) = &*end else { return };
+        let is_first = whole.is_at_its_beginning();
+        let piece = whole.piece(done);
+        self.wire.writer.piece(&piece, Place { is_first, is_last: whole.is_done() });
+        if whole.is_done() {
+            for frame in std::mem::take(&mut self.said_after) {
+                self.say(&frame);
+            }
+        } else {
+            self.whole = Some((whole, end));
         }
-        Ok(())
+    }
+
+    fn refuse(&mut self, id: Option<&str>, error: &GatewayError) {
+        self.say(&ServerFrame::Error { id, error: error.into() }.to_json());
+    }
+
+    fn say(&mut self, frame: &str) {
+        if self.whole.is_some() {
+            self.said_after.push(frame.to_owned());
+        } else {
+            self.wire.writer.text(frame);
+        }
     }
 
     fn limits(&self) -> SocketLimits {
@@ -367,13 +462,10 @@ impl Session {
     }
 }
 
-/// What the WebSocket library refused, in the terms of RFC 6455.
-fn ending_of(error: &SocketError) -> Ended {
-    use tokio_tungstenite::tungstenite::Error;
-    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Error>());
-    match cause {
-        Some(Error::Capacity(_)) => Ended::Close(close_code::TOO_BIG, "the frame exceeds the limit"),
-        Some(Error::Utf8(_)) => Ended::Close(close_code::NOT_UTF8, "a text frame was not UTF-8"),
-        _ => Ended::Gone,
+/// What is pending, if anything is.
+async fn conditional<T>(pending: &mut Option<BoxFuture<'static, T>>) -> Option<T> {
+    match pending {
+        Some(pending) => Some(pending.await),
+        None => None,
     }
 }

@@ -1,4 +1,6 @@
-//! Answers that can be read: the running ones, and for a while those that ended.
+//! Answers that can be read: the running ones, and for a while those that ended. Each holds the memory that it takes out of its
+//! user's share. Who needs more than that has lets go of answers of their own that have ended, the oldest first; those of others
+//! stay for as long as was promised.
 
 #[cfg(test)]
 mod tests;
@@ -11,15 +13,19 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{answer::Answer, principal::Principal, request::AnswerRequest};
+use crate::{
+    answer::{Answer, Full},
+    ports::provider::ToolCallDelta,
+    principal::Principal,
+    request::{AnswerRequest, Fingerprint},
+    shares::{Held, Holder, Share, UsedUp},
+};
 
-/// What ended answers may take that are kept for resuming; beyond it the oldest go early.
-const MAX_RETAINED_BYTES: usize = 128 * 1024 * 1024;
 /// The client's ids that lead to one answer; beyond it the oldest no longer does.
 const MAX_NAMES: usize = 16;
 
-#[derive(Default)]
 pub struct Answers {
+    memory: Arc<Share>,
     kept: Mutex<Kept>,
 }
 
@@ -30,7 +36,8 @@ struct Kept {
     by_client_id: HashMap<ClientKey, String>,
     /// When the ended ones go, oldest first.
     expiring: VecDeque<(Instant, String)>,
-    retained_bytes: usize,
+    /// Those that ended of each user, oldest first.
+    ended: HashMap<Holder, VecDeque<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,10 +52,11 @@ pub struct KeptAnswer {
     pub answer: Arc<Answer>,
     pub stream: bool,
     /// Of a request with an idempotency key, to compare the next one with.
-    request: Option<AnswerRequest>,
+    request: Option<Fingerprint>,
     names: VecDeque<ClientKey>,
-    /// From the answer's end on.
-    retained_bytes: Option<usize>,
+    whose: Holder,
+    /// From the answer's end on: how long it is kept.
+    until: Option<Instant>,
 }
 
 /// There is an answer under the request's idempotency key.
@@ -65,6 +73,54 @@ impl ClientKey {
 }
 
 impl Answers {
+    /// `memory` is what answers are held in.
+    pub fn new(memory: Arc<Share>) -> Self {
+        Self { memory, kept: Mutex::default() }
+    }
+
+    /// What answers are held in.
+    pub fn memory(&self) -> &Share {
+        &self.memory
+    }
+
+    /// Memory for an answer of this principal.
+    pub fn room(&self, principal: &Principal, bytes: usize) -> Result<Held, UsedUp> {
+        let whose = Holder::of(principal);
+        loop {
+            match self.memory.take(whose.clone(), bytes) {
+                Ok(held) => return Ok(held),
+                Err(used_up) => self.let_go(&whose).then_some(()).ok_or(used_up)?,
+            }
+        }
+    }
+
+    /// Adds to a running answer of this principal: a chunk, or to what is shown when it is whole.
+    pub(super) fn push(
+        &self,
+        principal: &Principal,
+        answer: &Answer,
+        is_streamed: bool,
+        (text, tool_calls): (String, Vec<ToolCallDelta>),
+    ) -> Result<(), Full> {
+        let mut pushed = if is_streamed { answer.push(text, tool_calls) } else { answer.gather(&text, tool_calls) };
+        while matches!(pushed, Err(Full::Memory(_))) && self.let_go(&Holder::of(principal)) {
+            pushed = answer.cover();
+        }
+        pushed
+    }
+
+    /// Lets go of the oldest ended answer of this user that nobody else has, if there is one. One that is being read would be lost
+    /// to whoever comes back for it, and still be there.
+    fn let_go(&self, whose: &Holder) -> bool {
+        let mut kept = self.lock();
+        let is_free = |id: &&String| kept.by_request.get(*id).is_none_or(|entry| Arc::strong_count(&entry.answer) == 1);
+        let oldest = kept.ended.get(whose).and_then(|ended| ended.iter().find(is_free)).cloned();
+        let Some(oldest) = oldest else { return false };
+        metrics::counter!("aihub_answers_let_go_total").increment(1);
+        kept.forget(&oldest);
+        true
+    }
+
     /// The latest answer that this principal asked for under this id.
     pub fn resume(&self, principal: &Principal, client_id: &str) -> Option<KeptAnswer> {
         let mut kept = self.lock();
@@ -101,9 +157,10 @@ impl Answers {
         let entry = KeptAnswer {
             answer: answer.clone(),
             stream: request.stream,
-            request: request.idempotency_key.is_some().then(|| request.clone()),
+            request: request.idempotency_key.is_some().then(|| request.fingerprint()),
             names: VecDeque::new(),
-            retained_bytes: None,
+            whose: Holder::of(principal),
+            until: None,
         };
         kept.by_request.insert(request_id.to_owned(), entry);
         kept.name(name, request_id);
@@ -115,14 +172,13 @@ impl Answers {
         let mut guard = self.lock();
         let kept = &mut *guard;
         let Some(entry) = kept.by_request.get_mut(request_id) else { return };
-        if entry.retained_bytes.is_some() || !Arc::ptr_eq(&entry.answer, answer) {
+        if entry.until.is_some() || !Arc::ptr_eq(&entry.answer, answer) {
             return;
         }
-        let prompt_bytes = entry.request.as_ref().map_or(0, |request| 3 * request.input_tokens_estimate());
-        let bytes = answer.buffered_bytes() + usize::try_from(prompt_bytes).unwrap_or(usize::MAX);
-        entry.retained_bytes = Some(bytes);
-        kept.retained_bytes += bytes;
-        kept.expiring.push_back((Instant::now() + resumable_for, request_id.to_owned()));
+        let until = Instant::now() + resumable_for;
+        entry.until = Some(until);
+        kept.ended.entry(entry.whose.clone()).or_default().push_back(request_id.to_owned());
+        kept.expiring.push_back((until, request_id.to_owned()));
         kept.forget_expired();
     }
 
@@ -159,7 +215,7 @@ impl Kept {
     fn join(&mut self, name: ClientKey, request_id: &str, request: &AnswerRequest) -> Option<Known> {
         self.forget_expired();
         let entry = self.by_request.get(request_id)?;
-        if entry.request.as_ref() != Some(request) {
+        if entry.request.as_ref() != Some(&request.fingerprint()) {
             return Some(Known::Different);
         }
         let answer = entry.answer.clone();
@@ -188,17 +244,28 @@ impl Kept {
 
     fn forget(&mut self, request_id: &str) {
         let Some(entry) = self.by_request.remove(request_id) else { return };
-        self.retained_bytes -= entry.retained_bytes.unwrap_or_default();
         for name in &entry.names {
             self.unname(name, request_id);
+        }
+        if let Some(ended) = self.ended.get_mut(&entry.whose) {
+            // It is the first, but where an account is erased.
+            if let Some(at) = ended.iter().position(|id| id == request_id) {
+                ended.remove(at);
+            }
+            if ended.is_empty() {
+                self.ended.remove(&entry.whose);
+            }
         }
     }
 
     fn forget_expired(&mut self) {
         let now = Instant::now();
-        while self.retained_bytes > MAX_RETAINED_BYTES || self.expiring.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, request_id)) = self.expiring.pop_front() else { return };
-            self.forget(&request_id);
+        while self.expiring.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((until, request_id)) = self.expiring.pop_front() else { return };
+            // It may have gone early, and come again under its key.
+            if self.by_request.get(&request_id).is_some_and(|entry| entry.until == Some(until)) {
+                self.forget(&request_id);
+            }
         }
     }
 }

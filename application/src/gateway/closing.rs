@@ -5,29 +5,27 @@ use std::time::Duration;
 
 use aihub_domain::{
     account::{AccountError, command::AccountCommand, event::AccountEvent},
-    content::SealedContent,
+    content::ContentRef,
     money::Microcredits,
-    price::Charge,
     request::{
         Request,
         command::RequestCommand,
-        event::{CancelReason, Outcome, RequestEvent},
+        event::{Billed, CancelReason, Outcome, RequestEvent},
     },
 };
 use cqrs_es::Aggregate;
 use serde_json::json;
 
-use super::{
-    Ending, Gateway, Job,
-    dispatch::{Progress, millis},
-    meter::Metered,
-    opening::request_append,
-};
+use super::{Ending, Gateway, Job, dispatch::millis, progress::Progress};
 use crate::{
     accounts::ExecuteError,
     answer::{Done, Failed},
     error::GatewayError,
-    ports::{provider::FinishReason, vault::VaultError},
+    ports::{
+        event_log::{Piece, StreamAppend},
+        provider::FinishReason,
+        vault::{Sealed, VaultError},
+    },
 };
 
 pub(super) const FIRST_RETRY: Duration = Duration::from_millis(20);
@@ -37,12 +35,22 @@ const SEAL_ATTEMPTS: u32 = 10;
 
 impl Gateway {
     pub(super) async fn close(&self, job: &Job, mut progress: Progress, ending: Ending) -> Result<Done, Failed> {
-        if !matches!(ending, Ending::Completed) && progress.attempts.last().is_some_and(|last| last.failure.is_none()) {
+        if progress.attempts.last().is_some_and(|last| last.failure.is_none()) {
             progress.end_attempt(None);
         }
-        let finished = matches!(ending, Ending::Completed);
-        let metered = progress.meter.metered(finished);
-        let outcome = self.outcome(job, &progress, metered).await;
+        // A whole answer is shown when it is as whole as it will be.
+        job.answer.show_gathered();
+        let last = progress.billed(self.settings.rate, self.settings.charge_abandoned);
+        let mut used = progress.total(last.as_ref());
+        if progress.is_cut {
+            // What goes beyond was not handed out: it is the provider's doing, and our loss.
+            used.charge.amount = used.charge.amount.min(progress.reserved);
+        }
+        self.debit(job, used.usage.output, &mut progress);
+        let is_estimated = last.is_some_and(|last| last.estimated);
+        let answer = self.answered(job).await;
+        let (answer, contents) = answer.map(|Sealed { content, pieces }| (content, pieces)).unzip();
+        let outcome = self.outcome(job, &progress, &used, is_estimated, answer);
         let command = match &ending {
             Ending::Completed => {
                 RequestCommand::CompleteRequest { client_left: job.answer.has_no_reader(), outcome: Box::new(outcome) }
@@ -52,8 +60,8 @@ impl Gateway {
             }
             Ending::Cancelled(reason) => RequestCommand::CancelRequest { reason: *reason, outcome: Box::new(outcome) },
         };
-        let charged = self.settle(job, command, metered, &progress).await?;
-        self.told(job, progress, ending, metered, charged)
+        let charged = self.settle(job, command, contents.unwrap_or_default(), &progress).await?;
+        self.told(job, progress, ending, &used, charged)
     }
 
     /// What the client is told of an ending.
@@ -62,7 +70,7 @@ impl Gateway {
         job: &Job,
         progress: Progress,
         ending: Ending,
-        metered: Metered,
+        used: &Billed,
         charged: Microcredits,
     ) -> Result<Done, Failed> {
         let failed = |error| Err(Failed { error, charged });
@@ -79,31 +87,24 @@ impl Gateway {
             Ending::Cancelled(CancelReason::CreditsExhausted) => "credits_exhausted".to_owned(),
             Ending::Completed => finish_name(progress.finish_reason.as_ref().unwrap_or(&FinishReason::Stop)),
         };
-        Ok(done(job, progress, metered, charged, reason))
+        Ok(done(job, progress, used, charged, reason))
     }
 
-    async fn outcome(&self, job: &Job, progress: &Progress, metered: Metered) -> Outcome {
-        let charge = match &progress.answering {
-            Some(answering) if metered.usage.total_tokens() > 0 => {
-                let cost = answering.price.cost(&metered.usage);
-                let list = self.settings.rate.charge(cost);
-                Charge { price_id: Some(answering.price.id.clone()), cost, list, amount: list }
-            }
-            _ => Charge::default(),
-        };
-        let (text, tool_calls) = job.answer.collect();
-        let answer = if text.is_empty() && tool_calls.is_empty() {
-            None
-        } else {
-            let content = json!({ "text": text, "toolCalls": tool_calls }).to_string();
-            self.seal_answer(job, content.as_bytes()).await
-        };
+    fn outcome(
+        &self,
+        job: &Job,
+        progress: &Progress,
+        used: &Billed,
+        is_estimated: bool,
+        answer: Option<ContentRef>,
+    ) -> Outcome {
         Outcome {
-            provider: progress.answering.as_ref().map(|answering| answering.provider.clone()),
-            model: progress.answering.as_ref().map(|answering| answering.model.clone()),
-            usage: metered.usage,
-            estimated: metered.estimated && metered.usage.total_tokens() > 0,
-            charge,
+            provider: progress.call.as_ref().map(|call| call.provider.clone()),
+            model: progress.call.as_ref().map(|call| call.model.clone()),
+            answered_model: progress.call.as_ref().and_then(|call| call.answered_model.clone()),
+            usage: used.usage,
+            estimated: is_estimated,
+            charge: used.charge.clone(),
             finish_reason: progress.finish_reason.as_ref().map(finish_name),
             attempts: progress.attempts.clone(),
             first_chunk_ms: progress.first_chunk_ms,
@@ -113,12 +114,22 @@ impl Gateway {
         }
     }
 
-    /// `None` where the answer is not to be kept, because its key was destroyed meanwhile, or cannot be.
-    async fn seal_answer(&self, job: &Job, content: &[u8]) -> Option<SealedContent> {
+    /// What the client was shown, sealed.
+    async fn answered(&self, job: &Job) -> Option<Sealed> {
+        let (text, tool_calls) = job.answer.collect();
+        if text.is_empty() && tool_calls.is_empty() {
+            return None;
+        }
+        let content = json!({ "text": text, "toolCalls": tool_calls }).to_string();
+        self.seal_answer(job, content.as_bytes()).await
+    }
+
+    /// `None` where the answer is not to be kept, perhaps because its key was destroyed meanwhile, or cannot be.
+    async fn seal_answer(&self, job: &Job, content: &[u8]) -> Option<Sealed> {
         let mut retry = FIRST_RETRY;
         for attempt in 1..=SEAL_ATTEMPTS {
-            match self.vault.seal(&job.principal.account, &job.id, content).await {
-                Ok(sealed) => return Some(sealed),
+            match self.vault.seal(&job.principal.account, job.content_kind(), &[content]).await {
+                Ok(sealed) => return sealed,
                 Err(VaultError::Erased) => return None,
                 Err(VaultError::Unavailable(error)) if attempt < SEAL_ATTEMPTS => {
                     tracing::warn!(request.id = %job.id, error.message = %error, "an answer is not sealed yet; trying again");
@@ -139,7 +150,7 @@ impl Gateway {
         &self,
         job: &Job,
         command: RequestCommand,
-        metered: Metered,
+        contents: Vec<Piece>,
         progress: &Progress,
     ) -> Result<Microcredits, GatewayError> {
         let end = end_of(job, command)?;
@@ -147,14 +158,14 @@ impl Gateway {
         let settled_at = end.ended().map_or_else(|| self.clock.now(), |(_, ended_at)| ended_at);
         let charge = end.outcome().map(|outcome| outcome.charge.clone()).unwrap_or_default();
         let reservation_id = job.id.clone();
-        let account_command = if metered.usage.total_tokens() == 0 && progress.finish_reason.is_none() {
+        let account_command = if charge.price_id.is_none() && progress.finish_reason.is_none() {
             AccountCommand::ReleaseReservation { reservation_id, released_at: settled_at }
         } else {
             AccountCommand::SettleReservation { reservation_id, charge, settled_at }
         };
         let companions = |events: &[AccountEvent]| {
             let end = with_charged(end.clone(), charged(events));
-            Ok(vec![request_append(&job.id, 1, &[end])?])
+            Ok(vec![StreamAppend::of::<Request>(&job.id, 1, &[end])?.with(contents.clone())])
         };
         let mut retry = FIRST_RETRY;
         loop {
@@ -208,7 +219,7 @@ fn charged(events: &[AccountEvent]) -> Microcredits {
 /// The account has the last word on the charge: it may not have had enough.
 fn with_charged(mut end: RequestEvent, charged: Microcredits) -> RequestEvent {
     if let Some(outcome) = end.outcome_mut() {
-        outcome.charge.amount = charged;
+        outcome.pay(charged);
     }
     end
 }
@@ -224,25 +235,27 @@ fn finish_name(reason: &FinishReason) -> String {
     .to_owned()
 }
 
-fn done(job: &Job, progress: Progress, metered: Metered, charged: Microcredits, finish_reason: String) -> Done {
+fn done(job: &Job, progress: Progress, used: &Billed, charged: Microcredits, finish_reason: String) -> Done {
     let attempts = progress.attempts.iter().filter(|attempt| !attempt.skipped).count();
-    let (provider, model, simulated) = match progress.answering {
-        Some(answering) => (Some(answering.provider), Some(answering.model), answering.simulated),
-        None => (None, None, false),
+    let (provider, model, answered_model, simulated) = match progress.call {
+        Some(call) => (Some(call.provider), Some(call.model), call.answered_model, call.simulated),
+        None => (None, None, None, false),
     };
     Done {
         request_id: job.id.clone(),
         kind: job.request.kind,
-        usage: metered.usage,
+        usage: used.usage,
         charged,
-        estimated: metered.estimated,
+        estimated: used.estimated,
         provider,
         model,
+        answered_model,
         simulated,
         latency_ms: millis(job.started.elapsed()),
         first_chunk_ms: progress.first_chunk_ms,
         attempts,
         finish_reason,
+        provider_finish_reason: progress.provider_finish_reason,
         vectors: progress.vectors,
     }
 }

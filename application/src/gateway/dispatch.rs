@@ -3,23 +3,23 @@
 
 use std::time::Duration;
 
-use aihub_domain::{
-    account::{AccountError, command::AccountCommand},
-    money::Microcredits,
-    price::Price,
-    request::event::Attempt,
-};
+use aihub_domain::request::event::CancelReason;
 use futures::StreamExt;
 use tokio::time::Instant;
 
-use super::{Ending, Gateway, Job, meter::Meter};
+use super::{
+    Ending, Gateway, Job,
+    allowance::Cover,
+    hedging::Chosen,
+    meter::CallEnd,
+    patience::{Patience, within},
+    progress::{Call, Progress},
+};
 use crate::{
-    accounts::ExecuteError,
     catalog::Candidate,
-    error::{FaultyField, GatewayError},
-    ports::{
-        event_log::{AppendError, LoadError},
-        provider::{Delta, DeltaStream, EmbedCall, Embeddings, FailureKind, FinishReason, GenerateCall, ProviderError},
+    error::GatewayError,
+    ports::provider::{
+        Delta, DeltaStream, EmbedCall, Embeddings, FailureKind, FinishReason, GenerateCall, ProviderError, Reached,
     },
     upstream::guard::{Turn, UnavailableReason},
 };
@@ -28,91 +28,40 @@ use crate::{
 const MAX_ROUNDS: u32 = 3;
 /// The longest wait for a provider to become available again.
 const MAX_WAIT: Duration = Duration::from_secs(15);
+/// A stream has begun with this status.
+pub(super) const ANSWERED: Option<u16> = Some(200);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
-const FIRST_EXTEND_RETRY: Duration = Duration::from_millis(20);
-const SLOWEST_EXTEND_RETRY: Duration = Duration::from_secs(2);
 
-/// What is known of a request's work at any moment. Outlives the work, which may be interrupted anywhere.
-pub struct Progress {
-    pub reserved: Microcredits,
-    pub attempts: Vec<Attempt>,
-    attempt_started: Option<Instant>,
-    pub meter: Meter,
-    pub answering: Option<Answering>,
-    pub first_chunk_ms: Option<u64>,
-    pub finish_reason: Option<FinishReason>,
-    pub vectors: Vec<Vec<f32>>,
-}
-
-/// Who is being asked, or has answered.
-pub struct Answering {
-    pub provider: String,
-    pub model: String,
-    pub simulated: bool,
-    pub price: Price,
+/// A candidate that is asked now.
+pub struct Chance<'a> {
+    pub candidate: &'a Candidate,
+    pub turn: &'a mut Turn,
+    pub patience: Patience,
 }
 
 /// A stream that has something to show.
-pub struct Live {
-    pub candidate: Candidate,
-    pub turn: Turn,
+pub struct Begun {
     pub stream: DeltaStream,
     pub first: Delta,
+    pub patience: Patience,
 }
 
-impl Progress {
-    pub fn new(job: &Job, reserved: Microcredits) -> Self {
-        Self {
-            reserved,
-            attempts: vec![],
-            attempt_started: None,
-            meter: Meter::new(job.input_tokens),
-            answering: None,
-            first_chunk_ms: None,
-            finish_reason: None,
-            vectors: vec![],
-        }
-    }
+/// Why a call came to nothing.
+pub enum Unanswered {
+    Failed(ProviderError),
+    /// We ended it, and the request with it.
+    Ended(Ending),
+}
 
-    fn begin_attempt(&mut self, job: &Job, candidate: &Candidate) {
-        self.meter = Meter::new(job.input_tokens);
-        self.answering = Some(Answering {
-            provider: candidate.upstream.name.clone(),
-            model: candidate.model_name.clone(),
-            simulated: candidate.upstream.simulated,
-            price: candidate.price.clone(),
-        });
-        self.attempt_started = Some(Instant::now());
-        self.attempts.push(Attempt {
-            provider: candidate.upstream.name.clone(),
-            model: candidate.model_name.clone(),
-            skipped: false,
-            failure: None,
-            status: None,
-            duration_ms: 0,
-        });
+impl From<Ending> for Unanswered {
+    fn from(ending: Ending) -> Self {
+        Self::Ended(ending)
     }
+}
 
-    /// Notes how long the attempt took, and why it failed if it did.
-    pub fn end_attempt(&mut self, error: Option<&ProviderError>) {
-        let started = self.attempt_started.take();
-        if let Some(attempt) = self.attempts.last_mut() {
-            attempt.duration_ms = started.map_or(0, |started| millis(started.elapsed()));
-            attempt.failure = error.map(|error| failure_name(error.kind));
-            attempt.status = error.and_then(|error| error.status);
-        }
-    }
-
-    /// A candidate that was not asked, and why.
-    fn skip(&mut self, candidate: &Candidate, reason: &str) {
-        self.attempts.push(Attempt {
-            provider: candidate.upstream.name.clone(),
-            model: candidate.model_name.clone(),
-            skipped: true,
-            failure: Some(reason.to_owned()),
-            status: None,
-            duration_ms: 0,
-        });
+impl From<ProviderError> for Unanswered {
+    fn from(error: ProviderError) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -126,40 +75,62 @@ enum Round<T> {
 }
 
 impl Gateway {
-    pub(super) async fn dispatch(&self, job: &Job, progress: &mut Progress) -> Result<Live, Ending> {
-        let (candidate, mut turn, (stream, first)) = self.ask(job, progress, Self::begin_stream).await?;
-        turn.answered();
-        Ok(Live { candidate, turn, stream, first })
+    /// An answer that is shown as it is made.
+    pub(super) async fn stream(&self, job: &Job, progress: &mut Progress, beside: &mut Option<Progress>) -> Ending {
+        let Chosen { candidate, mut turn, begun, is_second } = match self.begin(job, progress, beside).await {
+            Ok(chosen) => chosen,
+            Err(ending) => return ending,
+        };
+        let progress = match beside {
+            Some(second) if is_second => second,
+            _ => progress,
+        };
+        match self.drive(job, &candidate, begun, progress).await {
+            Ok(ending) => finished(ending, &mut turn, progress),
+            Err(Unanswered::Ended(ending)) => ending,
+            Err(Unanswered::Failed(error)) => interrupted(job, &mut turn, &error, progress),
+        }
+    }
+
+    /// An answer that is shown when it is whole: until then another candidate can still be asked.
+    pub(super) async fn gather(&self, job: &Job, progress: &mut Progress) -> Ending {
+        match self.ask(job, progress, Self::gather_from).await {
+            Ok((_, mut turn, ending)) => finished(ending, &mut turn, progress),
+            Err(ending) => ending,
+        }
     }
 
     pub(super) async fn embed(&self, job: &Job, progress: &mut Progress) -> Ending {
-        let (candidate, mut turn, embeddings) = match self.ask(job, progress, Self::begin_embedding).await {
+        let (_, mut turn, embeddings) = match self.ask(job, progress, Self::begin_embedding).await {
             Ok(answered) => answered,
             Err(ending) => return ending,
         };
         turn.succeeded();
         progress.end_attempt(None);
-        if let Some(usage) = embeddings.usage {
-            progress.meter.report(usage);
-        }
-        if let Some(answering) = &mut progress.answering {
-            answering.model = embeddings.model.unwrap_or(candidate.model_name);
+        if let Some(call) = &mut progress.call {
+            call.end = CallEnd::Finished;
+            call.answered_model = embeddings.model;
+            if let Some(usage) = embeddings.usage {
+                call.meter.report(usage);
+            }
         }
         progress.vectors = embeddings.vectors;
         progress.finish_reason = Some(FinishReason::Stop);
         Ending::Completed
     }
 
-    /// Goes through the candidates, at once from a known failure to the next, and waits only when none is left.
-    async fn ask<T>(
+    /// Goes through the candidates, at once from a known failure to the next, and waits only when none is left. Who took too
+    /// long is not asked again: each time would begin the work anew.
+    pub(super) async fn ask<T>(
         &self,
         job: &Job,
         progress: &mut Progress,
-        call: impl AsyncFn(&Self, &Job, &Candidate, &mut Progress) -> Result<T, ProviderError>,
+        call: impl AsyncFn(&Self, &Job, Chance<'_>, &mut Progress) -> Result<T, Unanswered>,
     ) -> Result<(Candidate, Turn, T), Ending> {
         let mut back_off = FIRST_BACK_OFF;
+        let mut too_slow = vec![];
         for round in 1..=MAX_ROUNDS {
-            match self.ask_each(job, progress, &call).await {
+            match self.ask_each(job, progress, &mut too_slow, &call).await {
                 Round::Answered(candidate, turn, answered) => return Ok((*candidate, turn, answered)),
                 Round::Ended(ending) => return Err(ending),
                 Round::Later(wait) => {
@@ -179,53 +150,70 @@ impl Gateway {
         &self,
         job: &Job,
         progress: &mut Progress,
-        call: &impl AsyncFn(&Self, &Job, &Candidate, &mut Progress) -> Result<T, ProviderError>,
+        too_slow: &mut Vec<String>,
+        call: &impl AsyncFn(&Self, &Job, Chance<'_>, &mut Progress) -> Result<T, Unanswered>,
     ) -> Round<T> {
         let mut later: Option<Duration> = None;
         let mut too_long = 0;
-        let mut note_later = |wait: Duration| later = Some(later.map_or(wait, |other| other.min(wait)));
-        for candidate in &job.candidates {
+        for (nth, candidate) in job.candidates.iter().enumerate() {
             // Without fallback, whoever was called first stays the only one; passing over others is no fallback.
             let mut called = progress.attempts.iter().filter(|attempt| !attempt.skipped);
-            if !job.request.fallback && called.next().is_some_and(|first| first.provider != candidate.upstream.name) {
+            let is_other = called.next().is_some_and(|first| first.provider != candidate.upstream.name);
+            if too_slow.contains(&candidate.upstream.name) || (!job.request.fallback && is_other) {
                 continue;
             }
-            let held_tokens = u64::from(self.held_output_tokens(&job.request, candidate));
-            let mut turn = match candidate.upstream.turn(job.input_tokens + held_tokens) {
+            if progress.side.as_ref().is_some_and(|side| !side.takes(&candidate.upstream.name)) {
+                continue;
+            }
+            if progress.attempts.len() >= progress.most_attempts() {
+                return Round::Ended(all_failed(progress, later));
+            }
+            let expected = job.input_tokens.saturating_add(self.expected_output_tokens(&job.request, candidate));
+            let mut turn = match candidate.upstream.turn(&job.principal, expected) {
                 Ok(turn) => turn,
                 Err(unavailable) => {
                     progress.skip(candidate, unavailable.reason.as_str());
                     if unavailable.reason != UnavailableReason::BreakerOpen {
-                        note_later(unavailable.retry_after);
+                        later = Some(sooner(later, unavailable.retry_after));
                     }
                     continue;
                 }
             };
-            match self.hold_for(job, candidate, held_tokens, progress).await {
-                Ok(true) => {}
-                Ok(false) => {
+            let allowance = match self.allow(job, candidate, progress).await {
+                Ok(Some(allowance)) => allowance,
+                Ok(None) => {
                     progress.skip(candidate, "insufficient_credits");
                     continue;
                 }
                 Err(ending) => return Round::Ended(ending),
-            }
-            progress.begin_attempt(job, candidate);
-            match call(self, job, candidate, progress).await {
+            };
+            progress.begin_attempt(job, candidate, allowance);
+            let wait = candidate.timing().first_piece;
+            let can_do = |other: &&Candidate| {
+                let is_there = other.upstream.is_available_within(wait);
+                job.request.fallback && is_there && !too_slow.contains(&other.upstream.name)
+            };
+            let others = job.candidates.iter().skip(nth + 1).filter(can_do).count();
+            let patience = Patience::of(candidate, &job.request, others, turn.is_finding_out(), job.deadline);
+            match call(self, job, Chance { candidate, turn: &mut turn, patience }, progress).await {
                 Ok(answered) => return Round::Answered(Box::new(candidate.clone()), turn, answered),
-                Err(error) => {
+                Err(Unanswered::Ended(ending)) => return Round::Ended(ending),
+                Err(Unanswered::Failed(error)) => {
                     turn.failed(&error);
                     progress.end_attempt(Some(&error));
+                    progress.leave_attempt(CallEnd::Failed, self.settings.rate, self.settings.charge_abandoned);
                     log_failure(job, candidate, &error);
-                    progress.answering = None;
-                    progress.meter = Meter::new(job.input_tokens);
                     match error.kind {
                         FailureKind::InvalidRequest => return Round::Ended(Ending::Failed(refused_by(&error))),
                         FailureKind::ContextTooLong => too_long += 1,
+                        FailureKind::Timeout => too_slow.push(candidate.upstream.name.clone()),
                         FailureKind::RateLimited
                         | FailureKind::Overloaded
-                        | FailureKind::Timeout
                         | FailureKind::Connection
-                        | FailureKind::ServerError => note_later(error.retry_after.unwrap_or_default()),
+                        | FailureKind::ServerError
+                        | FailureKind::Empty => {
+                            later = Some(sooner(later, error.retry_after.unwrap_or_default()));
+                        }
                         _ => {}
                     }
                     let nobody_else = !job.request.fallback || too_long == job.candidates.len();
@@ -241,116 +229,141 @@ impl Gateway {
         }
     }
 
-    /// Asks for a stream and reads up to its first visible piece.
-    async fn begin_stream(
+    /// Asks for an answer and reads up to its first visible piece. What the model thinks before is held for as it comes.
+    pub(super) async fn begin_stream(
         &self,
         job: &Job,
-        candidate: &Candidate,
+        Chance { candidate, turn, patience }: Chance<'_>,
         progress: &mut Progress,
-    ) -> Result<(DeltaStream, Delta), ProviderError> {
+    ) -> Result<Begun, Unanswered> {
+        let (cap, reached) = asked(progress);
         let call = GenerateCall {
             request_id: job.id.clone(),
             model: candidate.model.upstream_name.clone(),
             prompt: job.request.prompt.clone(),
-            max_output_tokens: job
-                .request
-                .max_tokens
-                .map_or(candidate.model.max_output_tokens, |most| most.min(candidate.model.max_output_tokens)),
-            stream: job.request.stream,
+            max_output_tokens: u32::try_from(cap).unwrap_or(u32::MAX),
+            is_capped_by_context: is_capped_by_context(job, candidate, cap),
+            stream: candidate.upstream.is_asked_for_a_stream(&job.request),
+            reached,
         };
-        let mut stream = candidate.upstream.provider.generate(call).await?;
-        while let Some(delta) = stream.next().await {
-            let delta = delta?;
-            match delta {
-                Delta::Text(_) | Delta::ToolCall(_) | Delta::Finish(_) => return Ok((stream, delta)),
-                Delta::Model(name) => {
-                    if let Some(answering) = &mut progress.answering {
-                        answering.model = name;
+        let mut stream = within(patience.first_byte, None, candidate.upstream.provider.generate(call)).await?;
+        let mut first_piece = patience.first_piece;
+        while let Some(delta) = within(first_piece, ANSWERED, async { stream.next().await.transpose() }).await? {
+            match &delta {
+                Delta::Text(_) | Delta::ToolCall(_) | Delta::Finish { .. } => {
+                    turn.answered();
+                    return Ok(Begun { stream, first: delta, patience });
+                }
+                Delta::Model(_) | Delta::Flaw(_) => progress.note(delta),
+                Delta::Usage(_) | Delta::Thinking { .. } => {
+                    if matches!(delta, Delta::Thinking { .. }) {
+                        first_piece = patience.after_a_thought();
+                    }
+                    if let Some(call) = &mut progress.call {
+                        call.meter.observe(&delta);
+                    }
+                    if self.cover(job, candidate, progress).await? == Cover::Beyond {
+                        return Err(Unanswered::Ended(cut(progress)));
                     }
                 }
-                Delta::Usage(_) | Delta::Thinking { .. } => progress.meter.observe(&delta),
             }
         }
-        Err(ProviderError {
-            kind: FailureKind::Connection,
-            status: Some(200),
-            message: "the stream ended before it began".to_owned(),
-            retry_after: None,
-        })
+        Err(Unanswered::Failed(ProviderError::cut("the stream ended before it began")))
+    }
+
+    /// Asks for an answer and reads it to its end, without showing any of it.
+    async fn gather_from(&self, job: &Job, chance: Chance<'_>, progress: &mut Progress) -> Result<Ending, Unanswered> {
+        let candidate = chance.candidate;
+        let begun = self.begin_stream(job, chance, progress).await?;
+        let gathered = self.drive(job, candidate, begun, progress).await;
+        if let Err(Unanswered::Failed(_)) = gathered {
+            job.answer.forget_gathered();
+            progress.first_chunk_ms = None;
+            progress.finish_reason = None;
+        }
+        gathered
     }
 
     async fn begin_embedding(
         &self,
         job: &Job,
-        candidate: &Candidate,
-        _: &mut Progress,
-    ) -> Result<Embeddings, ProviderError> {
+        Chance { candidate, patience, .. }: Chance<'_>,
+        progress: &mut Progress,
+    ) -> Result<Embeddings, Unanswered> {
         let call = EmbedCall {
             request_id: job.id.clone(),
             model: candidate.model.upstream_name.clone(),
             inputs: job.request.inputs.clone(),
             user: job.request.prompt.user.clone(),
+            reached: asked(progress).1,
         };
-        candidate.upstream.provider.embed(call).await
-    }
-
-    /// Sees to it that what is held covers the input and `output_tokens` at this candidate's price; `false` when the
-    /// account cannot.
-    pub(super) async fn hold_for(
-        &self,
-        job: &Job,
-        candidate: &Candidate,
-        output_tokens: u64,
-        progress: &mut Progress,
-    ) -> Result<bool, Ending> {
-        let worst_case = candidate.price.worst_case(job.input_tokens, output_tokens);
-        let needed = self.settings.rate.charge(worst_case);
-        if needed <= progress.reserved {
-            return Ok(true);
-        }
-        self.extend(job, needed - progress.reserved, progress).await
-    }
-
-    /// Holds `by` more; `false` when the account cannot. What passes is waited for: the request's deadline ends that.
-    /// An outcome that was not learned may be a hold that was made; it is then made twice, and released at the end.
-    async fn extend(&self, job: &Job, by: Microcredits, progress: &mut Progress) -> Result<bool, Ending> {
-        let mut retry = FIRST_EXTEND_RETRY;
-        loop {
-            let command =
-                AccountCommand::ExtendReservation { reservation_id: job.id.clone(), by, extended_at: self.clock.now() };
-            match self.accounts.execute(&job.principal.account, &command, &|_| Ok(vec![]), &job.metadata).await {
-                Ok(_) => {
-                    progress.reserved = progress.reserved.saturating_add(by);
-                    return Ok(true);
-                }
-                Err(ExecuteError::Refused(
-                    AccountError::InsufficientCredits { .. } | AccountError::UsageLimitExceeded { .. },
-                )) => return Ok(false),
-                Err(error) if passes(&error) && Instant::now() + retry < job.deadline => {
-                    tracing::warn!(request.id = %job.id, error.message = %error, "no more is held yet; trying again");
-                    tokio::time::sleep(retry).await;
-                    retry = (retry * 2).min(SLOWEST_EXTEND_RETRY);
-                }
-                // Among them a reservation that is gone: somebody took this request for orphaned and ended it.
-                Err(error) => return Err(Ending::Failed(GatewayError::internal(&error))),
-            }
-        }
+        // Some providers take so many inputs in several calls.
+        Ok(within(patience.whole_piece(job.request.inputs.len()), None, candidate.upstream.provider.embed(call))
+            .await?)
     }
 }
 
-/// Whether the same may succeed a little later.
-fn passes(error: &ExecuteError) -> bool {
-    matches!(
-        error,
-        ExecuteError::Contended
-            | ExecuteError::Append(AppendError::Overloaded | AppendError::Unavailable(_))
-            | ExecuteError::Load(LoadError::Unavailable(_))
-    )
+/// What the provider is told, once its answer is over.
+fn finished(ending: Ending, turn: &mut Turn, progress: &Progress) -> Ending {
+    if progress.call.as_ref().is_some_and(|call| call.end == CallEnd::Finished) {
+        turn.succeeded();
+    }
+    ending
+}
+
+/// The provider broke off what was shown already.
+fn interrupted(job: &Job, turn: &mut Turn, error: &ProviderError, progress: &mut Progress) -> Ending {
+    turn.failed(error);
+    progress.end_attempt(Some(error));
+    let provider = progress.call.as_mut().map(|call| {
+        call.end = CallEnd::Failed;
+        call.provider.clone()
+    });
+    let provider = provider.unwrap_or_default();
+    tracing::warn!(
+        request.id = %job.id,
+        provider.name = %provider,
+        failure.kind = ?error.kind,
+        failure.flaw = error.flaw.as_ref().map(tracing::field::display),
+        "a stream broke off"
+    );
+    Ending::Failed(GatewayError::StreamInterrupted { provider, kind: error.kind })
+}
+
+/// The context has less room than the cap by our count, and even if that is too low, no more than what is held for: then a
+/// provider that counts itself may set the limit. One that the client has set is sent as it is.
+fn is_capped_by_context(job: &Job, candidate: &Candidate, cap: u64) -> bool {
+    let context = candidate.model.context_tokens;
+    let about = context.saturating_sub(job.request.input_tokens_estimate(&candidate.model));
+    let at_most = context.saturating_sub(job.request.input_tokens_at_least());
+    job.request.max_tokens.is_none() && about < cap && at_most <= cap
+}
+
+/// The cap of the call that is to be made, and where it is noted that it left.
+fn asked(progress: &Progress) -> (u64, Reached) {
+    let of_call = |call: &Call| (call.allowance.cap, call.reached.clone());
+    progress.call.as_ref().map_or_else(Default::default, of_call)
+}
+
+/// How an answer ends that goes no further because what is held does not: at its cap, or for want of credits.
+pub(super) fn cut(progress: &mut Progress) -> Ending {
+    progress.is_cut = true;
+    let is_full = |call: &Call| call.allowance.held == call.allowance.cap && !call.allowance.is_lowered();
+    if progress.call.as_ref().is_some_and(is_full) {
+        // The provider was told to stop here, and did not.
+        progress.finish_reason = Some(FinishReason::Length);
+        return Ending::Completed;
+    }
+    Ending::Cancelled(CancelReason::CreditsExhausted)
+}
+
+fn sooner(later: Option<Duration>, wait: Duration) -> Duration {
+    later.map_or(wait, |later| later.min(wait))
 }
 
 /// The provider found fault with the request itself: its words are for the client.
 fn refused_by(error: &ProviderError) -> GatewayError {
-    GatewayError::Validation(vec![FaultyField::new("(refused by the provider)", error.message.clone())])
+    GatewayError::faulty("(refused by the provider)", error.message.clone())
 }
 
 fn all_failed(progress: &Progress, retry_after: Option<Duration>) -> Ending {
@@ -367,6 +380,7 @@ fn log_failure(job: &Job, candidate: &Candidate, error: &ProviderError) {
         provider.name = %provider,
         model.name = %candidate.model_name,
         failure.kind = ?error.kind,
+        failure.flaw = error.flaw.as_ref().map(tracing::field::display),
         http.status = error.status,
         "a provider failed"
     );

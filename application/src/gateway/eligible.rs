@@ -9,8 +9,9 @@ use crate::{
     request::AnswerRequest,
 };
 
-/// The candidates that the principal may use and whose context the prompt may fit into. An explicit provider that the
-/// principal may not use is refused; everything else is passed over, as long as somebody is left.
+/// The candidates that the principal may use, whose context the prompt may fit into, and where all of it has a price with a
+/// bound. An explicit provider that the principal may not use is refused; everything else is passed over, as long as somebody
+/// is left.
 pub(super) fn eligible(
     all: Vec<Candidate>,
     principal: &Principal,
@@ -24,21 +25,38 @@ pub(super) fn eligible(
     let mut eligible = Vec::with_capacity(all.len());
     let mut refusal = None;
     let mut largest_context = None;
+    let mut unbounded = None;
     for candidate in all {
         let (provider, context_tokens) = (&candidate.upstream.name, candidate.model.context_tokens);
         match principal.capabilities.require(operation, provider, &candidate.model_name) {
             Err(missing) if *provider == request.provider => return Err(missing.into()),
             Err(missing) => refusal = refusal.or(Some(missing)),
             Ok(()) if context_tokens < least_tokens => largest_context = largest_context.max(Some(context_tokens)),
-            Ok(()) => eligible.push(candidate),
+            Ok(()) => match unbounded_picture(request, &candidate) {
+                Some(fault) => unbounded = unbounded.or(Some(fault)),
+                None => eligible.push(candidate),
+            },
         }
     }
-    match (largest_context, refusal) {
+    match (largest_context, unbounded, refusal) {
         _ if !eligible.is_empty() => Ok(eligible),
-        (Some(largest), _) => Err(too_long(request, least_tokens, largest)),
-        (None, Some(missing)) => Err(missing.into()),
-        (None, None) => Ok(eligible),
+        (Some(largest), ..) => Err(too_long(request, least_tokens, largest)),
+        (None, Some(fault), _) => Err(GatewayError::Validation(fault.into())),
+        (None, None, Some(missing)) => Err(missing.into()),
+        (None, None, None) => Ok(eligible),
     }
+}
+
+/// The first picture that may count for any number of tokens at this candidate.
+fn unbounded_picture(request: &AnswerRequest, candidate: &Candidate) -> Option<FaultyField> {
+    let mut pictures = request.prompt.pictures();
+    let (message, part, _) =
+        pictures.find(|(_, _, picture)| candidate.model.pictures.tokens(picture.extent).is_none())?;
+    let reason = format!(
+        "is a picture by address, and what one can cost at {} has no bound: send it as a data URI",
+        candidate.model_name
+    );
+    Some(FaultyField::new(format!("messages[{message}].content[{part}].image_url"), reason))
 }
 
 fn too_long(request: &AnswerRequest, least_tokens: u64, largest_context: u64) -> GatewayError {
@@ -46,7 +64,7 @@ fn too_long(request: &AnswerRequest, least_tokens: u64, largest_context: u64) ->
     let reason = format!(
         "{what} at least {least_tokens} tokens, and the largest context available for it takes {largest_context}"
     );
-    GatewayError::Validation(vec![FaultyField::new(request.text_field, reason)])
+    GatewayError::faulty(request.text_field, reason)
 }
 
 #[cfg(test)]

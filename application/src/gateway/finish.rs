@@ -21,6 +21,7 @@ impl Drop for Finish {
             AnswerEnd::Failed(GatewayError::internal(&format!("the task of request {} broke off", job.id)).into())
         });
         record(job, &end);
+        gateway.limits.debit_bytes(&job.principal, job.answer.text_bytes());
         // Forgotten first: who hears the refusal may ask again at once.
         if !*accepted && job.request.idempotency_key.is_some() {
             gateway.answers.forget(&job.id, &job.answer);

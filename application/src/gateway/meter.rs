@@ -1,5 +1,7 @@
 //! What a call has used so far.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use aihub_domain::price::TokenUsage;
 
 use crate::ports::provider::Delta;
@@ -10,6 +12,8 @@ use crate::ports::provider::Delta;
 #[derive(Debug, Clone, Default)]
 pub struct Meter {
     input_estimate: u64,
+    /// What the provider was told to produce at most.
+    cap: u64,
     reported: Option<TokenUsage>,
     /// Output by our own count, see [`tokens_of_piece`].
     output: u64,
@@ -20,6 +24,17 @@ pub struct Meter {
 /// The longest piece that is taken for one token, in bytes: hardly any token is longer.
 const MAX_TOKEN_BYTES: usize = 16;
 
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallEnd {
+    /// The answer came to its own end.
+    Finished,
+    /// We went, while the provider was working.
+    Left,
+    /// The provider broke off.
+    Failed,
+}
+
 /// A usage, and whether it is our own count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Metered {
@@ -28,19 +43,15 @@ pub struct Metered {
 }
 
 impl Meter {
-    pub fn new(input_estimate: u64) -> Self {
-        Self { input_estimate, ..Self::default() }
+    pub fn new(input_estimate: u64, cap: u64) -> Self {
+        Self { input_estimate, cap, ..Self::default() }
     }
 
     pub fn observe(&mut self, delta: &Delta) {
-        let bytes = match delta {
-            Delta::Text(text) => text.len(),
-            Delta::Thinking { bytes } => *bytes,
-            Delta::ToolCall(call) => call.arguments.len() + call.name.as_ref().map_or(0, String::len),
-            Delta::Usage(usage) => return self.report(*usage),
-            Delta::Model(_) | Delta::Finish(_) => return,
-        };
-        self.output += tokens_of_piece(bytes);
+        match delta {
+            Delta::Usage(usage) => self.report(*usage),
+            delta => self.output = self.output.saturating_add(tokens_of(delta)),
+        }
     }
 
     pub fn report(&mut self, usage: TokenUsage) {
@@ -48,27 +59,46 @@ impl Meter {
         self.output_at_report = self.output;
     }
 
-    /// Output by our own count.
-    pub fn output_estimate(&self) -> u64 {
-        self.output
+    /// Output so far: by our own count, or by the provider's where that is more.
+    pub fn seen(&self) -> u64 {
+        self.output.max(self.told())
     }
 
-    /// What is to be paid. `finished`: the stream came to its own end.
-    pub fn metered(&self, finished: bool) -> Metered {
+    /// Output by the provider's last word.
+    pub fn told(&self) -> u64 {
+        self.reported.map_or(0, |usage| usage.output)
+    }
+
+    /// What is to be paid. A provider that broke off before it produced anything is paid nothing; of one that we left, the
+    /// input is.
+    pub fn metered(&self, end: CallEnd) -> Metered {
+        // Our count may be too high where pieces are not tokens; the provider was told where to stop.
+        let output = self.output.min(self.cap);
         match self.reported {
             // An explicit zero is a zero.
-            Some(usage) if finished && self.output == self.output_at_report => Metered { usage, estimated: false },
-            Some(usage) if !finished && self.output <= usage.output => Metered { usage, estimated: false },
-            Some(usage) => {
-                Metered { usage: TokenUsage { output: self.output.max(usage.output), ..usage }, estimated: true }
+            Some(usage) if end == CallEnd::Finished && self.output == self.output_at_report => {
+                Metered { usage, estimated: false }
             }
-            None if self.output == 0 && !finished => Metered { usage: TokenUsage::default(), estimated: true },
+            _ if end == CallEnd::Failed && self.output == 0 => Metered::default(),
+            Some(usage) => Metered { usage: TokenUsage { output: output.max(usage.output), ..usage }, estimated: true },
             None => {
-                let usage =
-                    TokenUsage { input: self.input_estimate, output: self.output_estimate(), ..TokenUsage::default() };
+                let usage = TokenUsage { input: self.input_estimate, output, ..TokenUsage::default() };
                 Metered { usage, estimated: true }
             }
         }
+    }
+}
+
+/// Output tokens in a piece of an answer, by our own count.
+pub fn tokens_of(delta: &Delta) -> u64 {
+    match delta {
+        Delta::Text(text) => tokens_of_piece(text.len()).max(words(text)),
+        Delta::Thinking { bytes } => tokens_of_piece(*bytes),
+        Delta::ToolCall(call) => {
+            let name = call.name.as_ref().map_or(0, String::len);
+            tokens_of_piece(call.arguments.len().saturating_add(name)).max(words(&call.arguments))
+        }
+        Delta::Usage(_) | Delta::Model(_) | Delta::Flaw(_) | Delta::Finish { .. } => 0,
     }
 }
 
@@ -78,8 +108,13 @@ fn tokens_of_piece(bytes: usize) -> u64 {
     match bytes {
         0 => 0,
         1..=MAX_TOKEN_BYTES => 1,
-        _ => (bytes as u64).div_ceil(4),
+        _ => u64::try_from(bytes.div_ceil(4)).unwrap_or(u64::MAX),
     }
+}
+
+/// No tokenizer makes one token of two words; Anthropic sends several in a short piece.
+fn words(text: &str) -> u64 {
+    u64::try_from(text.split_whitespace().count()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -87,7 +122,7 @@ mod tests {
     use super::*;
 
     fn seen(texts: &[&str]) -> Meter {
-        let mut meter = Meter::new(7);
+        let mut meter = Meter::new(7, 1_000);
         for text in texts {
             meter.observe(&Delta::Text((*text).to_owned()));
         }
@@ -98,27 +133,28 @@ mod tests {
     fn the_providers_word_counts_at_the_end_also_when_it_is_zero() {
         let mut meter = seen(&["a", "b"]);
         meter.report(TokenUsage { input: 3, output: 0, ..TokenUsage::default() });
-        let metered = meter.metered(true);
+        let metered = meter.metered(CallEnd::Finished);
         assert_eq!((metered.usage.prompt_tokens(), metered.usage.output, metered.estimated), (3, 0, false));
     }
 
     #[test]
     fn a_missing_usage_is_estimated_and_marked() {
-        let metered = seen(&["one", " internationally", " a much longer piece of text"]).metered(true);
+        let metered = seen(&["one", " internationally", " a much longer piece of text"]).metered(CallEnd::Finished);
         assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (7, 9, true));
+        assert_eq!(seen(&["! How can I", " a b c d e f g h i"]).seen(), 4 + 9, "a word is a token at least");
     }
 
     #[test]
     fn a_placeholder_at_the_beginning_is_not_taken_for_the_output_when_no_other_report_follows() {
-        let mut meter = Meter::new(7);
+        let mut meter = Meter::new(7, 1_000);
         meter.report(TokenUsage { input: 20, output: 2, ..TokenUsage::default() });
         for _ in 0..5 {
             meter.observe(&Delta::Text("a".to_owned()));
         }
-        let metered = meter.metered(true);
+        let metered = meter.metered(CallEnd::Finished);
         assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (20, 5, true));
         meter.report(TokenUsage { input: 20, output: 4, ..TokenUsage::default() });
-        let metered = meter.metered(true);
+        let metered = meter.metered(CallEnd::Finished);
         assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (20, 4, false));
     }
 
@@ -126,12 +162,33 @@ mod tests {
     fn a_stream_that_was_cut_off_is_counted_by_what_it_brought() {
         let mut meter = seen(&["a", "b", "c"]);
         meter.report(TokenUsage { input: 20, output: 1, ..TokenUsage::default() });
-        let metered = meter.metered(false);
-        assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (20, 3, true));
+        for end in [CallEnd::Left, CallEnd::Failed] {
+            let metered = meter.metered(end);
+            assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (20, 3, true));
+        }
     }
 
     #[test]
-    fn a_call_that_brought_nothing_used_nothing() {
-        assert_eq!(seen(&[]).metered(false).usage, TokenUsage::default());
+    fn a_call_that_was_left_before_it_brought_anything_is_paid_its_input_and_one_that_failed_nothing() {
+        let mut meter = seen(&[]);
+        let metered = meter.metered(CallEnd::Left);
+        assert_eq!((metered.usage.input, metered.usage.output, metered.estimated), (7, 0, true));
+        assert_eq!(meter.metered(CallEnd::Failed).usage, TokenUsage::default());
+        meter.report(TokenUsage { input: 20, output: 1, ..TokenUsage::default() });
+        assert_eq!(meter.metered(CallEnd::Left).usage.input, 20, "the provider's own count");
+        assert_eq!(meter.metered(CallEnd::Failed).usage, TokenUsage::default());
+    }
+
+    #[test]
+    fn an_estimate_is_never_above_what_the_provider_was_told_to_produce() {
+        let mut meter = Meter::new(7, 5);
+        for _ in 0..9 {
+            meter.observe(&Delta::Text("a".to_owned()));
+        }
+        assert_eq!((meter.seen(), meter.metered(CallEnd::Left).usage.output), (9, 5));
+        assert_eq!(meter.metered(CallEnd::Finished).usage.output, 5);
+        meter.report(TokenUsage { input: 20, output: 8, ..TokenUsage::default() });
+        assert_eq!(meter.metered(CallEnd::Finished).usage.output, 8, "but its own word counts");
+        assert_eq!((meter.seen(), meter.told()), (9, 8));
     }
 }

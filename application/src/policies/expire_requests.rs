@@ -12,7 +12,8 @@ use futures::future::BoxFuture;
 
 use crate::{
     accounts::{Accounts, ExecuteError},
-    ports::event_log::{AppendError, EventLog, LoadError, Metadata, NewEvent, StreamAppend},
+    error::Outside as _,
+    ports::event_log::{EventLog, LoadError, Metadata, StreamAppend},
 };
 
 /// A request that has not ended, though nobody drives it any more.
@@ -22,12 +23,14 @@ pub struct OrphanedRequest {
     pub account: String,
     /// Why nobody does: its node has not been heard of, or its deadline has passed.
     pub reason: String,
+    /// When it was found to be one.
+    pub found_at: DateTime<Utc>,
 }
 
 /// Where such requests are found. What it says may be behind the log: what has ended since is left alone.
 pub trait OrphanedRequests: Send + Sync {
     /// Some of them, oldest first.
-    fn find(&self, now: DateTime<Utc>) -> BoxFuture<'_, anyhow::Result<Vec<OrphanedRequest>>>;
+    fn find(&self) -> BoxFuture<'_, anyhow::Result<Vec<OrphanedRequest>>>;
 }
 
 /// Ends every orphaned request that is found. Returns how many were ended now.
@@ -35,18 +38,17 @@ pub async fn expire_requests(
     accounts: &Accounts,
     log: &dyn EventLog,
     orphaned: &dyn OrphanedRequests,
-    now: DateTime<Utc>,
     node: &str,
 ) -> anyhow::Result<usize> {
     let mut ended = 0;
-    for request in orphaned.find(now).await? {
+    for request in orphaned.find().await? {
         let metadata = Arc::new(Metadata::from([
             ("actor", "expire_requests".to_owned()),
             ("correlationId", request.request_id.clone()),
             ("node", node.to_owned()),
         ]));
         let ended_now = match load(log, &request.request_id).await {
-            Ok(state) => end(accounts, &state, &request, now, &metadata).await,
+            Ok(state) => end(accounts, &state, &request, &metadata).await,
             Err(error) => Err(error.into()),
         };
         match ended_now {
@@ -56,7 +58,8 @@ pub async fn expire_requests(
                 ended += 1;
             }
             Ok(false) => {}
-            Err(error) if is_outage(&error) => return Err(error.into()),
+            // The next request would fare no better.
+            Err(error) if error.is_outage() => return Err(error.into()),
             // One that cannot be ended does not keep the others from it.
             Err(error) => {
                 tracing::error!(request.id = %request.request_id, error.message = %error, "an orphaned request cannot be ended");
@@ -64,15 +67,6 @@ pub async fn expire_requests(
         }
     }
     Ok(ended)
-}
-
-/// Whether the log is to blame: the next request would fare no better, and this one may later.
-pub(crate) fn is_outage(error: &ExecuteError) -> bool {
-    matches!(
-        error,
-        ExecuteError::Append(AppendError::Unavailable(_) | AppendError::Overloaded)
-            | ExecuteError::Load(LoadError::Unavailable(_))
-    )
 }
 
 /// As the log has it: its end says again what its acceptance said.
@@ -90,20 +84,15 @@ pub(crate) async fn end(
     accounts: &Accounts,
     state: &Request,
     request: &OrphanedRequest,
-    now: DateTime<Utc>,
     metadata: &Arc<Metadata>,
 ) -> Result<bool, ExecuteError> {
-    let abandon = RequestCommand::AbandonRequest { reason: request.reason.clone(), abandoned_at: now };
+    let abandon = RequestCommand::AbandonRequest { reason: request.reason.clone(), abandoned_at: request.found_at };
     let Ok(events) = state.decide(abandon) else { return Ok(false) };
-    let companions = |_: &[_]| {
-        Ok(vec![StreamAppend {
-            aggregate_type: Request::TYPE,
-            aggregate_id: request.request_id.clone(),
-            expected_sequence: 1,
-            events: events.iter().map(NewEvent::of).collect::<Result<_, _>>()?,
-        }])
+    let companions = |_: &[_]| Ok(vec![StreamAppend::of::<Request>(&request.request_id, 1, &events)?]);
+    let release = AccountCommand::ReleaseReservation {
+        reservation_id: request.request_id.clone(),
+        released_at: request.found_at,
     };
-    let release = AccountCommand::ReleaseReservation { reservation_id: request.request_id.clone(), released_at: now };
     match accounts.execute(&request.account, &release, &companions, metadata).await {
         Ok(_) => Ok(true),
         Err(ExecuteError::Refused(AccountError::NoSuchReservation(_)) | ExecuteError::CompanionConflict) => Ok(false),

@@ -6,14 +6,19 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
+use aihub_domain::content::{ContentHash, ContentKey};
+use bytes::Bytes;
+use cqrs_es::Aggregate;
 use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use uuid::Uuid;
 
-/// Who caused an event and in which context: `actor`, `correlationId`, `node`. Never content.
+/// Who caused an event and in which context: `actor`, `correlationId`, `node`; with an acceptance `clientKey`, see
+/// [`client_key`](crate::lost_answers::client_key); the log adds `databaseRole`, the login that appended it. Never content.
 pub type Metadata = BTreeMap<&'static str, String>;
 
 /// One event as it goes into the log.
@@ -25,6 +30,18 @@ pub struct NewEvent {
     pub payload: String,
 }
 
+/// One sealed piece of a text, as it is kept beside the log: once for each key and hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    pub key: Arc<ContentKey>,
+    /// SHA-256 over `bytes`.
+    pub hash: ContentHash,
+    pub bytes: Bytes,
+    /// What the vault knows the text by, to tell that it is kept already when it comes again. It says nothing to anybody
+    /// else. `None` where that is not to be expected.
+    pub fingerprint: Option<[u8; 32]>,
+}
+
 /// The events that a unit adds to one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamAppend {
@@ -33,6 +50,8 @@ pub struct StreamAppend {
     /// The sequence of the stream's last event that the decision was made on; 0 for a new stream.
     pub expected_sequence: u64,
     pub events: Vec<NewEvent>,
+    /// What the events name, where it is not kept yet. It is committed with them.
+    pub contents: Vec<Piece>,
 }
 
 /// What a decision was made on, where that is not all in the log yet: the state in memory that earlier units, still on
@@ -92,7 +111,8 @@ pub enum AppendError {
     /// a text, an id too long for the index. Nothing was appended.
     #[error("the unit cannot stand in the log: {0}")]
     Malformed(String),
-    #[error("a unit of {bytes} bytes exceeds the limit of {limit}")]
+    /// The unit, or one of its events.
+    #[error("what is to be appended takes {bytes} bytes, and may take {limit}")]
     TooLarge { bytes: usize, limit: usize },
     /// The outcome could not be learned in the time there was. The unit may be in the log: append it again under
     /// the same command id to find out.
@@ -123,12 +143,26 @@ pub struct Snapshot {
     pub state: serde_json::Value,
 }
 
+/// That what is appended is not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outage {
+    /// Until now.
+    pub lasts: Duration,
+    /// Why, as far as that is known, for anybody to read.
+    pub reason: &'static str,
+}
+
 pub type Append = BoxFuture<'static, Result<Appended, AppendError>>;
 
 pub trait EventLog: Send + Sync {
     /// Queues `unit` at once, so that calls made one after another are appended in that order. The returned future
     /// tells the outcome; dropping it does not take the unit back.
     fn append(&self, unit: Unit) -> Append;
+
+    /// Whether nothing is acknowledged at the moment. New work is not taken then: it could not be written down.
+    fn outage(&self) -> Option<Outage> {
+        None
+    }
 
     /// The events of a stream after `after_sequence`, oldest first.
     fn load<'a>(
@@ -151,6 +185,28 @@ pub trait EventLog: Send + Sync {
         aggregate_id: &'a str,
         snapshot: Snapshot,
     ) -> BoxFuture<'a, Result<(), LoadError>>;
+}
+
+impl StreamAppend {
+    /// Without any content.
+    pub fn of<A: Aggregate>(
+        aggregate_id: &str,
+        expected_sequence: u64,
+        events: &[A::Event],
+    ) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            aggregate_type: A::TYPE,
+            aggregate_id: aggregate_id.to_owned(),
+            expected_sequence,
+            events: events.iter().map(NewEvent::of).collect::<Result<_, _>>()?,
+            contents: vec![],
+        })
+    }
+
+    #[must_use]
+    pub fn with(self, contents: Vec<Piece>) -> Self {
+        Self { contents, ..self }
+    }
 }
 
 impl NewEvent {

@@ -17,8 +17,6 @@ pub enum JobKind {
 pub enum News {
     /// Something did, and whoever lists jobs has read it.
     Changed { kind: JobKind, id: String, account: String },
-    /// Somebody wants the video looked at.
-    Nudged { video_id: String },
     /// The database was out of reach: what happened meanwhile is not told.
     Missed,
 }

@@ -1,12 +1,23 @@
 //! AI providers, in the vocabulary that all of them share.
 
-use std::{sync::Arc, time::Duration};
+pub mod prompt;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aihub_domain::price::TokenUsage;
+pub use aihub_domain::request::event::Flaw;
 use futures::{future::BoxFuture, stream::BoxStream};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use thiserror::Error;
+
+use crate::principal::MAX_IDENTIFIER_BYTES;
+use prompt::Prompt;
 
 /// One call to one provider. Cheap to clone for the next attempt.
 #[derive(Debug, Clone)]
@@ -18,59 +29,31 @@ pub struct GenerateCall {
     pub prompt: Arc<Prompt>,
     /// The most tokens that the answer may have. Already clamped to the model's limit.
     pub max_output_tokens: u32,
+    /// That is what is left of the model's context by our count: a provider that counts itself does so better.
+    pub is_capped_by_context: bool,
     /// Ask the provider for a stream. The adapter answers with [`Delta`]s either way.
     pub stream: bool,
+    pub reached: Reached,
 }
 
-/// What the client asked, as far as providers are concerned.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Prompt {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub system: Option<String>,
-    pub messages: Vec<Message>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_p: Option<f64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stop: Vec<String>,
-    /// Tools in OpenAI's form: `{"type":"function","function":{"name","description","parameters"}}`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tools: Vec<Value>,
-    /// `"auto" | "none" | "required"` or `{"type":"function","function":{"name"}}`, OpenAI's form.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool_choice: Option<Value>,
-    /// The end user, opaque, for the provider's abuse tracking.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-}
+/// Whether a call is on its way to the provider, which may be working on it from then on. The adapter notes that when the
+/// request leaves; a connection that was never made reaches nobody.
+#[derive(Debug, Clone, Default)]
+pub struct Reached(Arc<AtomicBool>);
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Message {
-    pub role: Role,
-    /// A string, or OpenAI's list of parts (`{"type":"text","text"}`, `{"type":"image_url",…}`). Absent on an
-    /// assistant's message that only calls tools.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub content: Value,
-    /// An assistant's calls, OpenAI's form: `{"id","type":"function","function":{"name","arguments"}}`.
-    #[serde(default, alias = "tool_calls", skip_serializing_if = "Vec::is_empty")]
-    pub tool_calls: Vec<Value>,
-    /// On a `tool` message: which call this answers.
-    #[serde(default, alias = "tool_call_id", skip_serializing_if = "Option::is_none")]
-    pub tool_call_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-}
+impl Reached {
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    System,
-    User,
-    Assistant,
-    Tool,
+    /// It was on its way to nobody.
+    pub fn forget(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    pub fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// One piece of an answer, in the order of its arrival.
@@ -90,17 +73,22 @@ pub enum Delta {
     ///
     /// A report covers what came before it. Anthropic opens a stream with the true input and a placeholder of 0 to 8
     /// tokens for the output; where output follows and no further report does (a stream that was cut), the input is
-    /// as reported, and the output has to be estimated from what was seen. `OpenAI` counts last, behind
-    /// [`Delta::Finish`]: read a stream to its end.
+    /// as reported, and the output has to be estimated from what was seen.
     Usage(TokenUsage),
     /// The model that answers, as the provider names it. At most once, before any other delta.
     Model(String),
-    /// Why it ended. A stream that closes without this was cut off.
-    Finish(FinishReason),
+    /// Something of the answer's form that is not as it should be, and cost nothing.
+    Flaw(Flaw),
+    /// Why it ended, the last delta of all. `said` is the provider's own word, where that is another one than ours. A stream
+    /// that closes without this was cut off.
+    Finish {
+        reason: FinishReason,
+        said: Option<String>,
+    },
 }
 
 /// A fragment of a tool call. `id` and `name` come with the first fragment of an `index`, `arguments` (JSON text)
-/// in pieces to be joined.
+/// in pieces to be joined. A finished call has all of them, or its last fragment says what is `broken`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCallDelta {
     pub index: u32,
@@ -109,6 +97,9 @@ pub struct ToolCallDelta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     pub arguments: String,
+    /// Why the call cannot be made: it has no name, or arguments that are no JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,12 +114,19 @@ pub enum FinishReason {
     Other(String),
 }
 
+/// A word of a provider's that goes into an event: a model's name, a reason to end. What is longer than any of those is cut.
+pub fn providers_word(mut word: String) -> String {
+    word.truncate(word.floor_char_boundary(MAX_IDENTIFIER_BYTES));
+    word
+}
+
 #[derive(Debug, Clone)]
 pub struct EmbedCall {
     pub request_id: String,
     pub model: String,
     pub inputs: Arc<Vec<String>>,
     pub user: Option<String>,
+    pub reached: Reached,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -138,6 +136,16 @@ pub struct Embeddings {
     pub model: Option<String>,
     /// `None` where the provider does not say.
     pub usage: Option<TokenUsage>,
+}
+
+impl Embeddings {
+    /// Those of the inputs that follow.
+    pub fn append(&mut self, more: Self) {
+        self.vectors.extend(more.vectors);
+        self.model = self.model.take().or(more.model);
+        // Counted all, or not counted.
+        self.usage = self.usage.zip(more.usage).map(|(usage, more)| usage.plus(&more));
+    }
 }
 
 /// A stream of deltas. Dropping it aborts the call upstream.
@@ -162,6 +170,8 @@ pub struct ProviderError {
     /// for a log or an event.
     pub message: String,
     pub retry_after: Option<Duration>,
+    /// What of the answer was malformed, and where.
+    pub flaw: Option<Flaw>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -189,13 +199,37 @@ pub enum FailureKind {
     ServerError,
     /// An answer that breaks the provider's own format.
     Malformed,
+    /// An answer without a text, a call, a refusal or a thought.
+    Empty,
+}
+
+impl ProviderError {
+    /// An answer that stopped before its end.
+    pub fn cut(message: &str) -> Self {
+        Self {
+            kind: FailureKind::Connection,
+            status: Some(200),
+            message: message.to_owned(),
+            retry_after: None,
+            flaw: None,
+        }
+    }
+
+    /// We waited for as long as we do.
+    pub fn timed_out(status: Option<u16>) -> Self {
+        let message = "the provider took longer than is waited for it".to_owned();
+        Self { kind: FailureKind::Timeout, status, message, retry_after: None, flaw: None }
+    }
 }
 
 impl FailureKind {
     /// Whether this speaks against the provider's health. What the client, our key or our bill is to blame for
     /// does not open the breaker.
     pub fn counts_against_provider(self) -> bool {
-        matches!(self, Self::Overloaded | Self::Timeout | Self::Connection | Self::ServerError | Self::Malformed)
+        matches!(
+            self,
+            Self::Overloaded | Self::Timeout | Self::Connection | Self::ServerError | Self::Malformed | Self::Empty
+        )
     }
 
     /// Whether another provider may do better.

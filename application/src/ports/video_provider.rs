@@ -47,6 +47,8 @@ pub struct SubmitError {
     /// The provider may have taken it all the same: its answer was lost, or was no refusal. A connection that was
     /// never made, and a status below 500, is one.
     pub in_doubt: bool,
+    /// It said that it has taken it, and gave it no name that it can be asked for by: nobody is to submit it again.
+    pub said_yes: bool,
 }
 
 /// A provider's job that may have come from a call.
@@ -56,6 +58,8 @@ pub struct Found {
     /// All that the call says is shown of it, the prompt before all, and is the same. Of any other it cannot be known whose
     /// it is.
     pub is_certain: bool,
+    /// All that is shown of its prompt, where that is only the beginning of the call's: it speaks for every call that begins so.
+    pub beginning: Option<String>,
 }
 
 /// How a job stands at its provider.
@@ -73,6 +77,10 @@ pub enum JobState {
         progress: Option<u8>,
     },
     Completed,
+    /// The provider has a word for it that nobody knows, so that it may be anything.
+    Unclear {
+        word: String,
+    },
     /// `code` is the provider's own, in lower case letters, digits and underscores; at most 64. No message: those quote
     /// prompts.
     Failed {
@@ -96,10 +104,20 @@ pub struct Download {
     pub content: BoxStream<'static, Result<Bytes, ProviderError>>,
 }
 
+const MAX_JOB_ID_BYTES: usize = 1_024;
+
+/// A name that a job can be asked for by: what stands between its slashes is a part of a path, and none of it leads elsewhere.
+pub fn is_job_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= MAX_JOB_ID_BYTES
+        && id.bytes().all(|c| c.is_ascii_graphic())
+        && !id.split('/').any(|segment| matches!(segment, "" | "." | ".."))
+}
+
 pub trait VideoProvider: Send + Sync {
     fn recovery(&self) -> Recovery;
 
-    /// The provider's name for the job: at most 256 bytes.
+    /// The provider's name for the job: at most 1,024 bytes.
     fn submit<'a>(&'a self, call: &'a VideoCall) -> BoxFuture<'a, Result<String, SubmitError>>;
 
     /// The jobs there that may have come from this call, of those made from `since` on: all of which nothing that is shown

@@ -185,6 +185,11 @@ impl Capabilities {
         Err(self.missing("administer", "`administration = true`"))
     }
 
+    /// Whether the roles grant nothing at all.
+    pub fn are_none(&self) -> bool {
+        self.granted().all(|role| *role == Role::default())
+    }
+
     fn granted(&self) -> impl Iterator<Item = &Role> {
         self.roles.iter().filter_map(|(_, role)| role.as_deref())
     }

@@ -3,10 +3,10 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use failsafe::{Config, FailurePolicy, Instrument, StateMachine, WindowedAdder};
@@ -22,13 +22,21 @@ pub struct BreakerPolicy {
     pub min_calls: u32,
     /// Opens at this share of failures, in per cent.
     pub failure_percent: u32,
+    /// Opens at so many failures one after another, however few calls there are and however long that takes.
+    pub consecutive_failures: u32,
     /// A probe is let through after this long.
     pub open_for: Duration,
 }
 
 impl Default for BreakerPolicy {
     fn default() -> Self {
-        Self { window: Duration::from_mins(1), min_calls: 10, failure_percent: 50, open_for: Duration::from_secs(30) }
+        Self {
+            window: Duration::from_mins(1),
+            min_calls: 10,
+            failure_percent: 50,
+            consecutive_failures: 5,
+            open_for: Duration::from_secs(30),
+        }
     }
 }
 
@@ -56,14 +64,24 @@ pub struct Probe {
 
 impl Breaker {
     pub fn new(provider: &str, policy: BreakerPolicy) -> Self {
-        let observed = Observed { state: Arc::default(), provider: provider.into() };
+        let observed = Observed { state: Arc::default(), opened_at: Arc::default(), provider: provider.into() };
         let failure_policy = RollingFailureRate {
             policy,
             calls: WindowedAdder::new(policy.window, SLICES),
             failures: WindowedAdder::new(policy.window, SLICES),
+            in_a_row: 0,
         };
         let machine = Config::new().failure_policy(failure_policy).instrument(observed.clone()).build();
         Self { machine, observed, open_for: policy.open_for, probing: Arc::default() }
+    }
+
+    /// Whether a call would be let through: it is closed, or has been open for long enough that one is to find out.
+    pub fn lets_through(&self) -> bool {
+        match self.state() {
+            BreakerState::Closed => true,
+            BreakerState::HalfOpen => !self.probing.load(Ordering::Acquire),
+            BreakerState::Open => self.observed.opened_for().is_none_or(|open| open >= self.open_for),
+        }
     }
 
     /// Leave to call, or after how long to ask again.
@@ -88,6 +106,11 @@ impl Breaker {
 }
 
 impl Probe {
+    /// It finds out how things are, and others are kept from calling as long as it does.
+    pub fn is_finding_out(&self) -> bool {
+        self.probing.is_some()
+    }
+
     /// The call is being answered. That is all a probe is to find out: the breaker closes and others may call, however
     /// long the answer goes on. Any other call is counted once, at its end.
     pub fn answered(&mut self) {
@@ -119,10 +142,12 @@ struct RollingFailureRate {
     policy: BreakerPolicy,
     calls: WindowedAdder,
     failures: WindowedAdder,
+    in_a_row: u32,
 }
 
 impl FailurePolicy for RollingFailureRate {
     fn record_success(&mut self) {
+        self.in_a_row = 0;
         self.calls.add(1);
     }
 
@@ -130,12 +155,15 @@ impl FailurePolicy for RollingFailureRate {
         self.calls.add(1);
         self.failures.add(1);
         let (calls, failures) = (self.calls.sum(), self.failures.sum());
-        let dead = calls >= i64::from(self.policy.min_calls)
-            && failures * 100 >= calls * i64::from(self.policy.failure_percent);
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        let is_high = failures * 100 >= calls * i64::from(self.policy.failure_percent);
+        let dead = (calls >= i64::from(self.policy.min_calls) && is_high)
+            || self.in_a_row >= self.policy.consecutive_failures.max(1);
         dead.then_some(self.policy.open_for)
     }
 
     fn revived(&mut self) {
+        self.in_a_row = 0;
         self.calls.reset();
         self.failures.reset();
     }
@@ -145,10 +173,15 @@ impl FailurePolicy for RollingFailureRate {
 #[derive(Clone)]
 struct Observed {
     state: Arc<AtomicU8>,
+    opened_at: Arc<Mutex<Option<Instant>>>,
     provider: Arc<str>,
 }
 
 impl Observed {
+    fn opened_for(&self) -> Option<Duration> {
+        self.opened_at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
+
     fn set(&self, state: u8) {
         self.state.store(state, Ordering::Release);
         metrics::gauge!("aihub_provider_breaker_state", "provider" => self.provider.to_string()).set(f64::from(state));
@@ -163,6 +196,7 @@ impl Instrument for Observed {
 
     fn on_open(&self) {
         tracing::warn!(provider.name = %self.provider, "circuit breaker opened");
+        *self.opened_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.set(2);
     }
 
@@ -198,6 +232,20 @@ mod tests {
         call(&breaker, true);
         assert_eq!(breaker.state(), BreakerState::Open);
         assert!(breaker.permit().is_err());
+    }
+
+    #[test]
+    fn it_opens_at_failures_in_a_row_at_the_lowest_traffic_and_a_success_begins_the_row_anew() {
+        let policy =
+            BreakerPolicy { window: Duration::from_millis(12), consecutive_failures: 3, ..BreakerPolicy::default() };
+        let breaker = Breaker::new("p", policy);
+        for fails in [true, true, false, true, true] {
+            call(&breaker, fails);
+            std::thread::sleep(Duration::from_millis(15));
+            assert_eq!(breaker.state(), BreakerState::Closed);
+        }
+        call(&breaker, true);
+        assert_eq!(breaker.state(), BreakerState::Open);
     }
 
     #[test]

@@ -7,10 +7,12 @@ use std::{
 };
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::breaker::{Breaker, BreakerPolicy, BreakerState, Probe};
-use crate::ports::provider::{FailureKind, ProviderError};
+use crate::{
+    ports::provider::{FailureKind, ProviderError},
+    shares::{Held, Holder, Portions, Share},
+};
 
 /// Without a `retry-after`, a provider that said "too many" is left alone for this long.
 const DEFAULT_COOL_DOWN: Duration = Duration::from_secs(5);
@@ -20,8 +22,7 @@ const UNUSABLE_COOL_DOWN: Duration = Duration::from_mins(1);
 pub struct Guard {
     breaker: Breaker,
     cooling_until: Mutex<Option<Instant>>,
-    permits: Arc<Semaphore>,
-    max_concurrency: usize,
+    calls: Arc<Share>,
     requests: Option<DefaultDirectRateLimiter>,
     tokens: Option<DefaultDirectRateLimiter>,
 }
@@ -38,8 +39,13 @@ pub struct UpstreamLimits {
 pub struct Turn {
     guard: Arc<Guard>,
     probe: Probe,
-    _permit: OwnedSemaphorePermit,
+    /// Since when nothing is heard of it; `None` once something was.
+    silent_since: Option<Instant>,
+    _call: Held,
 }
+
+/// A call that is let go of after so long, and of which nothing was heard, speaks against the provider, whoever lets it go.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Why a provider is not asked right now, and when it may be again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,24 +83,25 @@ pub struct UpstreamStatus {
 }
 
 impl Guard {
-    pub fn new(name: &str, limits: UpstreamLimits, breaker: BreakerPolicy) -> Arc<Self> {
+    /// `calls` is how the calls that may be made at once are divided among callers.
+    pub fn new(name: &str, limits: UpstreamLimits, breaker: BreakerPolicy, calls: Portions) -> Arc<Self> {
         let per_minute = |limit: NonZeroU32| RateLimiter::direct(Quota::per_minute(limit));
         Arc::new(Self {
             breaker: Breaker::new(name, breaker),
             cooling_until: Mutex::default(),
-            permits: Arc::new(Semaphore::new(limits.max_concurrency)),
-            max_concurrency: limits.max_concurrency,
+            calls: Share::new("calls of one provider", calls),
             requests: limits.requests_per_minute.map(per_minute),
             tokens: limits.tokens_per_minute.map(per_minute),
         })
     }
 
-    /// Leave for a call of about `tokens` tokens, or why there is none now. Never waits.
-    pub fn turn(self: &Arc<Self>, tokens: u64) -> Result<Turn, Unavailable> {
+    /// Leave for a call of about `tokens` tokens, or why there is none now. Never waits. Whoever holds many calls keeps others
+    /// from none.
+    pub fn turn(self: &Arc<Self>, caller: Holder, tokens: u64) -> Result<Turn, Unavailable> {
         if let Some(retry_after) = self.cooling_down() {
             return Err(Unavailable { reason: UnavailableReason::CoolingDown, retry_after });
         }
-        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+        let Ok(call) = self.calls.take(caller, 1) else {
             let retry_after = Duration::from_secs(1);
             return Err(Unavailable { reason: UnavailableReason::ConcurrencyLimit, retry_after });
         };
@@ -107,16 +114,21 @@ impl Guard {
             let retry_after = Duration::from_secs(1);
             return Err(Unavailable { reason: UnavailableReason::RateLimit, retry_after });
         }
-        Ok(Turn { guard: self.clone(), probe, _permit: permit })
+        Ok(Turn { guard: self.clone(), probe, silent_since: Some(Instant::now()), _call: call })
     }
 
     pub fn status(&self) -> UpstreamStatus {
         UpstreamStatus {
             breaker: self.breaker.state(),
             cooling_down: self.cooling_down(),
-            running: self.max_concurrency - self.permits.available_permits(),
-            max_concurrency: self.max_concurrency,
+            running: self.calls.taken(),
+            max_concurrency: self.calls.portions().all,
         }
+    }
+
+    /// Whether there would be a turn within so long, as far as it is not for others' calls and for rates.
+    pub fn is_available_within(&self, wait: Duration) -> bool {
+        self.breaker.lets_through() && self.cooling_down().is_none_or(|left| left <= wait)
     }
 
     fn cooling_down(&self) -> Option<Duration> {
@@ -139,16 +151,24 @@ impl Guard {
 }
 
 impl Turn {
+    /// Others are kept from this provider until it is known how this call goes.
+    pub fn is_finding_out(&self) -> bool {
+        self.probe.is_finding_out()
+    }
+
     /// Its first visible piece is there.
     pub fn answered(&mut self) {
+        self.silent_since = None;
         self.probe.answered();
     }
 
     pub fn succeeded(&mut self) {
+        self.silent_since = None;
         self.probe.succeeded();
     }
 
     pub fn failed(&mut self, error: &ProviderError) {
+        self.silent_since = None;
         match error.kind {
             FailureKind::RateLimited | FailureKind::Overloaded => {
                 // An overload counts for the breaker; it cools down only as long as the provider asks.
@@ -166,6 +186,14 @@ impl Turn {
     }
 }
 
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.silent_since.is_some_and(|since| since.elapsed() >= SILENCE) {
+            self.probe.failed();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,7 +204,11 @@ mod tests {
             requests_per_minute: NonZeroU32::new(requests),
             tokens_per_minute: NonZeroU32::new(tokens),
         };
-        Guard::new("p", limits, BreakerPolicy { min_calls: 1, ..BreakerPolicy::default() })
+        Guard::new("p", limits, BreakerPolicy { min_calls: 1, ..BreakerPolicy::default() }, Portions::undivided(9))
+    }
+
+    fn turn(guard: &Arc<Guard>, tokens: u64) -> Result<Turn, Unavailable> {
+        guard.turn(Holder::Principal { user: "ann".into(), account: "ann".into() }, tokens)
     }
 
     fn reason(turn: Result<Turn, Unavailable>) -> &'static str {
@@ -186,23 +218,24 @@ mod tests {
     #[test]
     fn a_request_above_a_whole_minutes_tokens_is_left_to_the_provider_and_others_are_limited() {
         let guard = guard(9, 100);
-        assert_eq!(reason(guard.turn(101)), "a turn");
-        assert_eq!(reason(guard.turn(60)), "a turn");
-        assert_eq!(reason(guard.turn(60)), "rate_limit");
+        assert_eq!(reason(turn(&guard, 101)), "a turn");
+        assert_eq!(reason(turn(&guard, 60)), "a turn");
+        assert_eq!(reason(turn(&guard, 60)), "rate_limit");
     }
 
     #[test]
     fn what_the_breaker_refuses_is_not_taken_off_the_rate() {
         let guard = guard(2, 100);
-        let mut turn = guard.turn(1).ok().unwrap();
-        turn.failed(&ProviderError {
+        let mut first = turn(&guard, 1).ok().unwrap();
+        first.failed(&ProviderError {
             kind: FailureKind::ServerError,
             status: None,
             message: String::new(),
             retry_after: None,
+            flaw: None,
         });
         for _ in 0..5 {
-            assert_eq!(reason(guard.turn(1)), "breaker_open");
+            assert_eq!(reason(turn(&guard, 1)), "breaker_open");
         }
         assert!(guard.within_rate(1));
     }

@@ -5,21 +5,25 @@
 //! Being the only one makes order and limits exact. It is not what keeps a job from being submitted twice: the log does.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use aihub_domain::video::VideoStatus;
 use tokio::{
-    sync::{Notify, RwLock, broadcast::error::TryRecvError},
+    sync::{Notify, RwLock},
     time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Videos, catalog::VideoBackend, queue::OpenVideo};
 use crate::{
-    ports::{jobs::News, video_provider::Recovery},
+    ports::{
+        provider::{FailureKind, ProviderError},
+        video_provider::Recovery,
+    },
+    shares::Holder,
     upstream::guard::{Turn, UnavailableReason},
 };
 
@@ -34,12 +38,35 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
+/// A provider that says "too many" without saying for how long.
+const DEFAULT_REST: Duration = Duration::from_secs(5);
+/// One that does not take our key, until somebody has given us another.
+const UNUSABLE_REST: Duration = Duration::from_secs(30);
+const LONGEST_REST: Duration = Duration::from_mins(10);
+
+/// How long a provider is left alone that answered so.
+fn rest_after(error: &ProviderError) -> Option<Duration> {
+    let default = match error.kind {
+        FailureKind::RateLimited => Some(DEFAULT_REST),
+        FailureKind::Unauthorized | FailureKind::QuotaExceeded => Some(UNUSABLE_REST),
+        _ => None,
+    };
+    error.retry_after.or(default).map(|rest| rest.min(LONGEST_REST))
+}
+
 pub(super) struct Driver {
     pub(super) videos: Arc<Videos>,
     /// The jobs that have a task.
     hands: Mutex<HashMap<String, Hand>>,
     /// Jobs that are to be left alone for a while.
     pauses: Mutex<HashMap<String, Pause>>,
+    /// Providers that have said for good that they do not make this job, by job.
+    given_up_on: Mutex<HashMap<String, Vec<String>>>,
+    /// Providers that are not to be asked how jobs stand, nor for files, until then.
+    resting: Mutex<HashMap<String, Instant>>,
+    /// Jobs at providers that are ours, as long as this node looks after them, and the turn to add one.
+    pub(super) named: Mutex<HashSet<(String, String)>>,
+    pub(super) naming: tokio::sync::Mutex<()>,
     /// By provider: calls that submit share it, and who looks for lost ones has it alone.
     submitting: HashMap<String, Arc<RwLock<()>>>,
     tasks: TaskTracker,
@@ -81,6 +108,10 @@ impl Videos {
             videos: self,
             hands: Mutex::default(),
             pauses: Mutex::default(),
+            given_up_on: Mutex::default(),
+            named: Mutex::default(),
+            naming: tokio::sync::Mutex::default(),
+            resting: Mutex::default(),
             submitting,
             tasks: TaskTracker::new(),
             freed: Notify::new(),
@@ -102,34 +133,23 @@ impl Driver {
                 () = self.stop.cancelled() => break,
                 () = sleep(LOOK_EVERY) => {}
                 () = self.freed.notified() => {}
-                told = news.recv() => self.hear(told.ok()),
+                _ = news.recv() => {}
             }
-            loop {
-                match news.try_recv() {
-                    Ok(told) => self.hear(Some(told)),
-                    Err(TryRecvError::Lagged(_)) => {}
-                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-                }
-            }
+            // All of them are answered by one look.
+            news = news.resubscribe();
             let _ = self.stop.run_until_cancelled(sleep(LOOK_AT_MOST_EVERY)).await;
         }
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    fn hear(&self, news: Option<News>) {
-        if let Some(News::Nudged { video_id }) = news
-            && let Some(hand) = self.hands.lock().unwrap_or_else(PoisonError::into_inner).get(&video_id)
-        {
-            hand.wake.notify_one();
-        }
-    }
-
     async fn look(self: &Arc<Self>) -> anyhow::Result<()> {
-        // Those that were looked after since are forgotten after a while.
-        let forget_before = Instant::now();
-        let is_recent = |pause: &Pause| pause.until + pause.length * 2 > forget_before;
-        self.pauses.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, pause| is_recent(pause));
+        self.forget();
+        for video_id in self.videos.queue.nudged().await? {
+            if let Some(hand) = self.hands.lock().unwrap_or_else(PoisonError::into_inner).get(&video_id) {
+                hand.wake.notify_one();
+            }
+        }
         for open in self.videos.queue.overdue().await? {
             self.clone().take(&open, "", |driver, hand| async move { driver.give_up_waiting(&hand).await });
         }
@@ -141,6 +161,17 @@ impl Driver {
         }
         self.take_on(busy);
         self.hand_out().await
+    }
+
+    /// Those that were looked after since are forgotten after a while.
+    fn forget(&self) {
+        let forget_before = Instant::now();
+        let is_recent = |pause: &Pause| pause.until + pause.length * 2 > forget_before;
+        let mut pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner);
+        pauses.retain(|_, pause| is_recent(pause));
+        // Of a job that has ended, or waits for nobody, there is no pause.
+        let mut given_up_on = self.given_up_on.lock().unwrap_or_else(PoisonError::into_inner);
+        given_up_on.retain(|video_id, _| pauses.contains_key(video_id));
     }
 
     /// Jobs that somebody drove who is gone, or that were left for later.
@@ -202,10 +233,14 @@ impl Driver {
     fn choose(&self, open: &OpenVideo, room: &BTreeMap<String, usize>) -> Option<(Arc<VideoBackend>, Turn)> {
         for provider in &open.offers {
             let Some(backend) = self.videos.catalog.backends.get(provider) else { continue };
+            if self.has_given_up_on(&open.video_id, provider) {
+                continue;
+            }
             if room.get(provider).is_none_or(|free| *free == 0) {
                 return None;
             }
-            match backend.guard.turn(1) {
+            let (user, account) = (String::new(), open.account.clone());
+            match backend.guard.turn(Holder::Principal { user, account }, 1) {
                 Ok(turn) => return Some((backend.clone(), turn)),
                 Err(unavailable) => match unavailable.reason {
                     UnavailableReason::BreakerOpen | UnavailableReason::CoolingDown => {}
@@ -214,6 +249,32 @@ impl Driver {
             }
         }
         None
+    }
+
+    /// The provider will not make this job, however often it is asked.
+    pub(super) fn give_up_on(&self, video_id: &str, provider: &str) {
+        let mut given_up_on = self.given_up_on.lock().unwrap_or_else(PoisonError::into_inner);
+        given_up_on.entry(video_id.to_owned()).or_default().push(provider.to_owned());
+    }
+
+    pub(super) fn has_given_up_on(&self, video_id: &str, provider: &str) -> bool {
+        let given_up_on = self.given_up_on.lock().unwrap_or_else(PoisonError::into_inner);
+        given_up_on.get(video_id).is_some_and(|providers| providers.iter().any(|one| one == provider))
+    }
+
+    /// Leaves the provider alone for as long as its refusal says, for all jobs.
+    pub(super) fn rest_after(&self, provider: &str, error: &ProviderError) {
+        let Some(rest) = rest_after(error) else { return };
+        let until = Instant::now() + rest;
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = resting.entry(provider.to_owned()).or_insert(until);
+        *known = until.max(*known);
+    }
+
+    /// How long the provider is still to be left alone.
+    pub(super) fn rest_of(&self, provider: &str) -> Duration {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.get(provider).map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default()
     }
 
     /// How many more jobs each provider may have.

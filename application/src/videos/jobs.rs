@@ -21,7 +21,7 @@ use crate::{
     accounts::{Accounts, ExecuteError},
     ports::{
         clock::Clock,
-        event_log::{AppendError, EventLog, LoadError, Metadata, NewEvent, StreamAppend, Unit},
+        event_log::{AppendError, EventLog, LoadError, Metadata, StreamAppend, Unit},
     },
 };
 
@@ -64,6 +64,8 @@ pub enum ChangeError {
     Serialise(#[from] serde_json::Error),
     #[error("the account does not follow: {0}")]
     Account(#[from] ExecuteError),
+    #[error("{0:?} cannot be the name of a provider's job")]
+    NoName(String),
     #[error("the provider's job {0} is one of our videos already")]
     Taken(String),
     #[error("what is known of the provider's jobs cannot be looked at: {0:#}")]
@@ -93,12 +95,7 @@ impl Known {
     }
 
     pub(super) fn append(&self, events: &[VideoEvent]) -> Result<StreamAppend, serde_json::Error> {
-        Ok(StreamAppend {
-            aggregate_type: VideoJob::TYPE,
-            aggregate_id: self.video_id.clone(),
-            expected_sequence: self.sequence,
-            events: events.iter().map(NewEvent::of).collect::<Result<_, _>>()?,
-        })
+        StreamAppend::of::<VideoJob>(&self.video_id, self.sequence, events)
     }
 }
 

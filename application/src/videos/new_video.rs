@@ -1,18 +1,20 @@
 //! What a client asks for, checked field by field.
 
+use crate::{
+    error::Faults,
+    fields::{Fields, Object},
+    request::AUTO,
+};
 use aihub_domain::video::{
     event::Priority,
     format::{AspectRatio, Resolution},
+    price::MAX_SECONDS,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
-use crate::{error::FaultyField, fields::Fields, request::AUTO};
 
 /// In characters; what the providers take at most is about that.
 pub const MAX_PROMPT_CHARS: usize = 8_000;
 pub const MAX_STYLE_CHARS: usize = 200;
-const MAX_SECONDS: u32 = 600;
 const MAX_URL_BYTES: usize = 2_048;
 
 /// A request that is well formed. Whether anybody can make it is for the catalog to say.
@@ -44,7 +46,7 @@ pub struct VideoContent {
 
 impl NewVideo {
     /// Takes the fields of a body apart. `user` is the caller: a `userId` that names somebody else is a fault.
-    pub fn from_fields(fields: Map<String, Value>, user: &str) -> Result<Self, Vec<FaultyField>> {
+    pub fn from_fields(fields: impl Into<Object>, user: &str) -> Result<Self, Faults> {
         let mut fields = Fields::new(fields);
         let prompt = fields.text("prompt", MAX_PROMPT_CHARS);
         if prompt.is_none() && !fields.is_faulty("prompt") {
@@ -110,13 +112,13 @@ impl Fields {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn parse(body: &Value) -> Result<NewVideo, Vec<String>> {
         NewVideo::from_fields(body.as_object().unwrap().clone(), "ada")
-            .map_err(|faults| faults.into_iter().map(|fault| fault.field).collect())
+            .map_err(|faults| faults.told().iter().map(|fault| fault.field.clone()).collect())
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aihub_domain::{
     account::{AccountError, command::AccountCommand},
+    content::ContentKind,
     money::{Microcredits, PicoUsd},
     video::{VideoJob, command::VideoCommand, event::VideoRequest},
 };
@@ -18,7 +19,11 @@ use crate::{
     accounts::ExecuteError,
     admission::{NotAdmitted, Queue, keyed_id, overloaded},
     error::GatewayError,
-    ports::{event_log::AppendError, jobs::JobKind, vault::VaultError},
+    ports::{
+        event_log::{AppendError, Piece},
+        jobs::JobKind,
+        vault::{Sealed, VaultError, seal_needed},
+    },
     principal::Principal,
 };
 
@@ -48,15 +53,13 @@ impl Videos {
         idempotency_key: Option<&str>,
         workflow_id: Option<&str>,
     ) -> Result<Known, GatewayError> {
-        if self.gateway.draining.is_cancelled() {
-            return Err(GatewayError::ShuttingDown);
-        }
+        self.gateway.require_open()?;
         let video_id = match idempotency_key {
             Some(key) => keyed_id(JobKind::Video, principal, key),
             None => Uuid::now_v7().to_string(),
         };
         if idempotency_key.is_some()
-            && let Some(known) = self.jobs.load(&video_id).await.map_err(|error| GatewayError::internal(&error))?
+            && let Some(known) = self.jobs.load(&video_id).await.map_err(|error| GatewayError::outside(&error))?
         {
             return self.repeated(known, &video).await;
         }
@@ -68,11 +71,11 @@ impl Videos {
         // A video that costs nothing still holds something, so that every job has its reservation.
         let reserved = self.gateway.settings.rate.charge(dearest).max(Microcredits(1));
         let content = serde_json::to_vec(&video.content).map_err(|error| GatewayError::internal(&error))?;
-        let content =
-            self.gateway.vault.seal(&principal.account, &video_id, &content).await.map_err(|error| match error {
-                VaultError::Erased => GatewayError::Erased { account: principal.account.clone() },
-                error => GatewayError::internal(&error),
-            })?;
+        let sealed = seal_needed(&*self.gateway.vault, &principal.account, ContentKind::Video, &content).await;
+        let Sealed { content, pieces } = sealed.map_err(|error| match error {
+            VaultError::Erased => GatewayError::Erased { account: principal.account.clone() },
+            error => GatewayError::outside(&error),
+        })?;
         let request = VideoRequest {
             account: principal.account.clone(),
             user: principal.user.clone(),
@@ -101,7 +104,7 @@ impl Videos {
             let (videos, principal, video_id) = (self.clone(), principal.clone(), video_id.clone());
             async move {
                 let _running = running;
-                videos.open(video_id, request, &principal).await
+                videos.open(video_id, request, pieces, &principal).await
             }
         };
         match queue.admit(video_id.clone(), principal.account.clone(), open).await {
@@ -109,23 +112,30 @@ impl Videos {
             Err(NotAdmitted::Unknown(error) | NotAdmitted::Refused(error)) => Err(error),
             // The same key came in meanwhile, here or on another node.
             Err(NotAdmitted::Known) => {
-                let known = self.jobs.load(&video_id).await.map_err(|error| GatewayError::internal(&error))?;
+                let known = self.jobs.load(&video_id).await.map_err(|error| GatewayError::outside(&error))?;
                 let known = known.ok_or_else(|| GatewayError::internal("a video is there and cannot be loaded"))?;
                 self.repeated(known, &video).await
             }
         }
     }
 
-    async fn open(&self, video_id: String, request: VideoRequest, principal: &Principal) -> Result<Known, NotAdmitted> {
+    async fn open(
+        &self,
+        video_id: String,
+        request: VideoRequest,
+        contents: Vec<Piece>,
+        principal: &Principal,
+    ) -> Result<Known, NotAdmitted> {
         let mut known = Known { video_id, job: VideoJob::default(), sequence: 0 };
         let (reserved, now) = (request.reserved_microcredits, request.requested_at);
         let command = VideoCommand::RequestVideo(Box::new(request));
         let events = known.job.decide(command).map_err(|_| NotAdmitted::Known)?;
-        let append = known.append(&events).map_err(|error| GatewayError::internal(&error))?;
+        let append = known.append(&events).map_err(|error| GatewayError::internal(&error))?.with(contents);
         let companions = |_: &[_]| Ok(vec![append.clone()]);
         let reserve = AccountCommand::ReserveCredits {
             reservation_id: known.video_id.clone(),
             amount: reserved,
+            at_least: reserved,
             reserved_at: now,
         };
         let metadata = self.jobs.metadata(&known.video_id, &principal.user);
@@ -149,7 +159,7 @@ impl Videos {
                 Err(GatewayError::from_account(refused, &principal.account, now).into())
             }
             Err(ExecuteError::Append(AppendError::Overloaded) | ExecuteError::Contended) => Err(overloaded().into()),
-            Err(error) => Err(NotAdmitted::Unknown(GatewayError::internal(&error))),
+            Err(error) => Err(NotAdmitted::Unknown(GatewayError::outside(&error))),
         }
     }
 
@@ -178,7 +188,7 @@ impl Videos {
             Ok(written) => Ok(written == *content),
             // What it was cannot be told any more; the key has its job all the same.
             Err(VaultError::Erased) => Ok(true),
-            Err(error) => Err(GatewayError::internal(&error)),
+            Err(error) => Err(GatewayError::outside(&error)),
         }
     }
 }

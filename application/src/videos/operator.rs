@@ -9,6 +9,7 @@ use super::{
     jobs::{ChangeError, Jobs, Known},
     queue::VideoQueue,
 };
+use crate::ports::video_provider::is_job_id;
 use aihub_domain::video::{VideoError, VideoStatus};
 
 /// What became of a submission that is in doubt.
@@ -44,6 +45,9 @@ impl Jobs {
                 self.change(&mut known, deny, &actor).await?;
             }
             Decision::Adopt { provider_job_id } => {
+                if !is_job_id(&provider_job_id) {
+                    return Err(ChangeError::NoName(provider_job_id));
+                }
                 let names = slice::from_ref(&provider_job_id);
                 if !queue.known(&last.provider, names).await.map_err(ChangeError::Queue)?.is_empty() {
                     return Err(ChangeError::Taken(provider_job_id));

@@ -131,6 +131,10 @@ mod tests {
         fn nudge<'a>(&'a self, _: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
             unreachable!()
         }
+
+        fn nudged(&self) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
+            unreachable!()
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -52,6 +52,9 @@ pub trait VideoQueue: Send + Sync {
     /// Which of our jobs a provider's job is.
     fn find<'a>(&'a self, provider: &'a str, job_id: &'a str) -> BoxFuture<'a, anyhow::Result<Option<String>>>;
 
-    /// Has whoever drives the job look at it now, on whichever node.
+    /// Has whoever drives the job look at it soon, on whichever node.
     fn nudge<'a>(&'a self, video_id: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// For whoever drives the jobs: those that somebody wanted looked at since this was last asked.
+    fn nudged(&self) -> BoxFuture<'_, anyhow::Result<Vec<String>>>;
 }

@@ -114,11 +114,12 @@ impl Driver {
             let call = call(&known, content)?;
             groups.entry(likeness(&call)).or_default().push((known, call));
         }
+        let prompts: Vec<Arc<str>> = groups.keys().map(|(.., prompt, _)| prompt.clone()).collect();
         let in_hand: BTreeSet<&str> = hands.iter().map(|hand| hand.video_id.as_str()).collect();
         for mut alike in groups.into_values() {
             let here = alike.iter().filter(|(known, _)| in_hand.contains(known.video_id.as_str())).count();
             if here == alike.len() {
-                self.recover_alike(backend, alike, &submitting).await?;
+                self.recover_alike(backend, alike, &submitting, &prompts).await?;
             } else if here > 0 {
                 // What the others may have would be taken for what these have.
                 self.put_off(&mut alike, Duration::ZERO).await?;
@@ -127,12 +128,14 @@ impl Driver {
         Ok(())
     }
 
-    /// `all` are those of ours that were being submitted before the provider is looked through, alike or not.
+    /// `all` are those of ours that were being submitted before the provider is looked through, alike or not, and `prompts` what
+    /// they asked for.
     async fn recover_alike(
         &self,
         backend: &VideoBackend,
         mut alike: Alike,
         all: &BTreeSet<&str>,
+        prompts: &[Arc<str>],
     ) -> anyhow::Result<()> {
         let started: Vec<DateTime<Utc>> =
             alike.iter().filter_map(|(known, _)| known.job.submission().map(|last| last.started_at)).collect();
@@ -159,7 +162,12 @@ impl Driver {
             provider.name = %backend.name, submissions.lost = alike.len(), submissions.found = found.len(),
             "lost submissions were looked for",
         );
-        let (certain, uncertain): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.is_certain);
+        let (certain, uncertain): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| {
+            // A beginning that others of ours have as well is a sign for none of them.
+            let is_shared =
+                |beginning: &String| prompts.iter().filter(|prompt| prompt.starts_with(&**beginning)).count() > 1;
+            found.is_certain && !found.beginning.as_ref().is_some_and(is_shared)
+        });
         if certain.len() > alike.len() || (!certain.is_empty() && self.is_in_doubt(&wanted, &open).await?) {
             return self.doubt_all(&mut alike, Doubt::Ambiguous).await;
         }

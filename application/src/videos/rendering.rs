@@ -8,7 +8,7 @@ use aihub_domain::video::{
     event::{Media, StoredMedia},
 };
 use chrono::{DateTime, Utc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     catalog::VideoBackend,
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::ports::{
     media_store::{MediaError, MediaKind},
+    provider::FailureKind,
     video_provider::{JobState, JobStatus, Variant},
 };
 
@@ -56,15 +57,31 @@ impl Driver {
         let Some(submission) = known.job.submission().cloned() else { return Ok(()) };
         let Some(provider_job_id) = submission.provider_job_id else { return Ok(()) };
         let backend = self.videos.catalog.backends.get(&submission.provider).cloned();
+        // What was said last: that it is being made, a word that nobody knows, or that our key is refused.
+        let (mut is_running, mut unclear, mut is_refused) = (false, None, false);
         loop {
             // Somebody may have ended it.
             jobs.catch_up(known).await?;
             self.end_with_workflow(known).await?;
             let (Some(backend), VideoStatus::Rendering) = (&backend, known.status()) else { break };
             let mut poll_after = None;
+            let rest = self.rest_of(&backend.name);
+            if !rest.is_zero() {
+                let left = (submission.deadline_at - jobs.clock.now()).to_std().ok().filter(|left| !left.is_zero());
+                let Some(left) = left else { break };
+                tokio::select! {
+                    () = sleep(rest.min(left)) => {}
+                    () = hand.wake.notified() => {}
+                    () = self.stop.cancelled() => return Ok(()),
+                }
+                if !self.rest_of(&backend.name).is_zero() {
+                    continue;
+                }
+            }
+            is_running = false;
             match backend.provider.status(&provider_job_id).await {
                 Ok(JobStatus { state: JobState::Completed, .. }) => {
-                    return self.store(known, backend, &provider_job_id, submission.deadline_at).await;
+                    return self.store(hand, known, backend, &provider_job_id, submission.deadline_at).await;
                 }
                 Ok(JobStatus { state: JobState::Failed { code }, .. }) => {
                     return Ok(jobs.fail(known, &code).await?);
@@ -77,9 +94,23 @@ impl Driver {
                 }
                 Ok(JobStatus { state: JobState::Running { progress }, poll_after: asked }) => {
                     poll_after = asked;
+                    (is_running, unclear, is_refused) = (true, None, false);
                     self.progress(known, progress).await?;
                 }
+                Ok(JobStatus { state: JobState::Unclear { word }, poll_after: asked }) => {
+                    poll_after = asked;
+                    is_refused = false;
+                    if unclear.as_ref() != Some(&word) {
+                        tracing::warn!(
+                            video.id = %known.video_id, provider.name = %backend.name, status = word,
+                            "a provider has a word for how a video stands that is not known",
+                        );
+                    }
+                    unclear = Some(word);
+                }
                 Err(error) => {
+                    is_refused = matches!(error.kind, FailureKind::Unauthorized | FailureKind::QuotaExceeded);
+                    self.rest_after(&backend.name, &error);
                     tracing::warn!(
                         video.id = %known.video_id, provider.name = %backend.name, error.kind = ?error.kind,
                         "a provider does not say how a video stands; asking again",
@@ -97,14 +128,19 @@ impl Driver {
             }
         }
         if known.status() == VideoStatus::Rendering {
-            let reason = if backend.is_some() {
-                "its provider was not done in time"
-            } else {
-                "its provider is not configured any more"
+            let reason = match (&unclear, is_refused) {
+                _ if backend.is_none() => "its provider is not configured any more",
+                (_, true) => "its provider refuses our key",
+                (Some(_), _) => "its provider did not say in known words how it stands",
+                (None, false) => "its provider was not done in time",
             };
             jobs.expire(known, reason).await?;
         }
-        if let (Some(backend), VideoStatus::Cancelled | VideoStatus::Expired) = (&backend, known.status()) {
+        // What may be finished and was not fetched is not deleted, but where its owner says so.
+        let may_be_finished = !is_running && known.status() == VideoStatus::Expired;
+        if let (Some(backend), VideoStatus::Cancelled | VideoStatus::Expired) = (&backend, known.status())
+            && !may_be_finished
+        {
             self.call_off(known, backend, &provider_job_id).await;
         }
         Ok(())
@@ -124,6 +160,7 @@ impl Driver {
 
     async fn store(
         &self,
+        hand: &InHand,
         known: &mut Known,
         backend: &VideoBackend,
         provider_job_id: &str,
@@ -132,7 +169,21 @@ impl Driver {
         let jobs = &self.videos.jobs;
         let give_up_at = deadline_at.max(jobs.clock.now()) + self.videos.settings.storing;
         let mut retry = FIRST_RETRY;
+        // A file may be there before it is whole.
+        let whole_by = Instant::now() + self.videos.settings.whole_within;
         let video = loop {
+            let rest = self.rest_of(&backend.name);
+            if !rest.is_zero() {
+                tokio::select! {
+                    () = sleep(rest) => {}
+                    () = hand.wake.notified() => {}
+                    () = self.stop.cancelled() => return Ok(()),
+                }
+                jobs.catch_up(known).await?;
+                if known.status() != VideoStatus::Rendering {
+                    return Ok(());
+                }
+            }
             let left = (give_up_at - jobs.clock.now()).to_std().unwrap_or_default();
             let fetch = timeout(left, self.fetch(known, backend, provider_job_id, Variant::Video));
             let Some(fetched) = self.stop.run_until_cancelled(fetch).await else { return Ok(()) };
@@ -141,6 +192,9 @@ impl Driver {
             };
             match fetched {
                 Ok(Some(video)) if video.duration_ms.is_some() => break video,
+                Ok(Some(_) | None) | Err(MediaError::Unusable(_)) if Instant::now() < whole_by => {
+                    tracing::info!(video.id = %known.video_id, provider.name = %backend.name, "a file is not whole yet");
+                }
                 // Without its length it could never be charged for.
                 Ok(Some(_)) => return Ok(jobs.fail(known, "unusable_video").await?),
                 Ok(None) => return Ok(jobs.fail(known, "no_video").await?),
@@ -150,6 +204,9 @@ impl Driver {
                 }
                 Err(MediaError::TooLarge { .. }) => return Ok(jobs.fail(known, "video_too_large").await?),
                 Err(error) => {
+                    if let MediaError::Source(error) = &error {
+                        self.rest_after(&backend.name, error);
+                    }
                     tracing::warn!(
                         video.id = %known.video_id, provider.name = %backend.name, error.message = %error,
                         "a video is not here yet; fetching again",
@@ -165,7 +222,9 @@ impl Driver {
                 return Ok(());
             }
         };
-        let thumbnail = self.thumbnail(known, backend, provider_job_id, give_up_at).await;
+        let thumbnail = self.thumbnail(known, backend, provider_job_id, give_up_at);
+        // Whoever takes it up stores the same under the same name.
+        let Some(thumbnail) = self.stop.run_until_cancelled(thumbnail).await else { return Ok(()) };
         let media = Box::new(Media { video, thumbnail });
         let store = VideoCommand::StoreVideo { media, stored_at: jobs.clock.now() };
         match jobs.change(known, store, DRIVER).await {

@@ -1,6 +1,9 @@
 //! A job goes to a provider, once. That it is about to is in the log before the call, and what came of it after.
 
-use std::sync::Arc;
+use std::{
+    slice,
+    sync::{Arc, PoisonError},
+};
 
 use aihub_domain::{
     video::{VideoError, VideoStatus, command::VideoCommand, event::Doubt},
@@ -135,7 +138,7 @@ impl Driver {
                     }
                     return self.taken(known, backend, submission.number, provider_job_id).await;
                 }
-                Err(SubmitError { error, in_doubt }) => {
+                Err(SubmitError { error, in_doubt, said_yes }) => {
                     if let Some(mut turn) = turn.take() {
                         turn.failed(&error);
                     }
@@ -143,6 +146,9 @@ impl Driver {
                         video.id = %known.video_id, provider.name = %backend.name, error.kind = ?error.kind,
                         submission.in_doubt = in_doubt, "a video was not taken",
                     );
+                    if said_yes {
+                        return self.doubt(known, Doubt::Unnamed).await;
+                    }
                     // That a provider has no room now does not say that it had none then. What it judges, it would have
                     // known again.
                     may_be_taken = in_doubt || (may_be_taken && error.kind.allows_fallback());
@@ -173,6 +179,12 @@ impl Driver {
         provider_job_id: String,
     ) -> anyhow::Result<()> {
         let jobs = &self.videos.jobs;
+        // One film is one job's: whose it is, an operator has to see. Two that come at once are told apart here, and what the
+        // queue knows, by it; that it cannot say is no reason to lose what a provider has said yes to.
+        let _alone = self.naming.lock().await;
+        if self.is_named(&backend.name, &provider_job_id).await {
+            return self.doubt(known, Doubt::NamedTwice).await;
+        }
         let submitted_at = jobs.clock.now();
         let record = VideoCommand::RecordSubmission {
             submission,
@@ -187,8 +199,33 @@ impl Driver {
                 Ok(())
             }
             // Refused: somebody else has recorded the same.
-            Ok(_) | Err(ChangeError::Refused(_)) => Ok(()),
+            Ok(_) => {
+                self.named
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert((backend.name.clone(), provider_job_id));
+                Ok(())
+            }
+            Err(ChangeError::Refused(_)) => Ok(()),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether another job of ours has this name.
+    async fn is_named(&self, provider: &str, provider_job_id: &str) -> bool {
+        let name = (provider.to_owned(), provider_job_id.to_owned());
+        if self.named.lock().unwrap_or_else(PoisonError::into_inner).contains(&name) {
+            return true;
+        }
+        match self.videos.queue.known(provider, slice::from_ref(&name.1)).await {
+            Ok(known) => !known.is_empty(),
+            Err(error) => {
+                tracing::warn!(
+                    error.message = format!("{error:#}"),
+                    "whether another job has the same name is not known"
+                );
+                false
+            }
         }
     }
 
@@ -201,14 +238,22 @@ impl Driver {
         let jobs = &self.videos.jobs;
         let failure = serde_json::to_value(error.kind)?.as_str().unwrap_or_default().to_owned();
         let refused_at = jobs.clock.now();
+        let refused_by = known.job.submission().map(|last| last.provider.clone()).unwrap_or_default();
         let refuse = VideoCommand::RefuseSubmission { submission, failure, status: error.status, refused_at };
         match jobs.change(known, refuse, DRIVER).await {
             Ok(_) => {}
             Err(ChangeError::Refused(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
+        if error.kind == FailureKind::ModelUnavailable {
+            self.give_up_on(&known.video_id, &refused_by);
+        }
+        let offers = &known.request()?.offers;
         if !error.kind.allows_fallback() {
             jobs.fail(known, "rejected_by_provider").await?;
+        } else if offers.iter().all(|offer| self.has_given_up_on(&known.video_id, &offer.provider)) {
+            // None of them has the model, and asking again would not help.
+            jobs.fail(known, "all_providers_failed").await?;
         } else if known.job.refusals().iter().filter(|refusal| !is_outage(&refusal.failure)).count() >= MAX_REFUSALS {
             jobs.fail(known, "all_providers_failed").await?;
         } else {

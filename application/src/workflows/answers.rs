@@ -61,7 +61,7 @@ impl Workflows {
         };
         match last {
             RequestEvent::RequestAccepted(_) => Ok(Recorded::Open),
-            RequestEvent::RequestCompleted { outcome, .. } => match self.text(request_id, &outcome).await {
+            RequestEvent::RequestCompleted { outcome, .. } => match self.text(&outcome).await {
                 Ok(text) => Ok(Recorded::Answered { text, charged }),
                 Err(VaultError::Erased) => failed("CONTENT_ERASED", "the account's content was erased", false),
                 Err(error) => Err(error).context("an answer in the log"),
@@ -83,10 +83,10 @@ impl Workflows {
         }
     }
 
-    async fn text(&self, request_id: &str, outcome: &Outcome) -> Result<String, VaultError> {
+    async fn text(&self, outcome: &Outcome) -> Result<String, VaultError> {
         // An answer of nothing is not sealed.
-        let Some(sealed) = &outcome.answer else { return Ok(String::new()) };
-        let opened = self.videos.gateway.vault.open(request_id, sealed).await?;
+        let Some(answer) = &outcome.answer else { return Ok(String::new()) };
+        let opened = self.videos.gateway.vault.open(answer).await?;
         let answer: SealedAnswer = serde_json::from_slice(&opened).map_err(|_| VaultError::Unreadable)?;
         Ok(answer.tool_calls.into_iter().next().map_or(answer.text, |call| call.arguments))
     }

@@ -158,6 +158,6 @@ fn wake(hands: &Hands, news: &News) {
     let hands = hands.lock().unwrap_or_else(PoisonError::into_inner);
     match news {
         News::Changed { id, .. } => hands.get(id).into_iter().for_each(|wake| wake.notify_one()),
-        _ => hands.values().for_each(|wake| wake.notify_one()),
+        News::Missed => hands.values().for_each(|wake| wake.notify_one()),
     }
 }

@@ -206,7 +206,8 @@ impl Workflows {
         for (index, (shot, video_id)) in shots.iter().zip(video_ids).enumerate() {
             match shot {
                 Shot::Made(known) => {
-                    charged += known.job.outcome().map_or(Microcredits::ZERO, |outcome| outcome.charge.amount);
+                    let made = known.job.outcome().map_or(Microcredits::ZERO, |outcome| outcome.charge.amount);
+                    charged = charged.plus(made);
                 }
                 Shot::Failed(reason) => failures.push(format!("video {} of {count} ({video_id}) {reason}", index + 1)),
             }

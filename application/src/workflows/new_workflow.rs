@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    error::FaultyField,
-    fields::Fields,
+    error::Faults,
+    fields::{Fields, Object},
     videos::new_video::{NewVideo, VideoContent},
 };
 
@@ -34,9 +34,10 @@ pub struct WorkflowContent {
 
 impl NewWorkflow {
     /// Takes the fields of a body apart. `user` is the caller: a `userId` that names somebody else is a fault.
-    pub fn from_fields(mut fields: Map<String, Value>, user: &str) -> Result<Self, Vec<FaultyField>> {
+    pub fn from_fields(fields: impl Into<Object>, user: &str) -> Result<Self, Faults> {
+        let mut fields = fields.into();
         let own = ["workflowType", "language"].map(|name| (name.to_owned(), fields.remove(name).unwrap_or_default()));
-        let mut own = Fields::new(Map::from_iter(own));
+        let mut own = Fields::new(Map::<String, Value>::from_iter(own));
         let workflow_type = own.name("workflowType");
         if workflow_type.is_none() && !own.is_faulty("workflowType") {
             own.fault("workflowType", "is required: how the video is to be made");
@@ -45,7 +46,7 @@ impl NewWorkflow {
         let (own, video) = (own.finish(), NewVideo::from_fields(fields, user));
         match (own, video) {
             (Ok(()), Ok(video)) => Ok(Self { workflow_type: workflow_type.unwrap_or_default(), language, video }),
-            (own, video) => Err([own.err(), video.err()].into_iter().flatten().flatten().collect()),
+            (own, video) => Err(own.err().unwrap_or_default().and(video.err().unwrap_or_default())),
         }
     }
 
@@ -70,7 +71,7 @@ mod tests {
     fn faults_of_the_workflow_and_of_its_video_are_told_together() {
         let body = json!({ "prompt": " ", "language": 7, "steps": [] });
         let faults = NewWorkflow::from_fields(body.as_object().unwrap().clone(), "ada").unwrap_err();
-        let named: Vec<_> = faults.into_iter().map(|fault| fault.field).collect();
+        let named: Vec<_> = faults.told().iter().map(|fault| fault.field.as_str()).collect();
         assert_eq!(named, ["workflowType", "language", "prompt", "duration", "steps"]);
     }
 

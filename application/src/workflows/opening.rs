@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use aihub_domain::{
+    content::ContentKind,
     money::PicoUsd,
     workflow::{WorkflowError, command::WorkflowCommand, event::WorkflowRequest},
 };
@@ -16,8 +17,12 @@ use super::{
 };
 use crate::{
     admission::{NotAdmitted, Queue, keyed_id, overloaded},
-    error::{FaultyField, GatewayError},
-    ports::{event_log::AppendError, jobs::JobKind, vault::VaultError},
+    error::GatewayError,
+    ports::{
+        event_log::AppendError,
+        jobs::JobKind,
+        vault::{Sealed, VaultError, seal_needed},
+    },
     principal::Principal,
 };
 
@@ -42,32 +47,30 @@ impl Workflows {
         idempotency_key: Option<&str>,
     ) -> Result<Run, GatewayError> {
         let gateway = &self.videos.gateway;
-        if gateway.draining.is_cancelled() {
-            return Err(GatewayError::ShuttingDown);
-        }
+        gateway.require_open()?;
         let workflow_id = match idempotency_key {
             Some(key) => keyed_id(JobKind::Workflow, principal, key),
             None => Uuid::now_v7().to_string(),
         };
         if idempotency_key.is_some()
-            && let Some(run) = self.load(&workflow_id).await.map_err(|error| GatewayError::internal(&error))?
+            && let Some(run) = self.load(&workflow_id).await.map_err(|error| GatewayError::outside(&error))?
         {
             return self.repeated(run, &new).await;
         }
         let Some(kind) = self.types.get(&new.workflow_type) else {
             let known: Vec<&str> = self.types.keys().map(String::as_str).collect();
             let reason = format!("there is no such type; there are {}", known.join(", "));
-            return Err(GatewayError::Validation(vec![FaultyField::new("workflowType", reason)]));
+            return Err(GatewayError::faulty("workflowType", reason));
         };
         let now = gateway.clock.now();
         drop(gateway.limits.admit(principal, 0)?);
         self.require_credits(principal, &new).await?;
         let content = serde_json::to_vec(&new.content()).map_err(|error| GatewayError::internal(&error))?;
-        let content =
-            gateway.vault.seal(&principal.account, &workflow_id, &content).await.map_err(|error| match error {
-                VaultError::Erased => GatewayError::Erased { account: principal.account.clone() },
-                error => GatewayError::internal(&error),
-            })?;
+        let sealed = seal_needed(&*gateway.vault, &principal.account, ContentKind::Workflow, &content).await;
+        let Sealed { content, pieces } = sealed.map_err(|error| match error {
+            VaultError::Erased => GatewayError::Erased { account: principal.account.clone() },
+            error => GatewayError::outside(&error),
+        })?;
         let request = WorkflowRequest {
             account: principal.account.clone(),
             user: principal.user.clone(),
@@ -88,7 +91,7 @@ impl Workflows {
         let open = {
             let (workflows, user, mut run) = (self.clone(), principal.user.clone(), Run::new(workflow_id.clone()));
             async move {
-                workflows.change(&mut run, WorkflowCommand::StartWorkflow(Box::new(request)), &user).await?;
+                workflows.change(&mut run, WorkflowCommand::StartWorkflow(Box::new(request)), pieces, &user).await?;
                 Ok(run)
             }
         };
@@ -97,7 +100,7 @@ impl Workflows {
             Err(NotAdmitted::Unknown(error) | NotAdmitted::Refused(error)) => Err(error),
             // The same key came in meanwhile, here or on another node.
             Err(NotAdmitted::Known) => {
-                let run = self.load(&workflow_id).await.map_err(|error| GatewayError::internal(&error))?;
+                let run = self.load(&workflow_id).await.map_err(|error| GatewayError::outside(&error))?;
                 let run = run.ok_or_else(|| GatewayError::internal("a workflow is there and cannot be loaded"))?;
                 self.repeated(run, &new).await
             }
@@ -125,7 +128,7 @@ impl Workflows {
                     Ok(written) => written == new.content(),
                     // What it was cannot be told any more; the key has its workflow all the same.
                     Err(VaultError::Erased) => true,
-                    Err(error) => return Err(GatewayError::internal(&error)),
+                    Err(error) => return Err(GatewayError::outside(&error)),
                 }
             }
             _ => false,

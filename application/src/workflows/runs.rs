@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::Workflows;
 use crate::{
-    ports::event_log::{AppendError, LoadError, Metadata, NewEvent, StreamAppend, Unit},
+    ports::event_log::{AppendError, LoadError, Metadata, Piece, StreamAppend, Unit},
     videos::jobs::ChangeError,
 };
 
@@ -79,18 +79,19 @@ impl Workflows {
 
     /// Decides `command` on the workflow and commits what follows, on the workflow as it is by then where somebody else
     /// was first.
-    pub(super) async fn change(&self, run: &mut Run, command: WorkflowCommand, actor: &str) -> Result<(), RunError> {
+    pub(super) async fn change(
+        &self,
+        run: &mut Run,
+        command: WorkflowCommand,
+        contents: Vec<Piece>,
+        actor: &str,
+    ) -> Result<(), RunError> {
         loop {
             let events = run.workflow.decide(command.clone())?;
             if events.is_empty() {
                 return Ok(());
             }
-            let append = StreamAppend {
-                aggregate_type: Workflow::TYPE,
-                aggregate_id: run.workflow_id.clone(),
-                expected_sequence: run.sequence,
-                events: events.iter().map(NewEvent::of).collect::<Result<_, _>>()?,
-            };
+            let append = StreamAppend::of::<Workflow>(&run.workflow_id, run.sequence, &events)?.with(contents.clone());
             let metadata = Metadata::from([
                 ("actor", actor.to_owned()),
                 ("correlationId", run.workflow_id.clone()),
@@ -118,7 +119,7 @@ impl Workflows {
         let mut run = self.load(workflow_id).await?.ok_or(RunError::Unknown)?;
         let cancelled_at = self.videos.jobs.clock.now();
         let cancel = WorkflowCommand::CancelWorkflow { actor: actor.to_owned(), cancelled_at };
-        match self.change(&mut run, cancel, actor).await {
+        match self.change(&mut run, cancel, vec![], actor).await {
             Ok(()) | Err(RunError::Refused(WorkflowError::AlreadyEnded(_))) => {}
             Err(error) => return Err(error),
         }

@@ -38,7 +38,8 @@ impl Workflows {
                     for video_id in &state.videos {
                         let known = self.videos.jobs.load(video_id).await;
                         let Some(known) = known.map_err(|error| GatewayError::internal(&error))? else { continue };
-                        of_step += known.job.outcome().map_or(Microcredits::ZERO, |made| made.charge.amount);
+                        let made = known.job.outcome().map_or(Microcredits::ZERO, |made| made.charge.amount);
+                        of_step = of_step.plus(made);
                         videos.insert(video_id.clone(), known);
                     }
                 }
@@ -47,7 +48,7 @@ impl Workflows {
                     if let (StepStatus::Running, Some(request_id)) = (state.status, &state.request_id) {
                         match self.recorded(request_id).await {
                             Ok(Recorded::Answered { charged, .. } | Recorded::Failed { charged, .. }) => {
-                                of_step += charged;
+                                of_step = of_step.plus(charged);
                             }
                             Ok(Recorded::Nothing | Recorded::Open) => {}
                             Err(error) => return Err(GatewayError::internal(&format!("{error:#}"))),

@@ -15,7 +15,10 @@ use super::{
     runs::{DRIVER, Run, RunError},
     templates::Names,
 };
-use crate::{error::GatewayError, ports::vault::VaultError};
+use crate::{
+    error::GatewayError,
+    ports::{event_log::Piece, vault::VaultError},
+};
 
 /// After a first failed attempt; twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -49,7 +52,17 @@ impl Failed {
 impl Workflows {
     /// Commits `command`; `false` when the workflow is somewhere else by now.
     pub(super) async fn record(&self, run: &mut Run, command: WorkflowCommand) -> Result<bool, RunError> {
-        match self.change(run, command, DRIVER).await {
+        self.record_with(run, command, vec![]).await
+    }
+
+    /// The same with what the events name.
+    pub(super) async fn record_with(
+        &self,
+        run: &mut Run,
+        command: WorkflowCommand,
+        contents: Vec<Piece>,
+    ) -> Result<bool, RunError> {
+        match self.change(run, command, contents, DRIVER).await {
             Ok(()) => Ok(true),
             Err(RunError::Refused(_)) => Ok(false),
             Err(error) => Err(error),
@@ -115,8 +128,8 @@ impl Workflows {
         let content = self.content(run).await?;
         let mut outputs = Map::new();
         for (step, state) in run.workflow.steps() {
-            if let Some(sealed) = &state.output {
-                let text = self.videos.gateway.vault.open(&run.workflow_id, sealed).await?;
+            if let Some(output) = &state.output {
+                let text = self.videos.gateway.vault.open(output).await?;
                 let value = serde_json::from_slice(&text).map_err(|_| VaultError::Unreadable)?;
                 outputs.insert(step.name.clone(), value);
             }

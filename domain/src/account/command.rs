@@ -34,16 +34,20 @@ pub enum AccountCommand {
         actor: String,
         set_at: DateTime<Utc>,
     },
-    /// Holds `amount` for the work that `reservation_id` names.
+    /// Holds `amount` for the work that `reservation_id` names; where the account has less, all that it has, if that is
+    /// `at_least` so much.
     ReserveCredits {
         reservation_id: String,
         amount: Microcredits,
+        at_least: Microcredits,
         reserved_at: DateTime<Utc>,
     },
-    /// Holds `by` more for work that outgrows what was held for it.
+    /// Holds `by` more for work that outgrows what was held for it, or the less that there is, as above. It is one decision,
+    /// so that two that reach for the last of it cannot both be told that it is there.
     ExtendReservation {
         reservation_id: String,
         by: Microcredits,
+        at_least: Microcredits,
         extended_at: DateTime<Utc>,
     },
     /// Ends a hold: takes the charge out of it and gives the rest back.

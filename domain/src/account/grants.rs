@@ -1,6 +1,8 @@
 //! What is left of each grant, and in which order it is drawn on: what expires first goes first, then what was granted
 //! first. Holds are not tied to a grant, only spending draws; what is held counts as the first of what is left.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -48,7 +50,7 @@ impl Grants {
     /// Available and held together.
     #[cfg(test)]
     pub fn left(&self) -> Microcredits {
-        self.left.iter().map(|pool| pool.amount).sum()
+        self.left.iter().fold(Microcredits::ZERO, |sum, pool| sum.plus(pool.amount))
     }
 
     pub fn add(&mut self, grant_id: &str, amount: Microcredits, expires_at: Option<DateTime<Utc>>) {
@@ -62,17 +64,12 @@ impl Grants {
     }
 
     pub fn draw(&mut self, mut amount: Microcredits) {
-        let mut used_up = 0;
-        for pool in &mut self.left {
+        self.left.retain_mut(|pool| {
             let part = pool.amount.min(amount);
-            pool.amount -= part;
-            amount -= part;
-            if pool.amount > Microcredits::ZERO {
-                break;
-            }
-            used_up += 1;
-        }
-        self.left.drain(..used_up);
+            pool.amount = pool.amount.minus(part);
+            amount = amount.minus(part);
+            pool.amount > Microcredits::ZERO
+        });
     }
 
     /// What would expire of the grant now, with `held` for running work.
@@ -80,10 +77,10 @@ impl Grants {
         let mut ahead = Microcredits::ZERO;
         for pool in &self.left {
             if pool.grant_id.as_deref() == Some(grant_id) {
-                let still_held = (held - ahead).max(Microcredits::ZERO).min(pool.amount);
-                return Expiry { expires_now: pool.amount - still_held, still_held };
+                let still_held = held.minus(ahead).max(Microcredits::ZERO).min(pool.amount);
+                return Expiry { expires_now: pool.amount.minus(still_held), still_held };
             }
-            ahead += pool.amount;
+            ahead = ahead.plus(pool.amount);
         }
         Expiry { expires_now: Microcredits::ZERO, still_held: Microcredits::ZERO }
     }

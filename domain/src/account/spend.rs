@@ -1,5 +1,7 @@
 //! What was spent in the running day and month, for the limits.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -27,30 +29,35 @@ impl Spend {
         self.month.add(first_of_month(today), charged);
     }
 
-    /// What is held counts against the running period, for that is when it will be settled at the earliest.
-    pub fn require_within(
+    /// What the limits leave room for, at least `required`. What is held counts against the running period, for that is when
+    /// it will be settled at the earliest.
+    pub fn room(
         &self,
         limits: &UsageLimits,
         held: Microcredits,
         required: Microcredits,
         at: DateTime<Utc>,
-    ) -> Result<(), AccountError> {
+    ) -> Result<Microcredits, AccountError> {
         let today = at.date_naive();
         let month = first_of_month(today);
+        let tomorrow = today.checked_add_days(Days::new(1)).unwrap_or(today);
+        let next_month = month.checked_add_months(Months::new(1)).unwrap_or(month);
         let periods = [
-            (Period::Day, limits.daily_microcredits, self.day.since(today), today + Days::new(1)),
-            (Period::Month, limits.monthly_microcredits, self.month.since(month), month + Months::new(1)),
+            (Period::Day, limits.daily_microcredits, self.day.since(today), tomorrow),
+            (Period::Month, limits.monthly_microcredits, self.month.since(month), next_month),
         ];
+        let mut room = Microcredits::MAX;
         for (period, limit, spent, next) in periods {
-            let used = spent + held;
-            if let Some(limit) = limit
-                && used.saturating_add(required) > limit
-            {
+            let Some(limit) = limit else { continue };
+            let used = spent.plus(held);
+            let left = limit.minus(used);
+            if left < required {
                 let resets_at = next.and_time(NaiveTime::MIN).and_utc();
                 return Err(AccountError::UsageLimitExceeded { period, limit, used, required, resets_at });
             }
+            room = room.min(left);
         }
-        Ok(())
+        Ok(room)
     }
 }
 
@@ -59,7 +66,7 @@ impl PeriodSpend {
         if start > self.start {
             *self = Self { start, spent: Microcredits::ZERO };
         }
-        self.spent += charged;
+        self.spent = self.spent.plus(charged);
     }
 
     fn since(&self, start: NaiveDate) -> Microcredits {

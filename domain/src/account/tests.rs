@@ -29,7 +29,13 @@ fn grant(id: &str, amount: i64) -> AccountCommand {
 }
 
 fn reserve(id: &str, amount: i64) -> AccountCommand {
-    AccountCommand::ReserveCredits { reservation_id: id.into(), amount: credits(amount), reserved_at: at(9) }
+    let amount = credits(amount);
+    AccountCommand::ReserveCredits { reservation_id: id.into(), amount, at_least: amount, reserved_at: at(9) }
+}
+
+fn extend(id: &str, by: i64, at_least: i64) -> AccountCommand {
+    let (by, at_least) = (credits(by), credits(at_least));
+    AccountCommand::ExtendReservation { reservation_id: id.into(), by, at_least, extended_at: at(9) }
 }
 
 fn settle(id: &str, amount: i64) -> AccountCommand {
@@ -115,6 +121,61 @@ fn a_charge_above_the_hold_is_covered_by_what_is_available_and_never_becomes_a_d
     assert_eq!((*charged_microcredits, *uncovered_microcredits), (credits(5), credits(4)));
 }
 
+fn held_by(account: &Account, command: AccountCommand) -> Result<Microcredits, AccountError> {
+    match &account.decide(command)?[..] {
+        [
+            AccountEvent::CreditsReserved { amount_microcredits: amount, .. }
+            | AccountEvent::ReservationExtended { by_microcredits: amount, .. },
+        ] => Ok(*amount),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_last_that_there_is_is_held_where_less_will_do_and_nothing_where_it_will_not() {
+    let account = after([grant("g", 5), reserve("r", 3)]);
+    assert_eq!(held_by(&account, extend("r", 1, 1)), Ok(credits(1)));
+    assert_eq!(held_by(&account, extend("r", 9, 1)), Ok(credits(2)));
+    let refused = AccountError::InsufficientCredits { available: credits(2), required: credits(3) };
+    assert_eq!(held_by(&account, extend("r", 9, 3)), Err(refused));
+    let (amount, at_least) = (credits(9), credits(1));
+    let some = AccountCommand::ReserveCredits { reservation_id: "s".into(), amount, at_least, reserved_at: at(9) };
+    assert_eq!(held_by(&account, some), Ok(credits(2)));
+}
+
+#[test]
+fn what_a_limit_leaves_is_the_last_that_there_is() {
+    let limits = UsageLimits { daily_microcredits: Some(credits(4)), monthly_microcredits: Some(credits(6)) };
+    let set = AccountCommand::SetUsageLimits { limits, reason: "cap".into(), actor: "finance".into(), set_at: at(8) };
+    let account = after([grant("g", 100), set, reserve("r", 3)]);
+    assert_eq!(held_by(&account, extend("r", 9, 1)), Ok(credits(1)));
+    assert!(matches!(held_by(&account, extend("r", 9, 2)), Err(AccountError::UsageLimitExceeded { .. })));
+}
+
+#[test]
+fn an_amount_beyond_the_largest_is_refused_wherever_one_comes_in() {
+    let account = after([grant("g", 5)]);
+    let beyond = Microcredits(Microcredits::MAX.0 + 1);
+    let most = Microcredits::MAX.0 / Microcredits::PER_CREDIT;
+    let refused = Err(AccountError::InvalidAmount(beyond));
+    let AccountCommand::GrantCredits { expires_at, reason, actor, granted_at, .. } = grant("h", 1) else { panic!() };
+    let too_much =
+        AccountCommand::GrantCredits { grant_id: "h".into(), amount: beyond, expires_at, reason, actor, granted_at };
+    assert_eq!(account.decide(too_much), refused);
+    let AccountCommand::AdjustCredits(adjustment) = note("n", AdjustmentKind::DebitNote, 1) else { panic!() };
+    assert_eq!(account.decide(AccountCommand::AdjustCredits(Adjustment { amount: beyond, ..adjustment })), refused);
+    let limits = UsageLimits { daily_microcredits: None, monthly_microcredits: Some(beyond) };
+    let set = AccountCommand::SetUsageLimits { limits, reason: "cap".into(), actor: "finance".into(), set_at: at(8) };
+    assert_eq!(account.decide(set), refused);
+    // Together as well.
+    let granted = credits(5);
+    let beyond_it = Err(AccountError::GrantedTooMuch { granted, required: Microcredits::MAX });
+    assert_eq!(account.decide(grant("h", most)), beyond_it);
+    let full = after([grant("g", 5), grant("h", most - 5)]);
+    assert_eq!((full.granted(), full.available()), (Microcredits::MAX, Microcredits::MAX));
+    assert!(full.decide(grant("i", 1)).is_err());
+}
+
 #[test]
 fn a_daily_limit_counts_what_is_spent_and_what_is_held_and_starts_anew_the_next_day() {
     let limits = UsageLimits { daily_microcredits: Some(credits(4)), monthly_microcredits: None };
@@ -133,6 +194,7 @@ fn a_daily_limit_counts_what_is_spent_and_what_is_held_and_starts_anew_the_next_
     let tomorrow = AccountCommand::ReserveCredits {
         reservation_id: "r3".into(),
         amount: credits(3),
+        at_least: credits(3),
         reserved_at: at(9) + Days::new(1),
     };
     assert!(account.decide(tomorrow).is_ok());
@@ -292,7 +354,7 @@ fn the_text_of_every_event_is_pinned() {
         grant_until("soon", 5, at(20)),
         AccountCommand::SetUsageLimits { limits, reason: "cap".into(), actor: "finance".into(), set_at: at(8) },
         reserve("r1", 3),
-        AccountCommand::ExtendReservation { reservation_id: "r1".into(), by: credits(1), extended_at: at(9) },
+        extend("r1", 1, 1),
         settle("r1", 2),
         reserve("r2", 1),
         AccountCommand::ReleaseReservation { reservation_id: "r2".into(), released_at: at(11) },
@@ -316,8 +378,9 @@ fn the_text_of_every_event_is_pinned() {
 enum Step {
     /// An id, an amount, and after how many hours it expires, if it does.
     Grant(u8, i64, Option<u8>),
-    Reserve(u8, i64),
-    Extend(u8, i64),
+    /// An id, an amount, and what of it will do.
+    Reserve(u8, i64, i64),
+    Extend(u8, i64, i64),
     Settle(u8, i64),
     Release(u8),
     Expire(u8),
@@ -338,12 +401,18 @@ impl Step {
                 actor: String::new(),
                 granted_at: now,
             },
-            Self::Reserve(r, amount) => {
-                AccountCommand::ReserveCredits { reservation_id: id(r), amount: Microcredits(amount), reserved_at: now }
-            }
-            Self::Extend(r, by) => {
-                AccountCommand::ExtendReservation { reservation_id: id(r), by: Microcredits(by), extended_at: now }
-            }
+            Self::Reserve(r, amount, at_least) => AccountCommand::ReserveCredits {
+                reservation_id: id(r),
+                amount: Microcredits(amount),
+                at_least: Microcredits(at_least.min(amount)),
+                reserved_at: now,
+            },
+            Self::Extend(r, by, at_least) => AccountCommand::ExtendReservation {
+                reservation_id: id(r),
+                by: Microcredits(by),
+                at_least: Microcredits(at_least.min(by)),
+                extended_at: now,
+            },
             Self::Settle(r, amount) => AccountCommand::SettleReservation {
                 reservation_id: id(r),
                 charge: Charge {
@@ -374,13 +443,17 @@ fn any_step() -> impl Strategy<Value = Step> {
     let kind = prop_oneof![Just(AdjustmentKind::CreditNote), Just(AdjustmentKind::DebitNote)];
     prop_oneof![
         (0..9u8, -5..90i64, prop::option::of(0..90u8)).prop_map(|(g, a, hours)| Step::Grant(g, a, hours)),
-        (0..9u8, -5..60i64).prop_map(|(r, a)| Step::Reserve(r, a)),
-        (0..9u8, -5..30i64).prop_map(|(r, a)| Step::Extend(r, a)),
+        (0..9u8, -5..60i64, 1..60i64).prop_map(|(r, a, least)| Step::Reserve(r, a, least)),
+        (0..9u8, -5..30i64, 1..30i64).prop_map(|(r, a, least)| Step::Extend(r, a, least)),
         (0..9u8, -5..80i64).prop_map(|(r, a)| Step::Settle(r, a)),
         (0..9u8).prop_map(Step::Release),
         (0..9u8).prop_map(Step::Expire),
         (0..20u8, kind, -2..20i64).prop_map(|(n, kind, a)| Step::Adjust(n, kind, a)),
     ]
+}
+
+fn sum(amounts: impl IntoIterator<Item = Microcredits>) -> Microcredits {
+    amounts.into_iter().fold(Microcredits::ZERO, Microcredits::plus)
 }
 
 proptest! {
@@ -396,10 +469,10 @@ proptest! {
             for event in &events {
                 account.evolve(event);
                 let balances = [account.available(), account.held(), account.spent(), account.expired()];
-                prop_assert_eq!(account.granted(), balances.into_iter().sum());
+                prop_assert_eq!(account.granted(), sum(balances));
                 prop_assert!(balances.into_iter().all(|balance| balance >= Microcredits::ZERO), "{:?}", balances);
-                prop_assert_eq!(account.held(), account.holds.values().copied().sum::<Microcredits>());
-                prop_assert_eq!(account.grants.left(), account.available() + account.held());
+                prop_assert_eq!(account.held(), sum(account.holds.values().copied()));
+                prop_assert_eq!(account.grants.left(), account.available().plus(account.held()));
             }
         }
     }

@@ -5,7 +5,7 @@ use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
 use super::Month;
-use crate::money::{Microcredits, PicoUsdSum};
+use crate::money::{MicrocreditsSum, PicoUsdSum};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeriodEvent {
@@ -30,19 +30,20 @@ pub struct MonthTotals {
     pub input_tokens: u64,
     pub cached_input_tokens: u64,
     pub cache_write_tokens: u64,
+    pub cache_write_1h_tokens: u64,
     /// Thinking included.
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
     /// That were billed.
     pub video_seconds: u64,
-    pub charged_microcredits: Microcredits,
+    pub charged_microcredits: MicrocreditsSum,
     pub cost_picousd: PicoUsdSum,
-    pub granted_microcredits: Microcredits,
-    pub expired_microcredits: Microcredits,
+    pub granted_microcredits: MicrocreditsSum,
+    pub expired_microcredits: MicrocreditsSum,
     /// Given back.
-    pub credit_notes_microcredits: Microcredits,
+    pub credit_notes_microcredits: MicrocreditsSum,
     /// Taken.
-    pub debit_notes_microcredits: Microcredits,
+    pub debit_notes_microcredits: MicrocreditsSum,
 }
 
 impl DomainEvent for PeriodEvent {

@@ -1,7 +1,7 @@
 use chrono::TimeZone;
 
 use super::{command::PeriodCommand, event::MonthTotals, *};
-use crate::money::{Microcredits, PicoUsdSum};
+use crate::money::{MicrocreditsSum, PicoUsdSum};
 
 fn month(text: &str) -> Month {
     text.parse().unwrap()
@@ -15,7 +15,7 @@ fn close(of: &str, first_open: &str, closed_at: DateTime<Utc>) -> PeriodCommand 
         chain_hash: "00ff".into(),
         totals: Box::new(MonthTotals {
             requests: 3,
-            charged_microcredits: Microcredits(5),
+            charged_microcredits: MicrocreditsSum(5),
             cost_picousd: PicoUsdSum(i128::from(i64::MAX) * 2),
             ..MonthTotals::default()
         }),

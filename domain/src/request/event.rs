@@ -1,11 +1,13 @@
-//! What happened to a request. Content is sealed; everything else is in clear.
+//! What happened to a request. Content is only named, see [`crate::content`]; everything else is in clear.
+
+use std::fmt;
 
 use chrono::{DateTime, Utc};
 use cqrs_es::DomainEvent;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    content::SealedContent,
+    content::ContentRef,
     money::Microcredits,
     price::{Charge, TokenUsage},
 };
@@ -95,7 +97,8 @@ pub struct Accepted {
     pub deadline_at: DateTime<Utc>,
     /// When it came in, before it waited for its turn. Whatever it costs has the prices of this instant.
     pub accepted_at: DateTime<Utc>,
-    pub prompt: SealedContent,
+    /// `None` where the account's prompts are not kept, not even as a hash.
+    pub prompt: Option<ContentRef>,
 }
 
 impl Accepted {
@@ -110,22 +113,26 @@ impl Accepted {
     }
 }
 
-/// How a request ended, what it used and what that cost.
+/// How a request ended, what it used and what that cost, all attempts together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Who answered; `None` where nobody did.
     pub provider: Option<String>,
-    /// The model that answered, as the provider names it.
+    /// The model that was asked there, by the name that its price and its limits go by.
     pub model: Option<String>,
+    /// What the provider called the model that answered, where it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_model: Option<String>,
     pub usage: TokenUsage,
-    /// The provider did not say what was used: `usage` is our own count.
+    /// The last attempt's part of `usage` is our own count: its provider did not say. See [`Self::is_estimated`].
     pub estimated: bool,
+    /// Its price is that of the last attempt that cost something.
     pub charge: Charge,
     pub finish_reason: Option<String>,
     pub attempts: Vec<Attempt>,
     pub first_chunk_ms: Option<u64>,
     pub duration_ms: u64,
-    pub answer: Option<SealedContent>,
+    pub answer: Option<ContentRef>,
     pub ended_at: DateTime<Utc>,
 }
 
@@ -141,6 +148,101 @@ pub struct Attempt {
     pub failure: Option<String>,
     pub status: Option<u16>,
     pub duration_ms: u64,
+    /// What of its answer was not as it should be; the first [`Self::MAX_FLAWS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flaws: Vec<Flaw>,
+    /// What it cost, where another one was made after it, or none any more. What the last one cost is the rest of the
+    /// outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub billed: Option<Billed>,
+}
+
+/// Something of an answer's form that is not as it should be. Never content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flaw {
+    /// What is wrong: `no_json`, ….
+    pub class: String,
+    /// Where it stands, by the names that lead to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// Where it stands in the answer's body, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+}
+
+impl Attempt {
+    /// The most flaws of one attempt that are kept: the event of a request's end has all of them, and has to fit into the log.
+    pub const MAX_FLAWS: usize = 4;
+
+    /// Keeps a flaw, while there is room for it.
+    pub fn note(&mut self, flaw: Flaw) {
+        if self.flaws.len() < Self::MAX_FLAWS && !self.flaws.contains(&flaw) {
+            self.flaws.push(flaw);
+        }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.class)?;
+        if let Some(field) = &self.field {
+            write!(f, " at {field}")?;
+        }
+        if let Some(offset) = self.offset {
+            write!(f, " at byte {offset}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What was paid for at one provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Billed {
+    pub usage: TokenUsage,
+    pub estimated: bool,
+    pub charge: Charge,
+}
+
+/// A part of an outcome: what one provider is to be paid for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// `None` where nobody answered.
+    pub provider: Option<&'a str>,
+    pub model: Option<&'a str>,
+    pub billed: Billed,
+}
+
+impl Outcome {
+    /// What each provider is to be paid for, in the order of the attempts; the last part is that of whoever answered, also
+    /// where it is nothing. Together they are the outcome.
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let mut rest = Billed { usage: self.usage, estimated: self.estimated, charge: self.charge.clone() };
+        let mut parts = Vec::with_capacity(1);
+        for attempt in &self.attempts {
+            let Some(billed) = &attempt.billed else { continue };
+            rest.usage = rest.usage.minus(&billed.usage);
+            rest.charge = rest.charge.minus(&billed.charge);
+            parts.push(Part { provider: Some(&attempt.provider), model: Some(&attempt.model), billed: billed.clone() });
+        }
+        parts.push(Part { provider: self.provider.as_deref(), model: self.model.as_deref(), billed: rest });
+        parts
+    }
+
+    /// Whether some of the usage is our own count.
+    pub fn is_estimated(&self) -> bool {
+        self.estimated
+            || self.attempts.iter().filter_map(|attempt| attempt.billed.as_ref()).any(|billed| billed.estimated)
+    }
+
+    /// Sets what the account paid, which may be less than what was used came to: the first attempts are paid first.
+    pub fn pay(&mut self, amount: Microcredits) {
+        let mut left = amount;
+        for billed in self.attempts.iter_mut().filter_map(|attempt| attempt.billed.as_mut()) {
+            billed.charge.amount = billed.charge.list.min(left);
+            left = left.minus(billed.charge.amount);
+        }
+        self.charge.amount = amount;
+    }
 }
 
 impl RequestEvent {

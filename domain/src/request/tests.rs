@@ -2,12 +2,12 @@ use chrono::{DateTime, Utc};
 
 use super::{
     command::RequestCommand,
-    event::{Accepted, CancelReason, Outcome, RequestEvent, RequestKind},
+    event::{Accepted, Attempt, Billed, CancelReason, Outcome, RequestEvent, RequestKind},
     *,
 };
 use crate::{
-    content::SealedContent,
-    money::Microcredits,
+    content::{ContentKind, tests::reference},
+    money::{Microcredits, PicoUsd},
     price::{Charge, TokenUsage},
 };
 
@@ -26,7 +26,7 @@ fn accepted() -> Box<Accepted> {
         node: "n1".into(),
         deadline_at: DateTime::UNIX_EPOCH,
         accepted_at: DateTime::UNIX_EPOCH,
-        prompt: SealedContent { subject: "acme".into(), month: chrono::NaiveDate::default(), sealed: "AAAA".into() },
+        prompt: Some(reference(ContentKind::Chat)),
     })
 }
 
@@ -34,11 +34,12 @@ fn outcome() -> Box<Outcome> {
     Box::new(Outcome {
         provider: Some("openai".into()),
         model: Some("gpt-6-luna".into()),
+        answered_model: None,
         usage: TokenUsage { input: 10, output: 5, ..TokenUsage::default() },
         estimated: false,
         charge: Charge::default(),
         finish_reason: Some("stop".into()),
-        attempts: vec![],
+        attempts: vec![attempt("claude", Some(billed(1, 10, "claude/m"))), attempt("openai", None)],
         first_chunk_ms: Some(3),
         duration_ms: 9,
         answer: None,
@@ -107,4 +108,56 @@ fn the_text_of_every_event_is_pinned() {
         let read: RequestEvent = serde_json::from_str(&serde_json::to_string(&event).unwrap()).unwrap();
         assert_eq!(read, event);
     }
+}
+
+fn billed(tokens: u64, list: i64, price: &str) -> Billed {
+    let usage = TokenUsage { input: tokens, output: 2 * tokens, ..TokenUsage::default() };
+    let (cost, list) = (PicoUsd(7 * list), Microcredits(list));
+    Billed { usage, estimated: true, charge: Charge { price_id: Some(price.into()), cost, list, amount: list } }
+}
+
+fn attempt(provider: &str, billed: Option<Billed>) -> Attempt {
+    Attempt {
+        provider: provider.into(),
+        model: "m".into(),
+        skipped: false,
+        failure: billed.is_some().then(|| "connection".into()),
+        status: None,
+        flaws: vec![],
+        duration_ms: 1,
+        billed,
+    }
+}
+
+#[test]
+fn what_was_paid_for_at_each_provider_is_what_the_outcome_comes_to() {
+    let (left, last) = (billed(3, 30, "claude/m"), Billed { estimated: false, ..billed(5, 50, "openai/m") });
+    let mut outcome = Outcome {
+        usage: left.usage.plus(&last.usage),
+        charge: Charge {
+            price_id: last.charge.price_id.clone(),
+            cost: left.charge.cost.plus(last.charge.cost),
+            list: Microcredits(80),
+            amount: Microcredits(80),
+        },
+        attempts: vec![attempt("claude", Some(left.clone())), attempt("openai", None)],
+        ..*outcome()
+    };
+    assert!(outcome.is_estimated());
+    let parts = |outcome: &Outcome| -> Vec<_> {
+        outcome.parts().iter().map(|part| (part.provider.map(str::to_owned), part.billed.clone())).collect()
+    };
+    assert_eq!(parts(&outcome), [(Some("claude".into()), left.clone()), (Some("openai".into()), last.clone())]);
+
+    // The account had not enough: what came first is paid first.
+    outcome.pay(Microcredits(45));
+    let amounts: Vec<_> = outcome.parts().iter().map(|part| part.billed.charge.amount.0).collect();
+    assert_eq!((outcome.charge.amount, amounts), (Microcredits(45), vec![30, 15]));
+
+    // Nobody answered in the end: the last part is nothing, and nobody's.
+    let nobody =
+        Outcome { provider: None, usage: left.usage, charge: left.charge.clone(), estimated: false, ..outcome };
+    let nobody = Outcome { attempts: vec![attempt("claude", Some(left.clone()))], ..nobody };
+    let nothing = Billed { usage: TokenUsage::default(), estimated: false, charge: Charge::default() };
+    assert_eq!(parts(&nobody), [(Some("claude".into()), left), (None, nothing)]);
 }

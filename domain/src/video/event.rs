@@ -8,7 +8,7 @@ use super::{
     format::{AspectRatio, Resolution},
     price::VideoPrice,
 };
-use crate::{content::SealedContent, money::Microcredits, price::Charge};
+use crate::{content::ContentRef, money::Microcredits, price::Charge};
 
 /// Each end says again whose the job was and what it asked for, so that no reader has to keep that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ pub struct VideoRequest {
     /// The client wants to be told over HTTP. Where is in the content.
     pub has_webhook: bool,
     /// `{"prompt", "style", "webhookUrl"}`
-    pub content: SealedContent,
+    pub content: ContentRef,
     pub requested_at: DateTime<Utc>,
 }
 
@@ -151,6 +151,10 @@ pub enum Doubt {
     Ambiguous,
     /// The provider could not be asked until the deadline.
     Unanswered,
+    /// The provider has taken it, and gave it no name that it can be asked for by.
+    Unnamed,
+    /// The provider gave it the name of another job of ours.
+    NamedTwice,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! What a provider asks for a second of video.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -19,6 +21,11 @@ pub struct VideoPrice {
     /// Where the figures come from.
     pub source: String,
 }
+
+/// The longest video that can be asked for, in seconds.
+pub const MAX_SECONDS: u32 = 600;
+/// $10,000: the dearest second that is taken. Ten minutes of it still fit into [`PicoUsd`].
+pub const MAX_PER_SECOND: PicoUsd = PicoUsd(10_000_000_000_000_000);
 
 impl VideoPrice {
     pub fn is_valid_at(&self, at: DateTime<Utc>) -> bool {
@@ -41,6 +48,20 @@ pub fn billed_seconds(delivered_ms: u64, asked_seconds: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_video_at_the_dearest_price_costs_what_it_costs() {
+        let price = VideoPrice {
+            id: "p".into(),
+            per_second: [(Resolution::P720, MAX_PER_SECOND)].into(),
+            valid_from: DateTime::UNIX_EPOCH,
+            valid_until: None,
+            source: "test".into(),
+        };
+        let cost = i64::from(MAX_SECONDS) * MAX_PER_SECOND.0;
+        assert_eq!(price.cost(Resolution::P720, MAX_SECONDS), Some(PicoUsd(cost)));
+        assert_eq!(price.cost(Resolution::P720, u32::MAX), Some(PicoUsd(i64::MAX)), "and nothing wraps beyond");
+    }
 
     #[test]
     fn a_file_is_billed_by_whole_seconds_and_never_for_more_than_was_asked() {

@@ -2,7 +2,7 @@ mod any_order;
 
 use std::collections::BTreeMap;
 
-use chrono::{NaiveDate, TimeDelta};
+use chrono::TimeDelta;
 use cqrs_es::DomainEvent;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    content::SealedContent,
+    content::{ContentKind, tests::reference},
     money::{Microcredits, PicoUsd},
 };
 
@@ -55,7 +55,7 @@ fn request() -> VideoRequest {
         session_id: Some("s1".into()),
         workflow_id: None,
         has_webhook: true,
-        content: SealedContent { subject: "acme".into(), month: NaiveDate::default(), sealed: "AAAA".into() },
+        content: reference(ContentKind::Video),
         requested_at: AT,
     }
 }

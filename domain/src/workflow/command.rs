@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::event::WorkflowRequest;
-use crate::{content::SealedContent, money::Microcredits};
+use crate::{content::ContentRef, money::Microcredits};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum WorkflowCommand {
@@ -27,7 +27,7 @@ pub enum WorkflowCommand {
     /// Completes the workflow as well where it was the last one.
     CompleteStep {
         at: StepName,
-        output: Option<SealedContent>,
+        output: Option<ContentRef>,
         /// By this attempt.
         charged: Microcredits,
         completed_at: DateTime<Utc>,

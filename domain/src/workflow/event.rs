@@ -1,4 +1,5 @@
-//! What happened to a workflow. What the client wrote and what models made of it is sealed; everything else is in clear.
+//! What happened to a workflow. What the client wrote and what models made of it is only named,
+//! see [`crate::content`]; everything else is in clear.
 
 use chrono::{DateTime, Utc};
 use cqrs_es::DomainEvent;
@@ -6,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    content::SealedContent,
+    content::ContentRef,
     money::Microcredits,
     video::{
         event::Priority,
@@ -38,7 +39,7 @@ pub enum WorkflowEvent {
     StepCompleted {
         step: String,
         /// Of a text: the JSON object that was asked for.
-        output: Option<SealedContent>,
+        output: Option<ContentRef>,
         request_id: Option<String>,
         videos: Vec<String>,
         /// For all attempts at it.
@@ -90,7 +91,7 @@ pub struct WorkflowRequest {
     /// Whether the client is to be told of the end; where, is in the content.
     pub has_webhook: bool,
     /// `{"prompt", "style", "webhookUrl", "language"}`
-    pub content: SealedContent,
+    pub content: ContentRef,
     pub started_at: DateTime<Utc>,
 }
 

@@ -1,4 +1,3 @@
-use chrono::NaiveDate;
 use cqrs_es::DomainEvent;
 use serde_json::json;
 
@@ -6,15 +5,18 @@ use super::{
     event::{VideoParameters, Work},
     *,
 };
-use crate::video::{
-    event::Priority,
-    format::{AspectRatio, Resolution},
+use crate::{
+    content::{ContentKind, tests::reference},
+    video::{
+        event::Priority,
+        format::{AspectRatio, Resolution},
+    },
 };
 
 const AT: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-fn sealed() -> SealedContent {
-    SealedContent { subject: "acme".into(), month: NaiveDate::default(), sealed: "AAAA".into() }
+fn sealed() -> ContentRef {
+    reference(ContentKind::Workflow)
 }
 
 fn request(names: &[&str]) -> Box<WorkflowRequest> {

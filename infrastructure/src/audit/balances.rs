@@ -20,45 +20,45 @@ pub struct BalanceView {
     pub rows: &'static str,
 }
 
-/// In microcredits.
+/// In microcredits, 128 bits wide: no event, whoever put it into the log, makes a sum wrap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Balance {
-    granted: i64,
-    held: i64,
-    spent: i64,
-    expired: i64,
+    granted: i128,
+    held: i128,
+    spent: i128,
+    expired: i128,
 }
 
 #[derive(Debug, Default)]
 pub struct Balances(HashMap<String, Balance>);
 
 impl Balance {
-    fn available(self) -> i64 {
+    fn available(self) -> i128 {
         self.granted - self.held - self.spent - self.expired
     }
 
     /// What the event states is available after it.
-    fn add(&mut self, event: &AccountEvent) -> Option<i64> {
+    fn add(&mut self, event: &AccountEvent) -> Option<i128> {
         let stated = match event {
             AccountEvent::AccountOpened { .. } | AccountEvent::UsageLimitsSet { .. } => return None,
             AccountEvent::CreditsGranted { amount_microcredits, available_microcredits, .. } => {
-                self.granted += amount_microcredits.0;
+                self.granted += i128::from(amount_microcredits.0);
                 available_microcredits
             }
             AccountEvent::CreditsExpired { amount_microcredits, available_microcredits, .. } => {
-                self.expired += amount_microcredits.0;
+                self.expired += i128::from(amount_microcredits.0);
                 available_microcredits
             }
             AccountEvent::CreditsAdjusted { kind, amount_microcredits, available_microcredits, .. } => {
                 match kind {
-                    AdjustmentKind::CreditNote => self.spent -= amount_microcredits.0,
-                    AdjustmentKind::DebitNote => self.spent += amount_microcredits.0,
+                    AdjustmentKind::CreditNote => self.spent -= i128::from(amount_microcredits.0),
+                    AdjustmentKind::DebitNote => self.spent += i128::from(amount_microcredits.0),
                 }
                 available_microcredits
             }
             AccountEvent::CreditsReserved { amount_microcredits: more, available_microcredits, .. }
             | AccountEvent::ReservationExtended { by_microcredits: more, available_microcredits, .. } => {
-                self.held += more.0;
+                self.held += i128::from(more.0);
                 available_microcredits
             }
             AccountEvent::CreditsSettled {
@@ -67,16 +67,16 @@ impl Balance {
                 available_microcredits,
                 ..
             } => {
-                self.held -= charged_microcredits.0 + released_microcredits.0;
-                self.spent += charged_microcredits.0;
+                self.held -= i128::from(charged_microcredits.0) + i128::from(released_microcredits.0);
+                self.spent += i128::from(charged_microcredits.0);
                 available_microcredits
             }
             AccountEvent::CreditsReleased { released_microcredits, available_microcredits, .. } => {
-                self.held -= released_microcredits.0;
+                self.held -= i128::from(released_microcredits.0);
                 available_microcredits
             }
         };
-        Some(stated.0)
+        Some(stated.0.into())
     }
 }
 
@@ -125,6 +125,7 @@ impl Balances {
         let accounts = self.0.len();
         let mut rows = sqlx::query_as::<_, (String, i64, i64, i64, i64, i64)>(view.rows).fetch(connection);
         while let Some((account, granted, available, held, spent, expired)) = rows.try_next().await? {
+            let [granted, available, held, spent, expired] = [granted, available, held, spent, expired].map(i128::from);
             let shown = Balance { granted, held, spent, expired };
             let expected = self.0.remove(&account).unwrap_or_default();
             if expected != shown || shown.available() != available {

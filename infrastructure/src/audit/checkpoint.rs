@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use aihub_application::ports::clock::Clock;
 use metrics::{counter, gauge};
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{Connection, PgConnection, PgExecutor};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +12,7 @@ use super::{
     AuditError,
     merkle::MerkleTree,
     note::{self, Checkpoint, SigningKey},
-    scan,
+    scan, signers,
 };
 use crate::{
     database::Database,
@@ -20,10 +20,8 @@ use crate::{
         chain::{ChainHead, ChainVerifier},
         reader,
     },
+    notices::Notices,
 };
-
-/// Of the advisory lock that whoever makes one holds: the ASCII text "aihubc" as a number.
-const LOCK: i64 = 0x6169_6875_6263;
 
 /// The last one that was kept, with its note.
 pub async fn latest(executor: impl PgExecutor<'_>) -> Result<Option<(Checkpoint, String)>, AuditError> {
@@ -49,29 +47,33 @@ fn read(text: String) -> Result<(Checkpoint, String), AuditError> {
 }
 
 /// Verifies what came since the last checkpoint, and signs and keeps a new one; the last one, where nothing came.
-/// `None` for an empty log.
+/// `None` for an empty log. The first key that signs a log introduces itself to it; another one than the log knows signs nothing.
 pub async fn make(
     database: &Database,
     key: &SigningKey,
     clock: &dyn Clock,
 ) -> Result<Option<(Checkpoint, String)>, AuditError> {
+    if !signers::require(database, key, clock).await? {
+        return Ok(None);
+    }
     let mut connection = scan::connect(database).await?;
-    // The lock is held by the session, so that the snapshot is taken after it and sees what the one before has made.
-    sqlx::query!("SELECT pg_advisory_lock($1)", LOCK).execute(&mut connection).await?;
-    let (tree, head) = {
-        let mut snapshot = scan::snapshot(&mut connection).await?;
-        let head = reader::head(&mut *snapshot).await?;
-        let Some((mut tree, after)) = resume(&mut snapshot, key, head).await? else {
-            return latest(&mut *snapshot).await;
-        };
-        let mut chain = ChainVerifier::after(after);
-        let mut events = scan::events(&mut snapshot, after.position + 1, Some(head.position)).await?;
+    let mut transaction = connection.begin().await?;
+    // One after another. What is seen from here on was committed by those before; the events up to the head that is seen then
+    // are what they are at any later instant.
+    sqlx::query!("SELECT FROM locks WHERE name = 'checkpoint' FOR UPDATE").execute(&mut *transaction).await?;
+    let head = reader::head(&mut *transaction).await?;
+    let Some((mut tree, after)) = resume(&mut transaction, key, head).await? else {
+        return latest(&mut *transaction).await;
+    };
+    let mut chain = ChainVerifier::after(after);
+    {
+        let mut events = scan::events(&mut transaction, after.position + 1, Some(head.position)).await?;
         while let Some(event) = events.next().await? {
             chain.check(&event).map_err(|error| AuditError::Tampered(error.into()))?;
             tree.push(&event.chain_hash);
         }
-        (tree, chain.head())
-    };
+    }
+    let head = chain.head();
     if head.position == 0 {
         return Ok(None);
     }
@@ -82,8 +84,9 @@ pub async fn make(
         signed,
         tree.frontier()
     )
-    .execute(&mut connection)
+    .execute(&mut *transaction)
     .await?;
+    transaction.commit().await?;
     read(signed).map(Some)
 }
 
@@ -122,6 +125,7 @@ pub async fn keep(
     key: Arc<SigningKey>,
     clock: Arc<dyn Clock>,
     interval: Duration,
+    notices: Notices,
     shutdown: CancellationToken,
 ) {
     let mut tick = tokio::time::interval(interval);
@@ -129,7 +133,12 @@ pub async fn keep(
     let work = async {
         loop {
             tick.tick().await;
-            match make(&database, &key, &*clock).await {
+            let made = make(&database, &key, &*clock).await;
+            let is_foreign = matches!(made, Err(AuditError::ForeignKey { .. }));
+            let notice =
+                is_foreign.then(|| "this node's audit key is not the log's: it signs no checkpoints".to_owned());
+            notices.set("audit", notice);
+            match made {
                 Ok(Some((checkpoint, _))) => record(&checkpoint),
                 Ok(None) => {}
                 Err(error) => {

@@ -4,26 +4,29 @@
 //! |---|---|
 //! | the first | `format`, `from`, `to`, `previousChainHash` (that of the event in front of `from`), `key` of the signer |
 //! | each event | `position`, `recordedAt`, `aggregateType`, `aggregateId`, `sequence`, `eventType`, `eventVersion`, `payload` and `metadata` (the JSON texts as they are stored), `commandId` where there is one, `leafHash`, `chainHash` |
-//! | the last | `events`, `chainHash`, and where it is a bundle `checkpoint` (a signed note) and `path` |
+//! | each piece of content, behind the first event that names it | `content`: its key (`subject`, `kind`, `month`), `hash`, and `bytes` in Base64 as they are kept: sealed, or a list of pieces as `contents::list` says |
+//! | the last | `events`, `contents`, `chainHash`, and where it is a bundle `checkpoint` (a signed note) and `path` |
 //!
-//! Times are RFC 3339 to the microsecond, hashes hexadecimal. The hashes are computed as `event_store::chain` says. `path`
+//! Of a text there is everything or nothing: what was erased, or is not kept, is only named. Times are RFC 3339 to the microsecond, hashes hexadecimal. The hashes are computed as `event_store::chain` says. `path`
 //! is the inclusion proof of RFC 9162, section 2.1.3, of the chain hash at `to`, as leaf `to - 1`, in the tree of the
 //! checkpoint: by the chain, that covers every event of the file. The proof of one event is a bundle of one event.
 
 mod read;
 mod write;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use aihub_domain::content::{ContentHash, ContentKey, ContentKind};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{AuditError, Fault, hex, unhex};
+use super::{AuditError, Fault, contents::KeptPiece, hex, unhex};
 use crate::event_store::{chain::Hash, reader::RecordedEvent};
 
 pub use read::{BundleReport, LogFile, verify_bundle};
 pub use write::{export, write_bundle};
 
-pub const FORMAT: &str = "aihub-log/1";
+pub const FORMAT: &str = "aihub-log/2";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -63,6 +66,8 @@ pub struct EventLine {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Trailer {
     pub events: u64,
+    /// Lines of content.
+    pub contents: u64,
     #[serde(with = "hex_hash")]
     pub chain_hash: Hash,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +75,29 @@ pub struct Trailer {
     /// Hexadecimal hashes, from below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<Vec<String>>,
+}
+
+/// A line of content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ContentLine {
+    content: ContentFields,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ContentFields {
+    subject: String,
+    kind: ContentKind,
+    month: NaiveDate,
+    hash: ContentHash,
+    bytes: String,
+}
+
+impl From<KeptPiece> for ContentLine {
+    fn from(KeptPiece { key: ContentKey { subject, kind, month }, hash, bytes }: KeptPiece) -> Self {
+        Self { content: ContentFields { subject, kind, month, hash, bytes: STANDARD.encode(bytes) } }
+    }
 }
 
 impl From<RecordedEvent> for EventLine {

@@ -95,6 +95,11 @@ impl SigningKey {
         VerifierKey { name: self.name.clone(), key: self.key.verifying_key() }
     }
 
+    /// Says that `successor` is to be trusted by whoever trusts this key.
+    pub fn endorse(&self, successor: &VerifierKey) -> String {
+        STANDARD.encode(self.key.sign(endorsement(successor).as_bytes()).to_bytes())
+    }
+
     /// The checkpoint of this key's log, as a note.
     pub fn sign(&self, head: ChainHead, root_hash: Hash, signed_at: DateTime<Utc>) -> String {
         let text = Checkpoint { origin: self.name.clone(), head, root_hash, signed_at }.to_string();
@@ -121,6 +126,13 @@ impl VerifierKey {
         id.first_chunk().copied().unwrap_or_default()
     }
 
+    /// Whether it was this key's that said so.
+    pub fn endorsed(&self, successor: &Self, signature: &str) -> bool {
+        let signature = STANDARD.decode(signature).ok();
+        let signature = signature.and_then(|bytes| ed25519_dalek::Signature::from_slice(&bytes).ok());
+        signature.is_some_and(|signature| self.key.verify_strict(endorsement(successor).as_bytes(), &signature).is_ok())
+    }
+
     /// The checkpoint that this key signed in the note. Lines of other signers are passed over.
     pub fn open(&self, note: &str) -> Result<Checkpoint, NoteError> {
         let (text, signatures) = split(note)?;
@@ -142,6 +154,11 @@ impl VerifierKey {
         }
         Err(found)
     }
+}
+
+/// No checkpoint begins like this: a log's name has no spaces.
+fn endorsement(successor: &VerifierKey) -> String {
+    format!("aihub audit key\n{successor}\n")
 }
 
 /// What the note says, whoever signed it.
@@ -271,6 +288,15 @@ mod tests {
         let alone = key(1).verifier().open(&format!("{text}\n{line}"));
         assert!(matches!(alone, Err(NoteError::Unsigned(_))), "{alone:?}");
         assert!(matches!(key(3).verifier().open(&note), Err(NoteError::Unsigned(_))));
+    }
+
+    #[test]
+    fn an_endorsement_is_of_one_key_by_one_key() {
+        let endorsed = key(1).endorse(&key(2).verifier());
+        assert!(key(1).verifier().endorsed(&key(2).verifier(), &endorsed));
+        assert!(!key(1).verifier().endorsed(&key(3).verifier(), &endorsed));
+        assert!(!key(2).verifier().endorsed(&key(2).verifier(), &endorsed));
+        assert!(!key(1).verifier().endorsed(&key(2).verifier(), "nonsense"));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The log of a file into an empty database, with the positions and hashes that it had.
 //!
-//! All of it or nothing: it is one transaction, under the log's lock. What is sealed stays sealed: the subjects' keys are
-//! not in the log, and without them (`subject_keys` and the master key) prompts and answers cannot be read.
+//! All of it or nothing: it is one transaction, under the log's lock. The content that the file has comes along, and stays
+//! sealed: the subjects' keys are not in the log, and without them (`subject_keys` and the master key) prompts and answers
+//! cannot be read.
 
 use std::io::BufRead;
 
 use sqlx::{Connection, PgConnection};
 
-use super::{AuditError, file::LogFile};
+use super::{AuditError, contents::KeptPiece, file::LogFile};
 use crate::{
     database::Database,
     event_store::{
@@ -31,14 +32,15 @@ pub async fn restore(
     }
     let mut connection = super::scan::connect(database).await?;
     let mut transaction = connection.begin().await?;
-    // The log's lock, see `migrations/0001_event_log.sql`.
-    sqlx::query!("SELECT pg_advisory_xact_lock(418380281186)").execute(&mut *transaction).await?;
+    // The log's lock, see `migrations/0001_event_log.sql`. It is the owner who restores.
+    sqlx::query!("LOCK TABLE log_lock IN SHARE UPDATE EXCLUSIVE MODE").execute(&mut *transaction).await?;
     let there = reader::head(&mut *transaction).await?.position;
     if there > 0 {
         return Err(AuditError::Malformed(format!("the database has a log already, of {there} events")));
     }
     let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
     while let Some(event) = file.next_event()? {
+        keep(&mut transaction, file.take_pieces()).await?;
         bytes += event.payload.len() + event.metadata.len();
         batch.push(event);
         if batch.len() == BATCH || bytes > BATCH_BYTES {
@@ -49,10 +51,27 @@ pub async fn restore(
         }
     }
     insert(&mut transaction, &batch).await?;
+    keep(&mut transaction, file.take_pieces()).await?;
     let (head, _) = file.finish()?;
-    sqlx::query!("SELECT pg_notify('events', $1)", head.position.to_string()).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(head)
+}
+
+async fn keep(connection: &mut PgConnection, pieces: Vec<KeptPiece>) -> Result<(), sqlx::Error> {
+    for KeptPiece { key, hash, bytes } in pieces {
+        sqlx::query!(
+            "INSERT INTO contents (subject, kind, month, hash, bytes) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT ON CONSTRAINT contents_key_hash DO NOTHING",
+            key.subject,
+            key.kind.as_str(),
+            key.month,
+            &hash.0[..],
+            bytes,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
 }
 
 /// Rows that bring their positions along keep them.

@@ -9,10 +9,13 @@ use std::fmt::{self, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use sqlx::PgConnection;
 
-use crate::event_store::reader::{self, RecordedEvent};
+use crate::{
+    contents::named::is_name,
+    event_store::reader::{self, RecordedEvent},
+};
 
 /// How many events are read at once.
 pub const BATCH: usize = 500;
@@ -41,7 +44,7 @@ pub struct Entry {
     pub aggregate_type: String,
     pub aggregate_id: String,
     pub event: String,
-    /// What the event says, without sealed content.
+    /// What the event says; content is only named in it.
     pub data: Value,
 }
 
@@ -137,11 +140,10 @@ impl Entry {
         let metadata: Value = serde_json::from_str(&event.metadata).unwrap_or_default();
         let said = |name: &str| metadata.get(name).and_then(Value::as_str).map(str::to_owned);
         let mut payload: Value = serde_json::from_str(&event.payload).unwrap_or_default();
-        let mut data = match payload.get_mut(&event.event_type) {
+        let data = match payload.get_mut(&event.event_type) {
             Some(said) => said.take(),
             None => payload,
         };
-        withhold(&mut data);
         Self {
             position: event.position,
             at: event.recorded_at,
@@ -152,21 +154,6 @@ impl Entry {
             event: event.event_type.clone(),
             data,
         }
-    }
-}
-
-/// Puts the length in the place of what is sealed: it is of use to nobody without its key.
-fn withhold(data: &mut Value) {
-    match data {
-        Value::Object(fields) => {
-            if let Some(Value::String(sealed)) = fields.get("sealed") {
-                let bytes = sealed.len() / 4 * 3;
-                fields.insert("sealed".to_owned(), json!({ "bytes": bytes }));
-            }
-            fields.values_mut().for_each(withhold);
-        }
-        Value::Array(items) => items.iter_mut().for_each(withhold),
-        _ => {}
     }
 }
 
@@ -200,7 +187,7 @@ fn is_time(name: &str) -> bool {
 fn gather(fields: &Map<String, Value>, own_id: &str, facts: &mut Vec<String>) {
     for (name, value) in fields {
         match value {
-            Value::Object(inner) if inner.is_empty() || inner.contains_key("sealed") => {}
+            Value::Object(inner) if inner.is_empty() || is_name(inner) => {}
             Value::Object(inner) if name == "per_second" => {
                 let prices = inner
                     .iter()
@@ -264,6 +251,8 @@ fn amount(name: &str, amount: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn entry(event: &str, data: &Value) -> String {
@@ -288,7 +277,7 @@ mod tests {
     fn an_event_is_told_in_a_line_with_amounts_and_reasons_and_without_content() {
         let accepted = json!({
             "account": "acme", "model": "gpt-6-luna", "reserved_microcredits": 51_000, "price_id": "p@1",
-            "input_tokens": 0, "accepted_at": "2026", "prompt": { "subject": "acme", "sealed": "c2VhbGVk" },
+            "input_tokens": 0, "accepted_at": "2026", "prompt": { "keep": "sealed", "hash": "ab", "pieces": 1 },
         });
         assert_eq!(
             entry("RequestAccepted", &accepted),
@@ -331,7 +320,7 @@ mod tests {
             "offers": [{ "provider": "veo", "model": "veo-4", "upstream_model": "veo-4-001", "price": {
                 "id": "veo/veo-4@1", "per_second": { "720p": 400_000_000_000_i64 }, "valid_from": "2026", "source": "list",
             } }],
-            "reserved_microcredits": 3_200_000, "queued_until": "2026", "content": { "sealed": "c2VhbGVk" },
+            "reserved_microcredits": 3_200_000, "queued_until": "2026", "content": { "keep": "sealed", "hash": "ab", "pieces": 1 },
         });
         let told = entry("VideoRequested", &requested);
         for fact in [

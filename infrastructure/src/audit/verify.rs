@@ -10,10 +10,13 @@ use self::witness::Witnesses;
 use super::{
     AuditError, Fault,
     balances::{BalanceView, Balances},
+    contents::{Contents, Group},
     hex,
     merkle::MerkleTree,
     note::VerifierKey,
-    scan, streams,
+    scan,
+    signers::Signers,
+    streams,
 };
 use crate::{
     database::Database,
@@ -35,6 +38,8 @@ pub struct Scope {
     /// Who may have signed checkpoints. With none, signatures are not checked.
     pub keys: Vec<VerifierKey>,
     pub balances: BalanceView,
+    /// Whether the content that events name is looked at too, which is most of what there is to read.
+    pub contents: bool,
 }
 
 /// How far it has come.
@@ -85,6 +90,7 @@ struct Verification<'a> {
     balances: Balances,
     events: u64,
     witnesses: Witnesses,
+    contents: Contents,
 }
 
 /// Verifies the log. An error means that there is no verdict.
@@ -95,6 +101,8 @@ pub async fn verify(
 ) -> Result<Report, AuditError> {
     let mut connection = scan::connect(database).await?;
     let mut snapshot = scan::snapshot(&mut connection).await?;
+    // The log is copied out of the other one meanwhile.
+    let mut beside = scan::connect(database).await?;
     let mut verification = Verification {
         scope,
         lines: Vec::new(),
@@ -103,8 +111,9 @@ pub async fn verify(
         balances: Balances::default(),
         events: 0,
         witnesses: Witnesses::default(),
+        contents: Contents::default(),
     };
-    let verdict = match verification.run(&mut snapshot, progress).await {
+    let verdict = match verification.run(&mut snapshot, &mut beside, progress).await {
         Ok(()) => Verdict::Intact,
         Err(Stop::Fault(fault) | Stop::Error(AuditError::Tampered(fault))) => Verdict::Tampered(fault),
         Err(Stop::Missing(what)) => Verdict::Incomplete(what),
@@ -118,18 +127,20 @@ impl Verification<'_> {
     async fn run(
         &mut self,
         snapshot: &mut PgTransaction<'_>,
+        beside: &mut PgConnection,
         progress: impl FnMut(Progress) + Send,
     ) -> Result<(), Stop> {
         let head = sqlx::query_scalar!("SELECT max(position) FROM events").fetch_one(&mut **snapshot).await?;
         let head = head.unwrap_or(0).cast_unsigned();
         let last = self.scope.to.unwrap_or(head);
         let signed = self.witnesses.add_signed(snapshot, self.scope).await?;
+        let changes = Signers::of_log(&mut **snapshot).await?.changes();
         let saved = self.witnesses.add_saved(self.scope)?;
         let views = self.witnesses.add_handlers(snapshot).await?;
         if self.scope.from > 1 {
             self.start_behind(snapshot).await?;
         }
-        self.scan(snapshot, last, &views, progress).await?;
+        self.scan(snapshot, beside, last, &views, progress).await?;
         self.require_complete(head)?;
 
         let (from, ChainHead { position: to, chain_hash }) = (self.scope.from, self.chain.head());
@@ -137,6 +148,9 @@ impl Verification<'_> {
         self.say("payloads", format!("{} events have the hashes that were recorded", self.events));
         self.say("chain", format!("each follows the one before; tip {}", hex(&chain_hash)));
         self.say("checkpoints", signed);
+        if let Some(changes) = changes {
+            self.say("keys", changes);
+        }
         if let Some(saved) = saved {
             self.say("saved checkpoint", saved);
         }
@@ -144,7 +158,20 @@ impl Verification<'_> {
             Ok(streams) => self.say("streams", format!("{streams}, each without a hole and in order")),
             Err(fault) => return Err(Stop::Fault(fault)),
         }
+        self.tell_contents()?;
         self.compare_balances(snapshot, &views).await
+    }
+
+    fn tell_contents(&mut self) -> Result<(), Stop> {
+        let tally = self.contents.tally.clone();
+        if !self.scope.contents {
+            self.say("contents", "not looked at".to_owned());
+        } else if tally.missing > 0 {
+            return Err(Stop::Missing(format!("of the content that events name {tally}")));
+        } else {
+            self.say("contents", tally.to_string());
+        }
+        Ok(())
     }
 
     fn say(&mut self, what: &'static str, text: String) {
@@ -167,12 +194,14 @@ impl Verification<'_> {
     async fn scan(
         &mut self,
         snapshot: &mut PgConnection,
+        beside: &mut PgConnection,
         last: u64,
         views: &BTreeMap<String, u64>,
         mut progress: impl FnMut(Progress) + Send,
     ) -> Result<(), Stop> {
         let balances_until = views.get(self.scope.balances.name).copied().unwrap_or(0);
         let mut events = scan::events(snapshot, self.scope.from, self.scope.to).await?;
+        let mut group = Group::default();
         while let Some(event) = events.next().await? {
             self.chain.check(&event).map_err(|error| Stop::Fault(error.into()))?;
             let is_whole = self.scope.from <= 1;
@@ -187,7 +216,11 @@ impl Verification<'_> {
             if event.position % PROGRESS_EVERY == 0 {
                 progress(Progress { position: event.position, last });
             }
+            if self.scope.contents && group.push(event) {
+                self.contents.of(beside, &mem::take(&mut group)).await?;
+            }
         }
+        self.contents.of(beside, &group).await?;
         progress(Progress { position: self.chain.head().position, last });
         Ok(())
     }

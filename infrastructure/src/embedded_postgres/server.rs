@@ -219,7 +219,7 @@ fn settings(port: u16, durable: bool) -> Vec<String> {
         "listen_addresses=127.0.0.1".to_owned(),
         format!("port={port}"),
         "unix_socket_directories=".to_owned(),
-        "max_connections=200".to_owned(),
+        "max_connections=400".to_owned(),
         "shared_buffers=128MB".to_owned(),
         "timezone=UTC".to_owned(),
         "log_timezone=UTC".to_owned(),

@@ -162,7 +162,7 @@ async fn it_is_durable_in_utf8_and_listens_on_the_loopback_with_a_password_only(
         ("timezone", "UTC"),
         ("listen_addresses", "127.0.0.1"),
         ("unix_socket_directories", ""),
-        ("max_connections", "200"),
+        ("max_connections", "400"),
     ] {
         let shown: String =
             sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&mut connection).await.unwrap();

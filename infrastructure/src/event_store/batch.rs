@@ -7,20 +7,30 @@ use std::{
     sync::Arc,
 };
 
-use aihub_application::ports::event_log::{AppendError, Basis, NewEvent, Unit};
+use aihub_application::ports::event_log::{AppendError, Basis, NewEvent, Piece, Unit};
+use aihub_domain::account::Account;
+use chrono::NaiveDate;
+use cqrs_es::Aggregate;
 use uuid::Uuid;
 
 use self::column::{Byteas, Jsons, Texts};
 use super::chain::{Hash, Leaf};
+
+/// What an event may take in the log, its metadata included. What has no bound of its own, prompts and answers, is content and
+/// stands beside it: so whoever reads the log knows what a read may come to.
+pub const MAX_EVENT_BYTES: usize = 64 << 10;
 
 /// A unit with everything computed that can be computed before the log's lock is held.
 #[derive(Debug)]
 pub struct PreparedUnit {
     pub command_id: Uuid,
     pub basis: Option<Basis>,
+    /// Whose it is: the account's that it has an event of, or else whose actor caused it.
+    pub account: String,
     parts: Vec<Part>,
     events: Vec<PreparedEvent>,
-    /// What its texts take.
+    contents: Vec<Piece>,
+    /// What its texts and its content take.
     pub bytes: usize,
 }
 
@@ -50,13 +60,17 @@ pub struct Addition {
     /// The sequence of the stream's last event that the decision was made on; 0 for a new stream.
     pub expected_sequence: u64,
     pub events: Vec<(NewEvent, Arc<str>)>,
+    pub contents: Vec<Piece>,
 }
 
 impl PreparedUnit {
-    /// Fails if the unit says something that cannot stand in the log.
-    pub fn new(unit: Unit) -> Result<Self, AppendError> {
-        let metadata: Arc<str> = serde_json::to_string(&*unit.metadata).map_err(malformed)?.into();
-        Self::of(
+    /// To be appended by `login`, as the database knows it. Fails if the unit says something that cannot stand in the log.
+    pub fn new(unit: Unit, login: &str) -> Result<Self, AppendError> {
+        let account = unit.streams.iter().find(|stream| stream.aggregate_type == Account::TYPE);
+        let account = account.map(|stream| &stream.aggregate_id).or_else(|| unit.metadata.get("actor"));
+        let account = account.cloned().unwrap_or_default();
+        let metadata = appended_by(&serde_json::to_string(&*unit.metadata).map_err(malformed)?, login)?;
+        let prepared = Self::of(
             unit.command_id,
             unit.basis,
             unit.streams.into_iter().map(|stream| Addition {
@@ -64,8 +78,10 @@ impl PreparedUnit {
                 aggregate_id: stream.aggregate_id,
                 expected_sequence: stream.expected_sequence,
                 events: stream.events.into_iter().map(|event| (event, metadata.clone())).collect(),
+                contents: stream.contents,
             }),
-        )
+        )?;
+        Ok(Self { account, ..prepared })
     }
 
     pub fn of(
@@ -73,7 +89,15 @@ impl PreparedUnit {
         basis: Option<Basis>,
         additions: impl IntoIterator<Item = Addition>,
     ) -> Result<Self, AppendError> {
-        let mut unit = Self { command_id, basis, parts: Vec::new(), events: Vec::new(), bytes: 0 };
+        let mut unit = Self {
+            command_id,
+            basis,
+            account: String::new(),
+            parts: Vec::new(),
+            events: Vec::new(),
+            contents: Vec::new(),
+            bytes: 0,
+        };
         for addition in additions {
             unit.add(addition)?;
         }
@@ -84,7 +108,7 @@ impl PreparedUnit {
     }
 
     fn add(&mut self, addition: Addition) -> Result<(), AppendError> {
-        let Addition { aggregate_type, aggregate_id, expected_sequence, events } = addition;
+        let Addition { aggregate_type, aggregate_id, expected_sequence, events, contents } = addition;
         if self.parts.iter().any(|part| part.aggregate_type == aggregate_type && part.aggregate_id == aggregate_id) {
             return Err(malformed(format_args!("it names {aggregate_type} {aggregate_id} twice")));
         }
@@ -94,7 +118,11 @@ impl PreparedUnit {
         let count = events.len();
         for (sequence, (event, metadata)) in (expected_sequence + 1..).zip(events) {
             let NewEvent { event_type, event_version, payload } = &event;
-            self.bytes += event_type.len() + event_version.len() + payload.len() + metadata.len();
+            let bytes = event_type.len() + event_version.len() + payload.len() + metadata.len();
+            if bytes > MAX_EVENT_BYTES {
+                return Err(AppendError::TooLarge { bytes, limit: MAX_EVENT_BYTES });
+            }
+            self.bytes += bytes;
             let leaf = Leaf {
                 aggregate_type,
                 aggregate_id: &aggregate_id,
@@ -109,6 +137,8 @@ impl PreparedUnit {
             self.events.push(PreparedEvent { event, metadata, leaf_hash });
         }
         self.bytes += aggregate_type.len() + aggregate_id.len();
+        self.bytes += contents.iter().map(|piece| piece.bytes.len()).sum::<usize>();
+        self.contents.extend(contents);
         self.parts.push(Part { aggregate_type, aggregate_id, expected_sequence, events: count });
         Ok(())
     }
@@ -128,6 +158,20 @@ impl PreparedUnit {
     pub fn event_count(&self) -> usize {
         self.events.len()
     }
+
+    /// What is kept when it is appended.
+    pub fn contents(&self) -> &[Piece] {
+        &self.contents
+    }
+}
+
+/// An event's metadata with its last key, as `metadata_end` in `migrations/0001_event_log.sql` wants it.
+pub fn appended_by(metadata: &str, login: &str) -> Result<Arc<str>, AppendError> {
+    let said = metadata.strip_suffix('}').filter(|said| said.starts_with('{'));
+    let said = said.ok_or_else(|| malformed("its metadata is not an object"))?;
+    let login = serde_json::to_string(login).map_err(malformed)?;
+    let comma = if said == "{" { "" } else { "," };
+    Ok(format!(r#"{said}{comma}"databaseRole":{login}}}"#).into())
 }
 
 fn malformed(problem: impl std::fmt::Display) -> AppendError {
@@ -154,7 +198,12 @@ pub struct Batch {
     pub metadatas: Jsons,
     pub command_ids: Vec<Option<Uuid>>,
     pub leaf_hashes: Byteas,
-    /// What the units' texts take.
+    pub content_subjects: Texts,
+    pub content_kinds: Texts,
+    pub content_months: Vec<NaiveDate>,
+    pub content_hashes: Byteas,
+    pub content_bytes: Byteas,
+    /// What the units' texts and contents take.
     pub bytes: usize,
     streams: HashMap<(&'static str, String), StreamInBatch>,
     bases: Vec<Basis>,
@@ -191,6 +240,13 @@ impl Batch {
         let basis = self.basis_of(unit);
         self.unit_bases.push(basis);
         self.unit_parts.push(count(unit.parts.len()));
+        for piece in &unit.contents {
+            self.content_subjects.push(piece.key.subject.as_bytes());
+            self.content_kinds.push(piece.key.kind.as_str().as_bytes());
+            self.content_months.push(piece.key.month);
+            self.content_hashes.push(&piece.hash.0);
+            self.content_bytes.push(&piece.bytes);
+        }
         let mut events = unit.events.iter();
         let mut command_id = Some(unit.command_id);
         for part in &unit.parts {
@@ -242,4 +298,19 @@ impl Batch {
 /// Batches are bounded far below.
 fn count(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_login_is_the_last_thing_that_metadata_says() {
+        assert_eq!(&*appended_by("{}", "hub").unwrap(), r#"{"databaseRole":"hub"}"#);
+        let said = appended_by(r#"{"actor":"ann","note":"}"}"#, "o\"ne").unwrap();
+        assert_eq!(&*said, r#"{"actor":"ann","note":"}","databaseRole":"o\"ne"}"#);
+        for no_object in ["null", "[]", "", "3"] {
+            appended_by(no_object, "hub").unwrap_err();
+        }
+    }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     PostgresEventLog,
-    batch::{Addition, PreparedUnit},
+    batch::{Addition, PreparedUnit, appended_by},
     reader::{self, RecordedEvent},
     snapshots,
 };
@@ -125,7 +125,8 @@ impl<A: Aggregate> EventStore<A> for CqrsStore {
             return Ok(Vec::new());
         }
         // Sorted, so that the same metadata has the same text.
-        let sorted: Arc<str> = serde_json::to_string(&metadata.iter().collect::<BTreeMap<_, _>>())?.into();
+        let sorted = serde_json::to_string(&metadata.iter().collect::<BTreeMap<_, _>>())?;
+        let sorted = appended_by(&sorted, self.log.database.login()).map_err(refused)?;
         let addition = Addition {
             aggregate_type: A::TYPE,
             aggregate_id: context.aggregate_id.clone(),
@@ -134,6 +135,7 @@ impl<A: Aggregate> EventStore<A> for CqrsStore {
                 .iter()
                 .map(|event| Ok((NewEvent::of(event)?, sorted.clone())))
                 .collect::<Result<_, serde_json::Error>>()?,
+            contents: vec![],
         };
         let unit = PreparedUnit::of(Uuid::now_v7(), None, [addition]).map_err(refused)?;
         self.log.writer.append(unit).await.map_err(refused)?;

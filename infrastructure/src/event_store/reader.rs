@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, stream::BoxStream};
 use serde::de::DeserializeOwned;
 use sqlx::{PgConnection, PgExecutor};
+use thiserror::Error;
 use uuid::Uuid;
 
 use super::chain::{ChainHead, Hash, Leaf};
@@ -28,6 +29,17 @@ pub struct RecordedEvent {
     pub command_id: Option<Uuid>,
     pub leaf_hash: Hash,
     pub chain_hash: Hash,
+}
+
+/// The log is not what it was when somebody stood at a place in it.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    #[error("the log has another history: position {0} is not the event that was there")]
+    OtherHistory(u64),
+    #[error("the log has another history: position {0}, which was there, is gone")]
+    Gone(u64),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
 }
 
 /// How much is read at once. At least one event is, however large.
@@ -99,6 +111,32 @@ pub async fn recorded_at(executor: impl PgExecutor<'_>, position: u64) -> Result
     sqlx::query_scalar!("SELECT recorded_at FROM events WHERE position = $1", position.cast_signed())
         .fetch_optional(executor)
         .await
+}
+
+/// The events behind `from`, which is still what it was: the first of them is chained to it. At least one where there is any,
+/// however large it is.
+pub async fn events_after(
+    connection: &mut PgConnection,
+    from: ChainHead,
+    limit: ReadLimit,
+) -> Result<Vec<RecordedEvent>, ReadError> {
+    let events = events_from(&mut *connection, from.position + 1, limit).await?;
+    let is_same = match events.first() {
+        Some(first) => {
+            first.position == from.position + 1
+                && first.chain_hash == from.next_hash(first.recorded_at, &first.leaf_hash)
+        }
+        None if from.position == 0 => true,
+        None => {
+            let hash = sqlx::query_scalar!(
+                r#"SELECT chain_hash AS "hash: Hash" FROM events WHERE position = $1"#,
+                from.position.cast_signed()
+            );
+            let hash = hash.fetch_optional(connection).await?.ok_or(ReadError::Gone(from.position))?;
+            hash == from.chain_hash
+        }
+    };
+    if is_same { Ok(events) } else { Err(ReadError::OtherHistory(from.position)) }
 }
 
 /// The events from position `first` on, in order and as they are stored: not upcast, so that they verify.

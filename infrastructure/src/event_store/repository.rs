@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     PostgresEventLog,
-    batch::{Addition, PreparedUnit},
+    batch::{Addition, PreparedUnit, appended_by},
     reader::{self, ReadLimit, RecordedEvent},
     snapshots,
 };
@@ -81,7 +81,7 @@ impl PersistedEventRepository for EventRepository {
         snapshot_update: Option<(String, Value, usize)>,
     ) -> Result<(), PersistenceError> {
         if !events.is_empty() {
-            let unit = unit_of(A::TYPE, events)?;
+            let unit = unit_of(A::TYPE, events, self.log.database.login())?;
             self.log.writer.append(unit).await.map_err(refused)?;
         }
         if let Some((aggregate_id, state, _)) = snapshot_update {
@@ -142,7 +142,11 @@ async fn replay(
 }
 
 /// One unit of everything, as the callers of `persist` expect.
-fn unit_of(aggregate_type: &'static str, events: &[SerializedEvent]) -> Result<PreparedUnit, PersistenceError> {
+fn unit_of(
+    aggregate_type: &'static str,
+    events: &[SerializedEvent],
+    login: &str,
+) -> Result<PreparedUnit, PersistenceError> {
     let mut additions: Vec<Addition> = Vec::new();
     for event in events {
         let sequence = event.sequence as u64;
@@ -151,7 +155,7 @@ fn unit_of(aggregate_type: &'static str, events: &[SerializedEvent]) -> Result<P
             event_version: event.event_version.clone(),
             payload: event.payload.to_string(),
         };
-        let metadata: Arc<str> = event.metadata.to_string().into();
+        let metadata = appended_by(&event.metadata.to_string(), login).map_err(refused)?;
         match additions.iter_mut().find(|addition| addition.aggregate_id == event.aggregate_id) {
             Some(addition) if sequence == addition.expected_sequence + addition.events.len() as u64 + 1 => {
                 addition.events.push((new, metadata));
@@ -163,6 +167,7 @@ fn unit_of(aggregate_type: &'static str, events: &[SerializedEvent]) -> Result<P
                 aggregate_id: event.aggregate_id.clone(),
                 expected_sequence: sequence.checked_sub(1).ok_or(PersistenceError::OptimisticLockError)?,
                 events: vec![(new, metadata)],
+                contents: vec![],
             }),
         }
     }

@@ -1,7 +1,7 @@
 //! The log at a standstill: nobody appends while something is decided on all of it.
 //!
 //! For the rare decision that has to be the very next event after what it was decided on, as the close of a month is.
-//! It is appended as any program appends, by an insert that the log's trigger puts in place.
+//! It is appended by an insert that the log's trigger puts in place, as those of other programs are.
 
 use aihub_application::ports::event_log::{Metadata, NewEvent};
 use anyhow::Context;
@@ -14,11 +14,8 @@ use super::{
 };
 use crate::database::Database;
 
-/// Everybody waits meanwhile: the server ends it, should we be slower.
-const SETTINGS: [(&str, &str); 3] =
-    [("statement_timeout", "5s"), ("idle_in_transaction_session_timeout", "3s"), ("lock_timeout", "5s")];
-/// That of `append_events` and `place_event`, see `migrations/0001_event_log.sql`.
-const LOG_LOCK: i64 = 418_380_281_186;
+/// Everybody waits meanwhile: the server ends it, should we be slower, or sit idle for as long as `lock_log` allows.
+const SETTINGS: [(&str, &str); 2] = [("statement_timeout", "5s"), ("lock_timeout", "5s")];
 
 /// A connection that can stop the log.
 pub struct LogStopper(PgConnection);
@@ -40,7 +37,7 @@ impl LogStopper {
     pub async fn stop(&mut self) -> anyhow::Result<StillLog<'_>> {
         let mut transaction = self.0.begin().await?;
         // A statement of its own: what comes after sees everything that was committed before the lock was ours.
-        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOG_LOCK).execute(&mut *transaction).await?;
+        sqlx::query("SELECT lock_log()").execute(&mut *transaction).await?;
         let head = reader::head(&mut *transaction).await?;
         Ok(StillLog { transaction, head })
     }
@@ -63,21 +60,17 @@ impl StillLog<'_> {
         metadata: &Metadata,
     ) -> anyhow::Result<u64> {
         let metadata = serde_json::to_string(metadata)?;
-        sqlx::query(
-            "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata,
-                                 command_id)
-             VALUES ($1, $2, 1, $3, $4, $5::text::json, $6::text::json, $7)",
-        )
-        .bind(aggregate_type)
-        .bind(aggregate_id)
-        .bind(&event.event_type)
-        .bind(&event.event_version)
-        .bind(&event.payload)
-        .bind(metadata)
-        .bind(Uuid::now_v7())
-        .execute(&mut *self.transaction)
-        .await
-        .with_context(|| format!("the first event of {aggregate_type} {aggregate_id}"))?;
+        sqlx::query("SELECT append_first($1, $2, $3, $4, $5::text::json, $6::text::json, $7)")
+            .bind(aggregate_type)
+            .bind(aggregate_id)
+            .bind(&event.event_type)
+            .bind(&event.event_version)
+            .bind(&event.payload)
+            .bind(metadata)
+            .bind(Uuid::now_v7())
+            .execute(&mut *self.transaction)
+            .await
+            .with_context(|| format!("the first event of {aggregate_type} {aggregate_id}"))?;
         self.transaction.commit().await?;
         Ok(self.head.position + 1)
     }

@@ -1,35 +1,53 @@
 //! Subscriptions: everything downstream of the log reads it by position, batch after batch. A node reads and decodes
 //! the log's end once for all of its handlers.
 //!
-//! A handler has one runner at a time, on whichever node: it holds a session lock on the connection that it also
-//! applies on, so a runner that lost its connection has lost its transaction too. The events of a batch and the move
-//! of the checkpoint are one transaction: each event is applied exactly once. Nothing is ever skipped: a handler that
-//! fails stops, and says at which position and why.
+//! A handler has one runner at a time, on whichever node: the checkpoint says whose turn it is, and a runner that lost the
+//! connection that it applies on has lost its transaction and its turn. The move of the checkpoint and the events of a batch are
+//! one transaction, in this order, so that whoever is late applies nothing: each event is applied exactly once. Nothing is
+//! ever skipped: a handler that fails stops, and says at which position and why.
+//!
+//! No notification is waited for. Whoever can connect could send them, and hold up everybody else's at the commit; a node looks
+//! at the log's end 40 times a second while something happens, and at once after an append of its own.
 
 pub mod checkpoint;
-mod head;
 pub mod live;
 mod runner;
 mod session;
 mod tail;
+pub mod watchdog;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use futures::future::BoxFuture;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use sqlx::{PgExecutor, PgTransaction};
 use thiserror::Error;
 use tokio::{
+    runtime::{self, Handle},
     sync::watch,
+    task::AbortHandle,
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use uuid::Uuid;
 
-use self::{live::Live, runner::Runner, tail::Tail};
+use self::{
+    live::Live,
+    runner::Runner,
+    tail::Tail,
+    watchdog::{Seen, Watchdog},
+};
 use super::{chain::ChainHead, decode::LogEntry, reader::RecordedEvent, upcast::Upcasters};
 use crate::database::Database;
 
@@ -44,6 +62,12 @@ pub trait EventHandler: Send + Sync {
         true
     }
 
+    /// How long it may be busy with something else than the database while it applies a batch. A node that froze in the midst of
+    /// one keeps the others from it for so long.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
     /// Applies the events, which are in log order and upcast. What it writes through `transaction` is committed
     /// together with the checkpoint, or not at all. An error or a panic stops the subscription, unless the error is a
     /// lost database connection or a [`TryAgain`].
@@ -52,6 +76,16 @@ pub trait EventHandler: Send + Sync {
         transaction: &'a mut PgTransaction<'_>,
         events: &'a [Arc<LogEntry>],
     ) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// What else is done about the events in the same transaction, with what is not made from the log: so it is not done again
+    /// where the handler's tables are filled anew.
+    fn follow_up<'a>(
+        &'a self,
+        _transaction: &'a mut PgTransaction<'_>,
+        _events: &'a [Arc<LogEntry>],
+    ) -> BoxFuture<'a, anyhow::Result<()>> {
+        ready(Ok(())).boxed()
+    }
 }
 
 /// What a handler answers when something it needs is away: the batch is applied again later, for as long as it takes.
@@ -96,36 +130,96 @@ pub struct Subscriptions {
     database: Database,
     upcasters: Arc<Upcasters>,
     tracker: TaskTracker,
+    /// Where everything runs but for the watchdog.
+    runtime: Handle,
     shutdown: CancellationToken,
-    head: watch::Receiver<u64>,
     tail: Arc<Tail>,
-    /// How far the handlers have come that run here.
-    progress: Mutex<HashMap<&'static str, watch::Receiver<u64>>>,
+    following: Mutex<AbortHandle>,
+    running: Handlers,
+    seen: watch::Sender<Option<Seen>>,
+    /// Shut down, or not there any more.
+    ended: CancellationToken,
+    _ends: DropGuard,
+}
+
+/// What runs here, by name.
+type Handlers = Arc<Mutex<HashMap<&'static str, Running>>>;
+
+/// Who waits for handlers, on whichever node they run.
+#[derive(Clone)]
+pub struct Waiter {
+    database: Database,
+    running: Handlers,
+}
+
+/// A handler that runs here, whenever it has the turn.
+struct Running {
+    handler: Arc<dyn EventHandler>,
+    /// How far it has come.
+    progress: watch::Sender<u64>,
+    /// Ends it where it is.
+    task: AbortHandle,
+    /// Ends it between two batches.
+    stop: CancellationToken,
 }
 
 impl Subscriptions {
-    /// Listens for the log's head. Everything ends after `shutdown`, between two batches.
+    /// Looks at the log's end. Everything ends after `shutdown`, between two batches.
     pub fn start(
         database: Database,
         upcasters: Arc<Upcasters>,
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
-        let (sender, head) = watch::channel(0);
-        tracker.spawn(head::follow(database.clone(), sender, shutdown.clone()));
         let tail = Arc::new(Tail::default());
-        let follow = {
-            let (tail, database, upcasters) = (tail.clone(), database.clone(), upcasters.clone());
-            let (head, shutdown) = (head.clone(), shutdown.clone());
-            async move { tail.follow(database, upcasters, head, shutdown).await }
-        };
-        tracker.spawn(follow);
-        Self { database, upcasters, tracker, shutdown, head, tail, progress: Mutex::default() }
+        let following = tracker.spawn(tail.clone().follow(database.clone(), upcasters.clone(), shutdown.clone()));
+        let (following, running, seen) =
+            (Mutex::new(following.abort_handle()), Handlers::default(), watch::Sender::default());
+        let (runtime, ended) = (Handle::current(), shutdown.child_token());
+        Self {
+            database,
+            upcasters,
+            tracker,
+            runtime,
+            shutdown,
+            tail,
+            following,
+            running,
+            seen,
+            _ends: ended.clone().drop_guard(),
+            ended,
+        }
     }
 
-    /// The last position that was announced to this node. It may lag behind the log by a second.
+    /// Sees to it, until shutdown, that nothing that runs here stands still for longer than `after` unnoticed. It has a thread
+    /// of its own: whatever takes the others for itself is to be noticed as well.
+    pub fn watch(self: &Arc<Self>, after: Duration) -> io::Result<()> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (watchdog, ended) = (Watchdog::new(self.database.clone(), Arc::downgrade(self), after), self.ended.clone());
+        self.tracker.spawn_blocking(move || runtime.block_on(ended.run_until_cancelled(watchdog.watch())));
+        Ok(())
+    }
+
+    /// How the handlers stand that run here, as it was seen within the last second or so; `None` while nobody has looked.
+    pub fn seen(&self) -> Option<Seen> {
+        self.seen.borrow().clone()
+    }
+
+    /// Has the log's end looked at as soon as this node has appended something, which `appended` tells the position of.
+    pub fn hear(&self, mut appended: watch::Receiver<u64>) {
+        let (tail, shutdown) = (self.tail.clone(), self.shutdown.clone());
+        let hearing = async move {
+            while appended.changed().await.is_ok() {
+                let position = *appended.borrow_and_update();
+                tail.is_at_least(position);
+            }
+        };
+        self.tracker.spawn(async move { shutdown.run_until_cancelled(hearing).await });
+    }
+
+    /// The last position that this node has seen. It may lag behind the log by a tenth of a second.
     pub fn head(&self) -> watch::Receiver<u64> {
-        self.head.clone()
+        self.tail.position()
     }
 
     /// The log as it grows from now on, for what is not worth a checkpoint.
@@ -135,11 +229,58 @@ impl Subscriptions {
 
     /// Runs the handler until shutdown or until it fails, as soon as no other node does.
     pub fn run(&self, handler: Arc<dyn EventHandler>) {
-        let (sender, progress) = watch::channel(0);
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(handler.name(), progress);
-        let runner = self.runner(handler, sender);
-        let shutdown = self.shutdown.clone();
-        self.tracker.spawn(async move { runner.run(&shutdown).await });
+        self.spawn(handler, watch::Sender::new(0));
+    }
+
+    /// Leaves the handlers that run here to other nodes, each between two batches. Nothing runs here any more after that.
+    pub fn hand_over(&self) {
+        for running in self.running().values() {
+            running.stop.cancel();
+        }
+    }
+
+    fn spawn(&self, handler: Arc<dyn EventHandler>, progress: watch::Sender<u64>) {
+        let (name, stop) = (handler.name(), self.shutdown.child_token());
+        let runner = self.runner(handler.clone(), progress.clone());
+        let stopped = stop.clone();
+        let task = self.tracker.spawn_on(async move { runner.run(&stopped).await }, &self.runtime).abort_handle();
+        self.running().insert(name, Running { handler, progress, task, stop });
+    }
+
+    /// Ends what runs under this name, where it is, and starts it again. Its transaction goes with its connection.
+    fn run_anew(&self, name: &str) {
+        let Some(running) = self.running().remove(name) else { return };
+        running.task.abort();
+        if !running.stop.is_cancelled() {
+            self.spawn(running.handler, running.progress);
+        }
+    }
+
+    /// The same with what reads the end of the log for all of them. Until it has read again, each reads for itself.
+    fn follow_anew(&self) {
+        let mut following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        following.abort();
+        self.tail.forget();
+        let follow = self.tail.clone().follow(self.database.clone(), self.upcasters.clone(), self.shutdown.clone());
+        *following = self.tracker.spawn_on(follow, &self.runtime).abort_handle();
+    }
+
+    /// What is to run here, if it was not handed over.
+    fn names(&self) -> Vec<&'static str> {
+        self.running().iter().filter(|(_, running)| !running.stop.is_cancelled()).map(|(name, _)| *name).collect()
+    }
+
+    /// How far the end of the log was read for all of them.
+    fn read_up_to(&self) -> u64 {
+        *self.tail.position().borrow()
+    }
+
+    fn show(&self, seen: Seen) {
+        self.seen.send_replace(Some(seen));
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<&'static str, Running>> {
+        locked(&self.running)
     }
 
     /// Runs the handler here and now until it has applied `position`. For rebuilds and tests.
@@ -150,18 +291,36 @@ impl Subscriptions {
 
     /// How far the handler has come, while it runs here; `None` where it does not.
     pub fn progress(&self, name: &str) -> Option<watch::Receiver<u64>> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.running().get(name).map(|running| running.progress.subscribe())
     }
 
     fn runner(&self, handler: Arc<dyn EventHandler>, progress: watch::Sender<u64>) -> Runner {
         let (database, upcasters) = (self.database.clone(), self.upcasters.clone());
-        Runner { database, upcasters, handler, tail: self.tail.clone(), progress }
+        Runner { database, upcasters, handler, tail: self.tail.clone(), id: Uuid::now_v7(), progress }
     }
 
     /// Waits until the handler has applied `position`, on whichever node it runs: a view read after that shows what
     /// was appended there.
     pub async fn wait_for(&self, name: &str, position: u64, patience: Duration) -> Result<(), SubscriptionError> {
-        let progress = self.progress(name);
+        self.waiter().wait_for(name, position, patience).await
+    }
+
+    /// For whoever waits for the handlers that run here, or elsewhere.
+    pub fn waiter(&self) -> Waiter {
+        Waiter { database: self.database.clone(), running: self.running.clone() }
+    }
+
+    /// Every subscription that ever ran on this log, by name.
+    pub async fn statuses(&self) -> Result<Vec<Status>, sqlx::Error> {
+        checkpoint::statuses(self.database.pool()).await
+    }
+}
+
+impl Waiter {
+    /// Waits until the handler has applied `position`, on whichever node it runs: a view read after that shows what
+    /// was appended there.
+    pub async fn wait_for(&self, name: &str, position: u64, patience: Duration) -> Result<(), SubscriptionError> {
+        let progress = locked(&self.running).get(name).map(|running| running.progress.subscribe());
         let reached = async {
             match progress {
                 Some(mut progress) => tokio::select! {
@@ -188,15 +347,14 @@ impl Subscriptions {
             }
         }
     }
-
-    /// Every subscription that ever ran on this log, by name.
-    pub async fn statuses(&self) -> Result<Vec<Status>, sqlx::Error> {
-        checkpoint::statuses(self.database.pool()).await
-    }
 }
 
-/// Makes the subscription begin at the first event again. Whoever empties a view calls this in the same transaction;
-/// a runner that is at work notices and starts over.
+fn locked(handlers: &Handlers) -> MutexGuard<'_, HashMap<&'static str, Running>> {
+    handlers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes the subscription begin at the first event again. Whoever empties a view calls this first in the same transaction, for
+/// that is the order of a runner, which notices and starts over.
 pub async fn reset(executor: impl PgExecutor<'_>, name: &str) -> Result<(), sqlx::Error> {
     checkpoint::put(executor, name, ChainHead::GENESIS).await
 }

@@ -1,7 +1,7 @@
 //! Views in another database, fed from Kafka: a reading side on its own machine.
 //!
 //! The views need the events in the order of their positions, and those stand in many partitions. So one process reads
-//! all of them and merges them; others of the same database stand by. Which one it is, is decided by a lock in the
+//! all of them and merges them; others of the same database stand by. Which one it is, is decided by a lease in the
 //! database that the views are in, and not by Kafka's group protocol, which would spread the partitions over the
 //! members, and could give a partition away while the transaction is still open that its events are applied in. Whoever
 //! holds the lock on the connection that it applies on cannot apply anything without it. There are no rebalances to

@@ -24,6 +24,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{bail, ensure};
@@ -37,7 +38,7 @@ use self::delivery::{Delivery, Undelivered};
 use super::{cluster::Cluster, reachability::Reachability, topics::Topics};
 use crate::event_store::{
     decode::LogEntry,
-    reader::{self, ReadLimit, RecordedEvent},
+    reader::{self, RecordedEvent},
     subscription::{self, EventHandler, TryAgain},
 };
 
@@ -119,6 +120,11 @@ impl EventHandler for KafkaRelay {
         NAME
     }
 
+    /// Making the topics, the delivery, and giving up what is on its way.
+    fn patience(&self) -> Duration {
+        Duration::from_mins(1)
+    }
+
     fn apply<'a>(
         &'a self,
         transaction: &'a mut PgTransaction<'_>,
@@ -162,8 +168,7 @@ async fn as_stored<'e>(
             stored.push(Cow::Borrowed(event));
             continue;
         }
-        let limit = ReadLimit { events: 1, ..ReadLimit::default() };
-        for event in reader::events_from(&mut *connection, event.position, limit).await? {
+        for event in reader::events_at(&mut *connection, &[event.position.cast_signed()]).await? {
             ensure!(is_stored(&event), "the content at position {} is not what was recorded", event.position);
             stored.push(Cow::Owned(event));
         }

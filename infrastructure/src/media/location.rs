@@ -15,6 +15,8 @@ use object_store::{
 use thiserror::Error;
 use url::Url;
 
+use super::mark;
+
 /// Ends a request of which nothing is heard any more.
 const IDLE_TIMEOUT: &str = "60s";
 /// In place of `object_store`'s 30 s for a whole request: a client may take that long to watch.
@@ -52,6 +54,7 @@ pub(super) struct Opened {
     pub signer: Option<Arc<dyn Signer>>,
     pub prefix: Path,
     pub folder: Option<PathBuf>,
+    pub identity: String,
 }
 
 impl Location {
@@ -94,14 +97,15 @@ impl Location {
         macro_rules! bucket {
             ($builder:ty, $key:ty, $url:expr) => {{
                 let defaults = [("read_timeout", IDLE_TIMEOUT), ("timeout", REQUEST_TIMEOUT)];
-                let options = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+                let named = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
                 let mut builder = <$builder>::from_env().with_url($url.as_str());
-                for (name, value) in defaults.into_iter().chain(options) {
+                for (name, value) in defaults.into_iter().chain(named) {
                     builder = builder.with_config(name.parse::<$key>()?, value);
                 }
                 let store = Arc::new(builder.build()?);
                 let (store, signer): (Arc<dyn ObjectStore>, Arc<dyn Signer>) = (store.clone(), store);
-                Opened { store, signer: Some(signer), prefix: Path::from_url_path($url.path())?, folder: None }
+                let prefix = Path::from_url_path($url.path())?;
+                Opened { store, signer: Some(signer), prefix, folder: None, identity: identity($url, options) }
             }};
         }
         Ok(match self {
@@ -111,13 +115,21 @@ impl Location {
                 made.with_context(|| format!("{}", folder.display()))?;
                 // What the log says is kept is there after a power failure too.
                 let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true).with_automatic_cleanup(true);
-                Opened { store: Arc::new(store), signer: None, prefix: Path::default(), folder: Some(folder.clone()) }
+                let mark = mark::of(folder).with_context(|| format!("{}", folder.display()))?;
+                let (store, folder) = (Arc::new(store), Some(folder.clone()));
+                Opened { store, signer: None, prefix: Path::default(), folder, identity: format!("folder {mark}") }
             }
             Self::Bucket(Service::S3, url) => bucket!(AmazonS3Builder, AmazonS3ConfigKey, url),
             Self::Bucket(Service::Google, url) => bucket!(GoogleCloudStorageBuilder, GoogleConfigKey, url),
             Self::Bucket(Service::Azure, url) => bucket!(MicrosoftAzureBuilder, AzureConfigKey, url),
         })
     }
+}
+
+/// A bucket is where it is reached and what it is called there.
+fn identity(url: &Url, options: &[(String, String)]) -> String {
+    let endpoint = options.iter().find(|(name, _)| name.ends_with("endpoint")).map_or("", |(_, value)| value);
+    format!("{url} {endpoint}").trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ fn not_whole(bytes: u64, stated: u64) -> ProviderError {
         status: None,
         message: format!("it did not come whole: {bytes} bytes where {stated} were announced"),
         retry_after: None,
+        flaw: None,
     }
 }
 

@@ -1,87 +1,92 @@
-//! From a provider's answer to deltas, whether it comes as a stream or in one body.
+//! From a provider's answer to deltas, in whichever form it comes.
 
 use std::{collections::VecDeque, time::Duration};
 
-use aihub_application::ports::provider::{Delta, DeltaStream, FailureKind, ProviderError};
+use aihub_application::ports::provider::{Delta, DeltaStream, Flaw, ProviderError};
 use bytes::Bytes;
 use futures::{
-    Stream, StreamExt, TryStreamExt,
+    Stream, StreamExt,
     stream::{self, BoxStream},
 };
-use reqwest::{Response, header::CONTENT_TYPE};
-use sse_stream::Sse;
-use tokio::time::{Instant, timeout};
+use reqwest::Response;
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout, timeout_at},
+};
 
-use super::{http, sse};
+use super::{
+    errors,
+    form::{DONE, Form, Piece},
+    http,
+    json::{self, Json, NoJson},
+    meaning::Meaning,
+};
 
-/// The most bytes of an answer in one body: 128,000 tokens of text with room to spare.
-const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// How long an ended stream is read on for the end of its HTTP body, without which the connection cannot be used
 /// again. It usually comes with the last event.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long is waited, after the reason to end, for the token count and for the end itself: they come right behind it, or not.
+const TAIL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads one provider's answer. A decoder remembers what earlier events of the same answer said.
+/// The flaw of an answer in whose midst another one begins.
+pub(super) const SECOND_MESSAGE: &str = "second_message";
+
+/// Reads one provider's answer. A decoder remembers what earlier pieces of the same answer said.
 pub(super) trait Decode: Send + 'static {
-    /// Adds what one event says to `out`. `name` is the event's `event:` line.
-    fn event(&mut self, name: Option<&str>, data: &str, out: &mut VecDeque<Delta>) -> Result<Flow, ProviderError>;
+    /// Adds what a piece says to `out`. It is JSON; `name` is the event's own.
+    fn piece(&mut self, name: Option<&str>, json: Json<'_>, out: &mut VecDeque<Delta>) -> Result<(), ProviderError>;
 
-    /// Adds what a whole answer in one body says to `out`, in the order that a stream would have.
-    fn body(&mut self, body: &[u8], out: &mut VecDeque<Delta>) -> Result<(), ProviderError>;
+    /// Whether events of this name are of the dialect: what others hold is nobody's loss.
+    fn knows(&self, name: &str) -> bool;
 
-    /// Whether [`Delta::Finish`] was given.
-    fn is_finished(&self) -> bool;
+    /// Its own last event was read: nothing of this answer comes any more.
+    fn is_over(&self) -> bool;
+
+    /// What `[DONE]` says in this dialect.
+    fn done(&mut self);
+
+    fn meaning(&mut self) -> &mut Meaning;
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flow {
-    More,
-    /// The provider said that this was the last event.
-    End,
+/// The deltas of `response`. Who asked for them knows how long to wait.
+pub(super) fn deltas(response: Response, decoder: impl Decode) -> DeltaStream {
+    stream_deltas(http::chunks(response), decoder)
 }
 
-/// The deltas of `response`. What it is, a stream or a body, is the response's own word: servers answer a request for
-/// a stream with a JSON body, and the other way round.
-pub(super) fn deltas(
-    response: Response,
-    decoder: impl Decode,
-    idle_timeout: Duration,
-    deadline: Option<Instant>,
-) -> DeltaStream {
-    let is_stream = response.headers().get(CONTENT_TYPE).map_or(deadline.is_none(), |content_type| {
-        content_type.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream")
-    });
-    if is_stream {
-        return stream_deltas(http::chunks(response, idle_timeout), decoder);
-    }
-    let deadline = deadline.unwrap_or_else(|| Instant::now() + idle_timeout);
-    stream::once(body_deltas(response, decoder, deadline)).try_flatten().boxed()
-}
-
-async fn body_deltas(
-    response: Response,
-    mut decoder: impl Decode,
-    deadline: Instant,
-) -> Result<impl Stream<Item = Result<Delta, ProviderError>>, ProviderError> {
-    let body = http::body(response, MAX_ANSWER_BYTES, deadline).await?;
-    let mut out = VecDeque::new();
-    decoder.body(&body, &mut out)?;
-    Ok(stream::iter(out.into_iter().map(Ok)))
-}
-
-/// The deltas in a stream's bytes, however these are cut.
+/// The deltas in an answer's bytes, however these are cut.
 pub(super) fn stream_deltas(
     chunks: impl Stream<Item = Result<Bytes, ProviderError>> + Send + 'static,
     decoder: impl Decode,
 ) -> DeltaStream {
-    let reading = Reading { events: sse::events(chunks), decoder, ready: VecDeque::new(), is_over: false };
+    let reading = Reading {
+        chunks: chunks.boxed(),
+        form: Form::default(),
+        decoder,
+        ready: VecDeque::new(),
+        tail_until: None,
+        is_over: false,
+        has_ended: false,
+        failed: None,
+        turn: None,
+    };
     stream::try_unfold(reading, Reading::next).boxed()
 }
 
 struct Reading<D> {
-    events: BoxStream<'static, Result<Sse, ProviderError>>,
+    chunks: BoxStream<'static, Result<Bytes, ProviderError>>,
+    form: Form,
     decoder: D,
     ready: VecDeque<Delta>,
+    /// From the reason to end on: until when something may still come.
+    tail_until: Option<Instant>,
+    /// The last piece that counts was read.
     is_over: bool,
+    /// What was left to say was said.
+    has_ended: bool,
+    /// Why it goes no further, behind what is ready.
+    failed: Option<ProviderError>,
+    /// Leave to gather a large piece.
+    turn: Option<SemaphorePermit<'static>>,
 }
 
 impl<D: Decode> Reading<D> {
@@ -90,30 +95,126 @@ impl<D: Decode> Reading<D> {
             if let Some(delta) = self.ready.pop_front() {
                 return Ok(Some((delta, self)));
             }
-            if self.is_over {
-                let _ = timeout(DRAIN_TIMEOUT, self.events.next()).await;
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            if self.has_ended {
                 return Ok(None);
             }
-            match self.events.next().await {
-                Some(Ok(event)) => {
-                    if let Some(data) = &event.data {
-                        let flow = self.decoder.event(event.event.as_deref(), data, &mut self.ready)?;
-                        self.is_over = flow == Flow::End;
+            if self.is_over {
+                self.has_ended = true;
+                let _ = timeout(DRAIN_TIMEOUT, self.drain()).await;
+                let is_noise = self.form.has_noise();
+                self.failed = self.decoder.meaning().end(is_noise, &mut self.ready).err();
+                continue;
+            }
+            if let Some(piece) = self.form.next()? {
+                self.turn = None;
+                self.failed = self.piece(&piece).err();
+                self.is_over |= self.decoder.is_over();
+                continue;
+            }
+            match self.chunk().await {
+                Some(Ok(bytes)) => {
+                    self.form.push(&bytes);
+                    if self.turn.is_none() && self.form.waiting() > http::SMALL_BODY_BYTES {
+                        self.turn = http::turn_for_a_large_body().await;
                     }
                 }
-                // After the finish reason the client has the whole answer. A server that then goes without saying
+                // Behind the reason to end the client has the whole answer. A server that then goes without saying
                 // goodbye, or does not go at all, spoils nothing but perhaps the usage, and that shows by its absence.
-                None | Some(Err(_)) if self.decoder.is_finished() => self.is_over = true,
+                Some(Err(_)) if self.decoder.meaning().is_complete() => self.is_over = true,
                 Some(Err(error)) => return Err(error),
                 None => {
-                    return Err(ProviderError {
-                        kind: FailureKind::Connection,
-                        status: Some(200),
-                        message: "the provider's stream ended before the answer did".into(),
-                        retry_after: None,
-                    });
+                    while let Some(piece) = self.form.end().filter(|_| self.failed.is_none()) {
+                        self.failed = self.last_piece(&piece).err();
+                    }
+                    self.is_over = true;
                 }
             }
         }
+    }
+
+    async fn chunk(&mut self) -> Option<Result<Bytes, ProviderError>> {
+        if self.decoder.meaning().is_complete() {
+            let until = *self.tail_until.get_or_insert_with(|| Instant::now() + TAIL_TIMEOUT);
+            return timeout_at(until, self.chunks.next()).await.ok().flatten();
+        }
+        if self.turn.is_some() {
+            let stood_still = || errors::timed_out(Some(200), "a large answer of the provider's stood still");
+            return timeout(http::LARGE_BODY_SILENCE, self.chunks.next())
+                .await
+                .unwrap_or_else(|_| Some(Err(stood_still())));
+        }
+        self.chunks.next().await
+    }
+
+    async fn drain(&mut self) {
+        while let Some(Ok(_)) = self.chunks.next().await {}
+    }
+
+    fn piece(&mut self, piece: &Piece) -> Result<(), ProviderError> {
+        // What comes after the reason to end does not hurt; and as long as something comes, the end is not waited for.
+        let was_complete = self.decoder.meaning().is_complete();
+        let said = self.ready.len();
+        let read = self.read(piece).or_else(|error| {
+            // Another stream's beginning is no end of this one's tail but the end.
+            self.is_over |= was_complete && error.flaw.as_ref().is_some_and(|flaw| flaw.class == SECOND_MESSAGE);
+            if was_complete { Ok(()) } else { Err(error) }
+        });
+        if self.ready.len() > said {
+            self.tail_until = None;
+        }
+        read
+    }
+
+    /// One that the end of the answer may have cut: then it is as if it had not come.
+    fn last_piece(&mut self, piece: &Piece) -> Result<(), ProviderError> {
+        let data = piece.data.trim();
+        let is_whole = data == DONE || Json::parse(data).is_ok() || Json::parse(&json::repaired(data)).is_ok();
+        if is_whole { self.piece(piece) } else { Ok(()) }
+    }
+
+    fn read(&mut self, piece: &Piece) -> Result<(), ProviderError> {
+        let (name, data) = (piece.name.as_deref(), piece.data.trim());
+        if data == DONE {
+            self.decoder.done();
+            self.is_over = true;
+            return Ok(());
+        }
+        if self.decoder.is_over() {
+            self.is_over = true;
+            return Ok(());
+        }
+        let repaired;
+        let json = match Json::parse(data) {
+            Ok(json) => json,
+            Err(at) => {
+                repaired = json::repaired(data);
+                match Json::parse(&repaired) {
+                    Ok(json) => json,
+                    Err(_) => return self.no_json(piece, name, at),
+                }
+            }
+        };
+        if json.is_list() {
+            return json.items().into_iter().try_for_each(|item| self.decoder.piece(name, item, &mut self.ready));
+        }
+        self.decoder.piece(name, json, &mut self.ready)
+    }
+
+    /// Words are no part of an answer, and events that are not of the dialect are nobody's loss; but where there should have
+    /// been something, it is lost.
+    fn no_json(&mut self, piece: &Piece, name: Option<&str>, at: NoJson) -> Result<(), ProviderError> {
+        if name == Some("error") {
+            return Err(errors::in_answer(piece.data.as_bytes()));
+        }
+        let is_ours = name.is_none_or(|name| self.decoder.knows(name));
+        if is_ours && piece.data.trim_start().starts_with(['{', '[']) {
+            let offset = Some((piece.offset + at.0) as u64);
+            return Err(errors::malformed_at(Flaw { class: "no_json".into(), field: None, offset }));
+        }
+        self.decoder.meaning().words(&piece.data);
+        Ok(())
     }
 }

@@ -1,9 +1,8 @@
 //! Anthropic's messages API, and the servers that speak it.
 //!
-//! A prompt comes in OpenAI's form and is translated (`request`); content that has no translation is passed on as it
-//! is. A stream's deltas report usage twice: the first report stands at the very beginning and knows the input for
-//! good, but its output is a placeholder of 0 to 8 tokens; the last one comes just before `Finish` and is what
-//! Anthropic bills.
+//! A prompt comes in OpenAI's form and is translated (`request`). A stream's deltas report usage twice: the first report stands
+//! at the very beginning and knows the input for good, but its output is a placeholder of 0 to 8 tokens; the last one comes
+//! just before `Finish` and is what Anthropic bills.
 
 use aihub_application::ports::provider::{
     DeltaStream, EmbedCall, Embeddings, FailureKind, GenerateCall, Provider, ProviderError,
@@ -20,7 +19,6 @@ use request::MessagesRequest;
 
 pub(super) mod event;
 mod request;
-mod usage;
 
 /// What is sent as `anthropic-version`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -60,10 +58,9 @@ impl AnthropicProvider {
     }
 
     async fn open(&self, call: GenerateCall) -> Result<DeltaStream, ProviderError> {
-        let body = MessagesRequest::new(&call, self.version)?;
-        let (status_deadline, body_deadline) = self.http.deadlines(call.stream);
-        let response = self.http.post("/v1/messages", &call.request_id, &body, status_deadline).await?;
-        Ok(answer::deltas(response, MessageDecoder::default(), self.http.idle_timeout, body_deadline))
+        let body = MessagesRequest::new(&call, self.version);
+        let response = self.http.post("/v1/messages", &call.request_id, &body, &call.reached).await?;
+        Ok(answer::deltas(response, MessageDecoder::default()))
     }
 }
 
@@ -79,6 +76,7 @@ impl Provider for AnthropicProvider {
                 status: None,
                 message: "Anthropic has no embedding models".into(),
                 retry_after: None,
+                flaw: None,
             })
         })
     }

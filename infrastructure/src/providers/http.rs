@@ -1,17 +1,21 @@
 //! How a provider is reached: its settings, the one HTTP client builder, and calls that end in a status or an error.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
-use aihub_application::ports::provider::{FailureKind, ProviderError};
+use aihub_application::ports::provider::{ProviderError, Reached};
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{Stream, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use reqwest::{Client, RequestBuilder, Response, Url};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Response, Url};
 use serde::Serialize;
 use thiserror::Error;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout, timeout_at},
+};
+use tower::util::MapResponseLayer;
 
-use super::errors;
+use super::{errors, form::MAX_PIECE_BYTES, outgoing::Outgoing};
 
 /// The most that a refusal's body is read for its reason.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -20,6 +24,19 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Idle connections kept to one provider, for the next crowd: of the time to the first pieces of a thousand streams that
 /// begin at once, making connections was a third. More than this many streams at once is fine; theirs just close.
 const MAX_IDLE_CONNECTIONS: usize = 1_024;
+
+/// Several retransmissions, and soon enough for another attempt.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
+/// By when it is known that a kept connection was dead.
+const STALE_WITHIN: Duration = Duration::from_secs(20);
+
+/// A whole body up to this size is read whenever it comes.
+pub(super) const SMALL_BODY_BYTES: usize = 256 << 10;
+/// What larger ones may take together while they are read; beyond it they wait, unread. The largest has all of it for itself.
+const LARGE_BODIES_BYTES: usize = 32 << 20;
+/// In bytes.
+static LARGE_BODIES: Semaphore = Semaphore::const_new(LARGE_BODIES_BYTES);
 
 /// Where a provider is and how long it may take.
 #[derive(Debug, Clone)]
@@ -30,19 +47,17 @@ pub struct ProviderHttp {
     pub api_key: Option<ApiKey>,
     /// DNS, TCP and TLS together.
     pub connect_timeout: Duration,
-    /// A stream: from sending the request (with connecting) to its status line.
+    /// A call about a video: from sending the request (with connecting) to its status line. How long an answer is waited for,
+    /// who asks for it knows.
     pub first_byte_timeout: Duration,
-    /// A stream: from one read to the next. A provider's keep-alives count as a sign of life.
+    /// A video's file: from one read to the next.
     pub idle_timeout: Duration,
-    /// An answer that is not streamed: from sending the request to the last byte. Its status may come as late as that.
-    pub answer_timeout: Duration,
     /// Sent with every call, after ours and instead of ours where the names are the same. May hold secrets.
     pub extra_headers: ExtraHeaders,
 }
 
 impl ProviderHttp {
-    /// With time-outs that suit a remote provider: 5 s to connect, 60 s to a status, 120 s between two reads and
-    /// 600 s (as in the official SDKs) for an answer in one piece.
+    /// With time-outs that suit a remote provider: 5 s to connect, 60 s to a status, and 120 s between two reads.
     pub fn new(base_url: impl Into<String>, api_key: Option<ApiKey>) -> Self {
         Self {
             base_url: base_url.into(),
@@ -50,7 +65,6 @@ impl ProviderHttp {
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_mins(2),
-            answer_timeout: Duration::from_mins(10),
             extra_headers: ExtraHeaders::default(),
         }
     }
@@ -101,10 +115,11 @@ pub enum InvalidProviderSettings {
 #[derive(Debug)]
 pub(crate) struct Http {
     client: Client,
+    /// Makes a new connection for each call.
+    fresh: Client,
     base_url: Url,
     pub(crate) first_byte_timeout: Duration,
     pub(crate) idle_timeout: Duration,
-    pub(super) answer_timeout: Duration,
 }
 
 /// A call that got no success.
@@ -139,36 +154,47 @@ impl Http {
             header_value.set_sensitive(true);
             headers.insert(header_name, header_value);
         }
-        let client = client(settings.connect_timeout, headers, base_url.scheme() == "https")?;
+        let place = Place { tls: base_url.scheme() == "https", is_here: is_here(&base_url) };
+        let builder = || builder(settings.connect_timeout, headers.clone(), place);
         Ok(Self {
-            client,
+            client: builder().build()?,
+            fresh: builder().pool_max_idle_per_host(0).build()?,
             base_url,
             first_byte_timeout: settings.first_byte_timeout,
             idle_timeout: settings.idle_timeout,
-            answer_timeout: settings.answer_timeout,
         })
     }
 
-    /// Until when the status of a stream or of a whole answer may come, and for the latter its last byte.
-    pub(super) fn deadlines(&self, is_stream: bool) -> (Instant, Option<Instant>) {
-        let now = Instant::now();
-        if is_stream {
-            return (now + self.first_byte_timeout, None);
-        }
-        (now + self.answer_timeout, Some(now + self.answer_timeout))
-    }
-
-    /// Posts `body` and waits for a status until `deadline`. Anything but a success is an error.
+    /// Posts `body` and waits for a status. Anything but a success is an error. `reached` is noted when the body leaves.
+    ///
+    /// A kept connection may be dead: closed by the server just now, or dropped by something between us without a word. That
+    /// is no failure of the provider's, which never heard of the call: it is made once more on a new connection.
     pub(super) async fn post(
         &self,
         path: &str,
         request_id: &str,
         body: &impl Serialize,
-        deadline: Instant,
+        reached: &Reached,
     ) -> Result<Response, ProviderError> {
         let body = serde_json::to_vec(body).map_err(|error| errors::invalid_request(&error.to_string()))?;
-        let request = self.client.post(self.url(path.split('/').skip(1))).header("x-client-request-id", request_id);
-        self.send(request.body(body), deadline).await.map_err(|unanswered| unanswered.error)
+        let body = Bytes::from(body);
+        let send = |client: &Client| {
+            let request = client.post(self.url(path.split('/').skip(1))).header("x-client-request-id", request_id);
+            request.body(reqwest::Body::wrap(Outgoing::new(body.clone(), reached.clone()))).send()
+        };
+        let began = Instant::now();
+        let response = match watched(send(&self.client)).await {
+            // Later than that, it was working on it.
+            (Err(error), Connection::Kept)
+                if !error.is_connect() && !error.is_builder() && began.elapsed() < STALE_WITHIN =>
+            {
+                metrics::counter!("aihub_provider_stale_connections_total").increment(1);
+                reached.forget();
+                send(&self.fresh).await
+            }
+            (answered, _) => answered,
+        };
+        self.successful(response.map_err(|error| errors::transport(error, None))?).await
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -221,8 +247,43 @@ pub(crate) async fn status(request: RequestBuilder, deadline: Instant) -> Result
     }
 }
 
-/// The one place that builds HTTP clients to providers.
-pub(crate) fn client(connect_timeout: Duration, headers: HeaderMap, tls: bool) -> Result<Client, reqwest::Error> {
+/// What a call went over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    /// One that was made for an earlier call.
+    Kept,
+    New,
+}
+
+tokio::task_local! {
+    /// Set where a connection is made, by the task whose call wants it.
+    static CONNECTION: Cell<Connection>;
+}
+
+/// What comes of a call, and what it went over.
+async fn watched<T>(call: impl Future<Output = T>) -> (T, Connection) {
+    let within = async {
+        let came = call.await;
+        (came, CONNECTION.with(Cell::get))
+    };
+    CONNECTION.scope(Cell::new(Connection::Kept), within).await
+}
+
+/// Where a client's servers are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub tls: bool,
+    /// On this machine.
+    pub is_here: bool,
+}
+
+fn is_here(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The one place that says how HTTP clients to providers are.
+pub(crate) fn builder(connect_timeout: Duration, headers: HeaderMap, place: Place) -> ClientBuilder {
     // reqwest is built without a TLS provider of its own, and takes the process's. Losing a race to install it
     // means that it is installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -232,6 +293,10 @@ pub(crate) fn client(connect_timeout: Duration, headers: HeaderMap, tls: bool) -
         .connect_timeout(connect_timeout)
         .tcp_nodelay(true)
         .tcp_keepalive(Duration::from_secs(15))
+        .connector_layer(MapResponseLayer::new(|connection| {
+            let _ = CONNECTION.try_with(|made| made.set(Connection::New));
+            connection
+        }))
         // A connection that died without a word is found while a stream is open on it.
         .http2_keep_alive_interval(Duration::from_secs(20))
         .http2_keep_alive_timeout(Duration::from_secs(10))
@@ -239,8 +304,12 @@ pub(crate) fn client(connect_timeout: Duration, headers: HeaderMap, tls: bool) -
         .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
         // A redirect would carry prompts and key to wherever it points.
         .redirect(reqwest::redirect::Policy::none());
+    // What is sent and not acknowledged for so long goes to nobody: a connection that was dropped without a word.
+    // On this machine nothing is dropped, and a server that is loading its model may take a large prompt late.
+    #[cfg(target_os = "linux")]
+    let builder = if place.is_here { builder } else { builder.tcp_user_timeout(UNACKNOWLEDGED_TIMEOUT) };
     // A local server over plain HTTP works on a machine without CA certificates.
-    if tls { builder } else { builder.tls_certs_only([]) }.build()
+    if place.tls { builder } else { builder.tls_certs_only([]) }
 }
 
 async fn refusal(mut response: Response) -> Vec<u8> {
@@ -254,39 +323,80 @@ async fn refusal(mut response: Response) -> Vec<u8> {
     body
 }
 
-/// A stream's bytes as they come, each awaited no longer than `idle_timeout`. Time in which nobody asks for the next
-/// one does not count.
-pub(crate) fn chunks(response: Response, idle_timeout: Duration) -> impl Stream<Item = Result<Bytes, ProviderError>> {
-    stream::try_unfold(response, move |mut response| async move {
+/// A response's bytes as they come.
+pub(super) fn chunks(response: Response) -> impl Stream<Item = Result<Bytes, ProviderError>> {
+    stream::try_unfold(response, |mut response| async move {
         let status = Some(response.status().as_u16());
-        match timeout(idle_timeout, response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk.map(|chunk| (chunk, response))),
-            Ok(Err(error)) => Err(errors::transport(error, status)),
+        match response.chunk().await {
+            Ok(chunk) => Ok(chunk.map(|chunk| (chunk, response))),
+            Err(error) => Err(errors::transport(error, status)),
+        }
+    })
+}
+
+/// The same, each awaited no longer than `idle_timeout`. Time in which nobody asks for the next one does not count.
+pub(crate) fn chunks_within(
+    response: Response,
+    idle_timeout: Duration,
+) -> impl Stream<Item = Result<Bytes, ProviderError>> {
+    let status = Some(response.status().as_u16());
+    stream::try_unfold(Box::pin(chunks(response)), move |mut chunks| async move {
+        match timeout(idle_timeout, chunks.try_next()).await {
+            Ok(chunk) => Ok(chunk?.map(|chunk| (chunk, chunks))),
             Err(_) => Err(errors::timed_out(status, "the provider's stream stood still for longer than allowed")),
         }
     })
 }
 
-/// A whole body of at most `limit_bytes`, until `deadline`.
+/// How long the next part of a large body is waited for: others wait for their turn meanwhile.
+pub(super) const LARGE_BODY_SILENCE: Duration = Duration::from_secs(10);
+
+/// Leave to gather one large piece of an answer.
+pub(super) async fn turn_for_a_large_body() -> Option<SemaphorePermit<'static>> {
+    let needed = u32::try_from(MAX_PIECE_BYTES.min(LARGE_BODIES_BYTES)).unwrap_or(u32::MAX);
+    LARGE_BODIES.acquire_many(needed).await.ok()
+}
+
+/// A whole body. A large one keeps others waiting until it is dropped.
+pub(crate) struct WholeBody {
+    pub bytes: Vec<u8>,
+    _turn: Option<SemaphorePermit<'static>>,
+}
+
+/// A whole body of at most `limit_bytes`, until `deadline`, if there is one.
 pub(crate) async fn body(
     mut response: Response,
     limit_bytes: usize,
-    deadline: Instant,
-) -> Result<Vec<u8>, ProviderError> {
+    deadline: Option<Instant>,
+) -> Result<WholeBody, ProviderError> {
     let status = Some(response.status().as_u16());
+    let stated = response.content_length().and_then(|bytes| usize::try_from(bytes).ok());
     let mut body = Vec::new();
+    let mut turn = None;
     let read = async {
-        while let Some(chunk) = response.chunk().await.map_err(|error| errors::transport(error, status))? {
+        loop {
+            let next = response.chunk();
+            let next = if turn.is_some() { timeout(LARGE_BODY_SILENCE, next).await } else { Ok(next.await) };
+            let next = next.map_err(|_| errors::timed_out(status, "a large answer of the provider's stood still"))?;
+            let Some(chunk) = next.map_err(|error| errors::transport(error, status))? else { return Ok(()) };
             if body.len() + chunk.len() > limit_bytes {
-                let message = format!("the provider's answer has more than {limit_bytes} bytes");
-                return Err(ProviderError { kind: FailureKind::Malformed, status, message, retry_after: None });
+                return Err(errors::too_large("a body", limit_bytes));
+            }
+            if turn.is_none() && body.len() + chunk.len() > SMALL_BODY_BYTES {
+                // All that it may need at once: who holds a part and waits for the rest would wait for others who do.
+                let most = stated.unwrap_or(limit_bytes).min(limit_bytes);
+                let needed = u32::try_from(most.min(LARGE_BODIES_BYTES)).unwrap_or(u32::MAX);
+                turn = LARGE_BODIES.acquire_many(needed).await.ok();
+                body.reserve(most.saturating_sub(body.len()));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(())
     };
-    timeout_at(deadline, read)
-        .await
-        .map_err(|_| errors::timed_out(status, "the provider's answer took longer than allowed"))??;
-    Ok(body)
+    match deadline {
+        Some(deadline) => timeout_at(deadline, read)
+            .await
+            .map_err(|_| errors::timed_out(status, "the provider's answer took longer than allowed"))??,
+        None => read.await?,
+    }
+    Ok(WholeBody { bytes: body, _turn: turn })
 }

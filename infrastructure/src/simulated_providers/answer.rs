@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::text;
+use super::{
+    knobs::{CapKnob, ThinkingKnob, WorkKnobs},
+    text,
+};
 
 /// The longest list among the arguments of a tool, whatever the schema asks for.
 const MAX_ITEMS: u64 = 100;
@@ -21,6 +24,14 @@ pub(super) struct Question {
     pub stop: Vec<String>,
     pub max_output_tokens: u32,
     pub thinks: bool,
+    /// For how long its input is to be kept.
+    pub cache: Option<CacheLifetime>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum CacheLifetime {
+    FiveMinutes,
+    OneHour,
 }
 
 #[derive(Clone)]
@@ -47,6 +58,8 @@ pub(super) struct Answer {
     pub finish: Finish,
     /// Of the thinking, which `output_tokens` includes.
     pub thinking_tokens: u32,
+    /// Of reasoning that is not shown, which `output_tokens` includes.
+    pub hidden_tokens: u32,
     pub output_tokens: u32,
 }
 
@@ -71,16 +84,20 @@ impl Question {
     }
 
     /// The answer, of `tokens` tokens where that is given, within the question's own limits.
-    pub fn answer(&self, tokens: Option<u32>) -> Answer {
-        let mut budget = Budget { left: self.max_output_tokens, used: 0, is_short: false };
-        let thinking = if self.thinks { budget.take(text::thinking(&self.prompt)) } else { String::new() };
-        let thinking_tokens = budget.used;
+    pub fn answer(&self, tokens: Option<u32>, work: WorkKnobs) -> Answer {
+        let left = if work.cap == Some(CapKnob::Ignored) { u32::MAX } else { self.max_output_tokens };
+        let mut budget = Budget { left, used: 0, is_short: false };
+        let hidden_tokens = budget.spend(work.hidden_tokens.unwrap_or_default());
+        let thinks = self.thinks || work.thinking == Some(ThinkingKnob::Shown);
+        let thinking = if thinks { budget.take(text::thinking(&self.prompt)) } else { String::new() };
+        let thinking_tokens = budget.used - hidden_tokens;
         let mut answer = Answer {
             thinking,
             text: String::new(),
             calls: Vec::new(),
             finish: Finish::Stop,
             thinking_tokens,
+            hidden_tokens,
             output_tokens: 0,
         };
         let called = self.called_tools();
@@ -150,6 +167,14 @@ struct Budget {
 }
 
 impl Budget {
+    /// Tokens of nothing that is said, as far as they go.
+    fn spend(&mut self, tokens: u32) -> u32 {
+        let spent = tokens.min(self.left);
+        self.left -= spent;
+        self.used += spent;
+        spent
+    }
+
     fn take(&mut self, mut text: String) -> String {
         let (taken, tokens) = text::cut(&text, self.left);
         let length = taken.len();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::video::VideoKnobs;
+use super::cases::Case;
 
 pub mod rules;
 pub(super) mod suffix;
@@ -30,9 +31,39 @@ pub struct Knobs {
     pub tokens_per_second: Option<f64>,
     /// The answer's length, still below the caller's own limit. Applies to texts, not to tool calls.
     pub output_tokens: Option<u32>,
+    pub work: WorkKnobs,
     pub trouble: Option<Trouble>,
     pub usage: Option<UsageReport>,
     pub video: VideoKnobs,
+    /// The answer as it is, instead of any that would be made.
+    pub case: Option<&'static Case>,
+}
+
+/// How a model works, beside what it writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkKnobs {
+    /// Tokens of reasoning that nobody is shown: they come before the answer, out of the same limit, and are counted.
+    pub hidden_tokens: Option<u32>,
+    /// Thinking that is shown, before the answer, also where it was not asked for.
+    pub thinking: Option<ThinkingKnob>,
+    /// Whether the caller's limit of tokens counts.
+    pub cap: Option<CapKnob>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThinkingKnob {
+    /// Where it was asked for.
+    Asked,
+    Shown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CapKnob {
+    Kept,
+    /// The answer is as long as the knobs say, whatever the caller's limit.
+    Ignored,
 }
 
 /// What goes wrong. Counts are in output tokens.
@@ -103,9 +134,11 @@ pub(super) struct Settings {
     /// Between two tokens; `None` sends without waiting.
     pub token_interval: Option<Duration>,
     pub output_tokens: Option<u32>,
+    pub work: WorkKnobs,
     pub trouble: Option<Trouble>,
     pub usage: UsageReport,
     pub video: VideoKnobs,
+    pub case: Option<&'static Case>,
 }
 
 impl Knobs {
@@ -116,9 +149,11 @@ impl Knobs {
             ttft: self.ttft.or(below.ttft),
             tokens_per_second: self.tokens_per_second.or(below.tokens_per_second),
             output_tokens: self.output_tokens.or(below.output_tokens),
+            work: self.work.over(below.work),
             trouble: self.trouble.or(below.trouble),
             usage: self.usage.or(below.usage),
             video: self.video.over(below.video),
+            case: self.case.or(below.case),
         }
     }
 
@@ -128,9 +163,11 @@ impl Knobs {
             ttft: self.ttft.unwrap_or(DEFAULT_TTFT),
             token_interval: (rate > 0.0).then(|| Duration::from_secs_f64(1.0 / rate)),
             output_tokens: self.output_tokens,
+            work: self.work,
             trouble: self.trouble,
             usage: self.usage.unwrap_or_default(),
             video: self.video,
+            case: self.case,
         }
     }
 
@@ -151,7 +188,8 @@ impl Knobs {
                 return Err("a failure's status is from 400 to 599".to_owned());
             }
         }
-        if self.output_tokens.is_some_and(|tokens| tokens > MAX_OUTPUT_TOKENS) {
+        let counts = [self.output_tokens, self.work.hidden_tokens];
+        if counts.into_iter().flatten().any(|tokens| tokens > MAX_OUTPUT_TOKENS) {
             return Err(format!("an answer has at most {MAX_OUTPUT_TOKENS} tokens"));
         }
         match self.tokens_per_second {
@@ -159,6 +197,16 @@ impl Knobs {
                 Err(format!("the rate is 0 or at least {MIN_TOKENS_PER_SECOND} tokens a second"))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl WorkKnobs {
+    fn over(self, below: Self) -> Self {
+        Self {
+            hidden_tokens: self.hidden_tokens.or(below.hidden_tokens),
+            thinking: self.thinking.or(below.thinking),
+            cap: self.cap.or(below.cap),
         }
     }
 }

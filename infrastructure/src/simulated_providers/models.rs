@@ -71,6 +71,14 @@ pub(super) fn find(provider: SimulatedProvider, name: &str) -> Option<&'static M
     MODELS.iter().find(|model| model.provider == provider && model.name == name)
 }
 
+/// The model that answers where none is named.
+pub(super) fn default(provider: SimulatedProvider) -> &'static Model {
+    match provider {
+        SimulatedProvider::OpenAi => &MODELS[3],
+        SimulatedProvider::Claude => &MODELS[10],
+    }
+}
+
 fn of(provider: SimulatedProvider) -> impl DoubleEndedIterator<Item = &'static Model> {
     MODELS.iter().filter(move |model| model.provider == provider)
 }

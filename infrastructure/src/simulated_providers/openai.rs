@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 
 use self::error::OpenAiError;
 use super::{
-    SimulatedProvider,
+    SimulatedProvider, cases,
     knobs::{Knobs, suffix},
     models::{self, Model},
 };
@@ -64,6 +64,9 @@ fn find_model(name: Option<&str>) -> Result<(&'static Model, Knobs), OpenAiError
     let Some(name) = name else {
         return Err(OpenAiError::invalid_request("you must provide a model parameter".to_owned()));
     };
+    if let Some(case) = cases::named(SimulatedProvider::OpenAi, name) {
+        return Ok((models::default(SimulatedProvider::OpenAi), Knobs { case: Some(case), ..Knobs::default() }));
+    }
     let (name, knobs) = suffix::parse(name).map_err(|why| OpenAiError::invalid_request(why).with_param("model"))?;
     let model = models::find(SimulatedProvider::OpenAi, name).ok_or_else(|| OpenAiError::model_not_found(name))?;
     Ok((model, knobs))

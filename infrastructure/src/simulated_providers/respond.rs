@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     SimulatedProvider, Simulator,
-    answer::{Answer, Question},
+    answer::{Answer, CacheLifetime, Question},
     knobs::{Failure, FailureKind, Knobs, Settings, Trouble, UsageReport},
     models::Model,
     served::{
@@ -37,6 +37,7 @@ pub(super) struct Reply {
     pub call: u64,
     pub model: &'static str,
     pub input_tokens: u32,
+    pub cache: Option<CacheLifetime>,
     pub answer: Answer,
     pub usage: UsageReport,
 }
@@ -77,14 +78,26 @@ pub(super) async fn respond<D: Dialect>(
     if let Some(failed) = before::<D>(&settings, &serving).await {
         return failed;
     }
+    if let Some(case) = settings.case {
+        return case.respond(&serving);
+    }
     let call = serving.call();
-    let answer = question.answer(settings.output_tokens);
-    let reply = Reply { call, model: model.name, input_tokens: question.input_tokens, answer, usage: settings.usage };
+    let answer = question.answer(settings.output_tokens, settings.work);
+    let hidden_tokens = answer.hidden_tokens;
+    let reply = Reply {
+        call,
+        model: model.name,
+        input_tokens: question.input_tokens,
+        cache: question.cache,
+        answer,
+        usage: settings.usage,
+    };
     if !is_stream {
         let counts = (reply.input_tokens, reply.answer.output_tokens);
         return whole::<D>(&settings, serving, counts, dialect.body(&reply)).await;
     }
     serving.begin(reply.input_tokens);
+    serving.add_output(hidden_tokens);
     let mut headers = D::headers(call, settings.ttft);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     let stream = AnswerStream::new(dialect.script(reply), settings.token_interval, settings.trouble, serving);

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aihub_domain::{
+    content::ContentKey,
     retention::{Retention, RetentionEvent},
     subject::{Subject, SubjectEvent},
 };
@@ -14,7 +15,6 @@ use chrono::{DateTime, NaiveDate, Utc};
 use cqrs_es::Aggregate;
 use futures::{FutureExt, future::BoxFuture};
 use sqlx::{PgConnection, PgExecutor, PgTransaction};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,16 +24,17 @@ use crate::{
     event_store::{
         decode::{LogEntry, events_of},
         reader::RecordedEvent,
-        subscription::EventHandler,
+        subscription::{EventHandler, Waiter, live::Live},
     },
 };
 
-const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// How long it is waited for the keys to be destroyed that the log says are.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The subject's keys that are not destroyed.
 pub async fn keys_of(executor: impl PgExecutor<'_>, subject: &str) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
-        "SELECT key_id FROM subject_keys WHERE subject = $1 AND destroyed_at IS NULL ORDER BY month",
+        "SELECT key_id FROM subject_keys WHERE subject = $1 AND destroyed_at IS NULL ORDER BY month, kind",
         subject
     )
     .fetch_all(executor)
@@ -64,11 +65,18 @@ pub async fn destroy_subject(
     Ok(destroyed.execute(&mut *connection).await?.rows_affected())
 }
 
-/// Destroys everybody's keys of the months before this one.
-async fn destroy_before(connection: &mut PgConnection, month: NaiveDate) -> Result<u64, sqlx::Error> {
+/// Destroys these keys.
+async fn destroy_keys(connection: &mut PgConnection, keys: &[ContentKey]) -> Result<u64, sqlx::Error> {
+    let subjects: Vec<&str> = keys.iter().map(|key| key.subject.as_str()).collect();
+    let kinds: Vec<&str> = keys.iter().map(|key| key.kind.as_str()).collect();
+    let months: Vec<NaiveDate> = keys.iter().map(|key| key.month).collect();
     let destroyed = sqlx::query!(
-        "UPDATE subject_keys SET wrapped_key = NULL, destroyed_at = now() WHERE month < $1 AND destroyed_at IS NULL",
-        month
+        "UPDATE subject_keys k SET wrapped_key = NULL, destroyed_at = now()
+         FROM unnest($1::text[], $2::text[], $3::date[]) AS e (subject, kind, month)
+         WHERE k.subject = e.subject AND k.kind = e.kind AND k.month = e.month AND k.destroyed_at IS NULL",
+        &subjects as &[&str],
+        &kinds as &[&str],
+        &months
     );
     Ok(destroyed.execute(connection).await?.rows_affected())
 }
@@ -98,8 +106,8 @@ impl EventHandler for Erasures {
                 tracing::info!(event.position = event.position, keys, "the content of a subject is erased");
             }
             for change in events_of::<Retention>(events) {
-                let (event, RetentionEvent::ContentExpired { before, .. }) = change?;
-                let keys = destroy_before(transaction, *before).await?;
+                let (event, RetentionEvent::ContentExpired { keys, .. }) = change?;
+                let keys = destroy_keys(transaction, keys).await?;
                 tracing::info!(event.position = event.position, keys, "content that was too old is erased");
             }
             Ok(())
@@ -108,40 +116,57 @@ impl EventHandler for Erasures {
     }
 }
 
-/// Has this node hear of erasures until shutdown, whoever destroyed the keys: the vault forgets its keys, and `erased` is
-/// called with the subject where all that is the subject's was erased.
+/// Has this node hear of erasures until shutdown, from the log: once the keys are destroyed the vault forgets those that it has in
+/// memory, and `erased` is called with the subject where all that is the subject's was erased.
 pub async fn follow(
     database: Database,
+    (mut live, handlers): (Live, Waiter),
     vault: Arc<PostgresVault>,
     erased: impl Fn(&str) + Send + Sync,
     shutdown: CancellationToken,
 ) {
-    let listen_again = async {
+    let following = async {
         loop {
-            if let Err(error) = listen(&database, &vault, &erased).await {
-                tracing::warn!(error.message = %error, "erasures are not heard of; keys are asked for once a minute");
+            let heard = match live.next().await {
+                Some(events) => hear(&events, &handlers, &vault, &erased).await,
+                None => catch_up(&database, &vault, &erased).await,
+            };
+            if let Err(error) = heard {
+                tracing::warn!(
+                    error.message = format!("{error:#}"),
+                    "erasures may be missed; keys are asked for once a minute"
+                );
+                vault.forget_keys();
             }
-            // What happened meanwhile was not heard.
-            vault.forget_keys();
-            sleep(RECONNECT_AFTER).await;
         }
     };
-    shutdown.run_until_cancelled(listen_again).await;
+    shutdown.run_until_cancelled(following).await;
 }
 
-async fn listen(
+async fn hear(
+    events: &[Arc<LogEntry>],
+    handlers: &Waiter,
+    vault: &PostgresVault,
+    erased: &(impl Fn(&str) + Send + Sync),
+) -> anyhow::Result<()> {
+    let concerns = |event: &&Arc<LogEntry>| Erasures.concerns(event);
+    let Some(last) = events.iter().rfind(concerns) else { return Ok(()) };
+    let done = handlers.wait_for(Erasures.name(), last.position, PATIENCE).await;
+    vault.forget_keys();
+    for event in events.iter().filter(|event| event.aggregate_type == Subject::TYPE) {
+        erased(&event.aggregate_id);
+    }
+    Ok(done?)
+}
+
+/// Nobody knows what was missed: whose content was erased lately is told of again.
+async fn catch_up(
     database: &Database,
     vault: &PostgresVault,
     erased: &(impl Fn(&str) + Send + Sync),
-) -> Result<(), sqlx::Error> {
-    let mut listener = database.listener().await?;
-    listener.listen("erasures").await?;
+) -> anyhow::Result<()> {
     vault.forget_keys();
-    while let Some(notification) = listener.try_recv().await? {
-        vault.forget_keys();
-        if !notification.payload().is_empty() {
-            erased(notification.payload());
-        }
-    }
+    let lately = sqlx::query_scalar!("SELECT subject FROM subjects WHERE erased_at > now() - interval '10 minutes'");
+    lately.fetch_all(database.pool()).await?.iter().for_each(|subject| erased(subject));
     Ok(())
 }

@@ -4,13 +4,18 @@
 use std::{fmt, path::Path};
 
 use aes_gcm::{Aes256Gcm, KeyInit};
+use aihub_domain::content::ContentKey;
 use base64::{Engine, engine::general_purpose::STANDARD};
+use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{KeyName, sealed};
-use crate::secret_file::{SecretFileError, read_or_make};
+use super::{associated, sealed};
+use crate::{
+    audit::hex,
+    secret_file::{SecretFileError, read_or_make},
+};
 
 const FILE_NAME: &str = "dev-master-key";
 
@@ -20,6 +25,8 @@ pub type SubjectKey = Zeroizing<[u8; 32]>;
 pub struct MasterKey {
     id: String,
     cipher: Aes256Gcm,
+    /// Hashes what may be compared and not told.
+    prints: Hmac<Sha256>,
 }
 
 /// The one that new keys are wrapped with, and those that old ones may still be wrapped with.
@@ -36,7 +43,7 @@ impl From<MasterKey> for MasterKeys {
 }
 
 impl MasterKeys {
-    fn all(&self) -> impl Iterator<Item = &MasterKey> {
+    pub fn all(&self) -> impl Iterator<Item = &MasterKey> {
         [&self.current].into_iter().chain(&self.former)
     }
 
@@ -66,7 +73,9 @@ impl MasterKey {
         // Eight bytes of a hash over a text of its own tell keys apart and tell nothing about them.
         let digest: [u8; 32] = Sha256::new().chain_update("aihub master key id").chain_update(key).finalize().into();
         let id = digest.first_chunk().copied().map_or(0, u64::from_be_bytes);
-        Ok(Self { id: format!("{id:016x}"), cipher: Aes256Gcm::new(key.into()) })
+        let prints = Sha256::new().chain_update("aihub settings").chain_update(key).finalize();
+        let prints = Hmac::new_from_slice(&prints).map_err(|_| MasterKeyError::Invalid)?;
+        Ok(Self { id: format!("{id:016x}"), cipher: Aes256Gcm::new(key.into()), prints })
     }
 
     /// Sixteen hex digits that tell it from other master keys.
@@ -74,13 +83,19 @@ impl MasterKey {
         &self.id
     }
 
-    /// The key as it is kept, 60 bytes: it unwraps under this name only.
-    pub(super) fn wrap(&self, name: &KeyName, key: &SubjectKey) -> Option<Vec<u8>> {
-        sealed::seal(&self.cipher, &name.associated(), key.as_slice())
+    /// A hash of a secret that says nothing to who has not this key, and is another one for each `name`.
+    pub fn print(&self, name: &str, secret: &str) -> String {
+        let print = self.prints.clone().chain_update(name).chain_update([0]).chain_update(secret);
+        hex(print.finalize().into_bytes().as_slice())
     }
 
-    pub(super) fn unwrap(&self, name: &KeyName, wrapped: &[u8]) -> Option<SubjectKey> {
-        let key = Zeroizing::new(sealed::open(&self.cipher, &name.associated(), wrapped)?);
+    /// The key as it is kept, 60 bytes: it unwraps under this name only.
+    pub(super) fn wrap(&self, name: &ContentKey, key: &SubjectKey) -> Option<Vec<u8>> {
+        sealed::seal(&self.cipher, rand::random(), &associated(name), key.as_slice())
+    }
+
+    pub(super) fn unwrap(&self, name: &ContentKey, wrapped: &[u8]) -> Option<SubjectKey> {
+        let key = Zeroizing::new(sealed::open(&self.cipher, &associated(name), wrapped)?);
         key.as_slice().try_into().ok().map(Zeroizing::new)
     }
 }
@@ -100,20 +115,28 @@ pub fn dev_master_key(data_dir: &Path) -> Result<(MasterKey, bool), MasterKeyErr
 
 #[cfg(test)]
 mod tests {
+    use aihub_domain::content::ContentKind;
+
     use super::*;
 
     #[test]
-    fn a_wrapped_key_unwraps_for_its_subject_and_month_and_under_its_master_key_only() {
+    fn a_wrapped_key_unwraps_for_its_subject_kind_and_month_and_under_its_master_key_only() {
         let master = MasterKey::from_base64(&STANDARD.encode([1; 32])).unwrap();
         let other = MasterKey::from_base64(&STANDARD.encode([2; 32])).unwrap();
         let key = Zeroizing::new([3; 32]);
-        let name = |subject: &str, month: &str| KeyName { subject: subject.to_owned(), month: month.parse().unwrap() };
+        let name = |subject: &str, month: &str| ContentKey {
+            subject: subject.to_owned(),
+            kind: ContentKind::Chat,
+            month: month.parse().unwrap(),
+        };
         let acme = name("acme", "2026-11-01");
+        let embedding = ContentKey { kind: ContentKind::Embedding, ..acme.clone() };
         let wrapped = master.wrap(&acme, &key).unwrap();
         assert_eq!(wrapped.len(), 60);
         assert_eq!(master.unwrap(&acme, &wrapped), Some(key));
         assert_eq!(master.unwrap(&name("other", "2026-11-01"), &wrapped), None);
         assert_eq!(master.unwrap(&name("acme", "2026-12-01"), &wrapped), None);
+        assert_eq!(master.unwrap(&embedding, &wrapped), None);
         assert_eq!(other.unwrap(&acme, &wrapped), None);
         assert_ne!(master.id(), other.id());
     }

@@ -6,7 +6,7 @@
 use chrono::NaiveDate;
 use sqlx::Connection;
 
-use super::{KeyName, master_key::MasterKeys};
+use super::{content_key, master_key::MasterKeys};
 use crate::database::Database;
 
 /// Wrapped anew in one transaction.
@@ -29,16 +29,18 @@ pub async fn rotate(
     let mut connection = database.dedicated("aihub-keys", &[]).await?;
     let current = masters.current.id();
     let mut rotated = Rotated::default();
-    let mut after = KeyName { subject: String::new(), month: NaiveDate::default() };
+    // In the order of the names: before all of them.
+    let mut after = (String::new(), String::new(), NaiveDate::default());
     loop {
         let mut transaction = connection.begin().await?;
         // Another rotation waits here; an erasure comes before or after.
         let rows = sqlx::query!(
-            r#"SELECT subject, month, wrapped_key AS "wrapped_key!", master_key_id FROM subject_keys
-               WHERE (subject, month) > ($1, $2) AND wrapped_key IS NOT NULL AND master_key_id <> $3
-               ORDER BY subject, month LIMIT $4 FOR UPDATE"#,
-            after.subject,
-            after.month,
+            r#"SELECT subject, kind, month, wrapped_key AS "wrapped_key!", master_key_id FROM subject_keys
+               WHERE (subject, kind, month) > ($1, $2, $3) AND wrapped_key IS NOT NULL AND master_key_id <> $4
+               ORDER BY subject, kind, month LIMIT $5 FOR UPDATE"#,
+            after.0,
+            after.1,
+            after.2,
             current,
             BATCH
         )
@@ -46,16 +48,19 @@ pub async fn rotate(
         .await?;
         let is_last = rows.len() < usize::try_from(BATCH).unwrap_or_default();
         for row in rows {
-            after = KeyName { subject: row.subject, month: row.month };
-            let unwrapped = masters.find(&row.master_key_id).and_then(|master| master.unwrap(&after, &row.wrapped_key));
-            let Some(wrapped) = unwrapped.and_then(|key| masters.current.wrap(&after, &key)) else {
+            let name = content_key(row.subject, &row.kind, row.month)?;
+            after = (name.subject.clone(), name.kind.to_string(), name.month);
+            let unwrapped = masters.find(&row.master_key_id).and_then(|master| master.unwrap(&name, &row.wrapped_key));
+            let Some(wrapped) = unwrapped.and_then(|key| masters.current.wrap(&name, &key)) else {
                 rotated.unreadable += 1;
                 continue;
             };
             sqlx::query!(
-                "UPDATE subject_keys SET wrapped_key = $3, master_key_id = $4 WHERE subject = $1 AND month = $2",
-                after.subject,
-                after.month,
+                "UPDATE subject_keys SET wrapped_key = $4, master_key_id = $5
+                 WHERE subject = $1 AND kind = $2 AND month = $3",
+                name.subject,
+                name.kind.as_str(),
+                name.month,
                 wrapped,
                 current
             )

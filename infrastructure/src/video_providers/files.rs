@@ -1,14 +1,19 @@
 //! Files, from where a provider says that they are: at the provider itself, or somewhere else over HTTPS.
 
+use std::sync::Arc;
+
 use aihub_application::ports::{provider::ProviderError, video_provider::Download};
 use futures::StreamExt;
 use http::{HeaderMap, header};
 use reqwest::{Client, Response, Url};
 use tokio::time::Instant;
 
-use crate::providers::{
-    errors,
-    http::{self as provider_http, Http, InvalidProviderSettings, ProviderHttp},
+use crate::{
+    providers::{
+        errors,
+        http::{self as provider_http, Http, InvalidProviderSettings, Place, ProviderHttp},
+    },
+    webhooks::address::{PublicResolver, SystemResolver, check_url},
 };
 
 /// Google sends one. More would be a chase.
@@ -23,7 +28,11 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(settings: &ProviderHttp) -> Result<Self, InvalidProviderSettings> {
-        let client = |tls| provider_http::client(settings.connect_timeout, HeaderMap::new(), tls);
+        let client = |tls| {
+            let builder =
+                provider_http::builder(settings.connect_timeout, HeaderMap::new(), Place { tls, is_here: false });
+            builder.dns_resolver(Arc::new(PublicResolver(Arc::new(SystemResolver)))).no_proxy().build()
+        };
         // A machine without CA certificates can have a local provider, which keeps its files itself.
         Ok(Self { elsewhere: client(true).or_else(|_| client(false))? })
     }
@@ -44,11 +53,12 @@ impl Files {
 
     fn client<'a>(&'a self, http: &'a Http, url: &Url) -> Result<&'a Client, ProviderError> {
         if url.origin() == http.base_url().origin() {
-            Ok(http.client())
-        } else if url.scheme() == "https" {
-            Ok(&self.elsewhere)
-        } else {
-            Err(errors::malformed(&"the provider's file is elsewhere, and not over HTTPS"))
+            return Ok(http.client());
+        }
+        // A provider must not reach through us what only we can reach.
+        match check_url(url.as_str(), false) {
+            Ok(_) => Ok(&self.elsewhere),
+            Err(refused) => Err(errors::malformed(&format_args!("the provider's file is elsewhere, and {refused}"))),
         }
     }
 }
@@ -66,7 +76,7 @@ fn download(response: Response, http: &Http) -> Download {
     Download {
         content_type: content_type.map(Into::into),
         content_length: response.content_length(),
-        content: provider_http::chunks(response, http.idle_timeout).boxed(),
+        content: provider_http::chunks_within(response, http.idle_timeout).boxed(),
     }
 }
 
@@ -89,12 +99,21 @@ mod tests {
         {
             assert!(is_elsewhere(url), "{url}");
         }
-        for url in
-            ["http://cdn.example/1", "http://provider.example/1", "file:///etc/passwd", "ftp://provider.example/"]
-        {
+        for url in [
+            "http://cdn.example/1",
+            "http://provider.example/1",
+            "file:///etc/passwd",
+            "ftp://provider.example/",
+            "https://127.0.0.1:8443/x",
+            "https://169.254.169.254/latest",
+            "https://[::1]/x",
+            "https://localhost/x",
+        ] {
             assert!(client(url).is_err(), "{url}");
         }
         files.elsewhere.get(&server.base_url).send().await.unwrap();
         assert_eq!(server.seen().await.headers.get("authorization"), None);
+        let by_name = server.base_url.replace("127.0.0.1", "localhost");
+        assert!(files.elsewhere.get(by_name).send().await.is_err(), "a name that means this machine");
     }
 }

@@ -1,6 +1,6 @@
 //! `/v1/videos`, the interface that OpenAI's own service left behind: vLLM-Omni, `LiteLLM`, resellers.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use aihub_application::ports::{
     provider::ProviderError,
@@ -11,16 +11,18 @@ use futures::{FutureExt, future::BoxFuture};
 use http::HeaderMap;
 use reqwest::{Url, multipart::Form};
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::{failure_code, files::Files, is_gone, look, percent, styled_prompt};
+use super::{Answer, Lookup, files::Files, is_gone, look, styled_prompt};
 use crate::providers::{
     errors,
     http::{Http, InvalidProviderSettings, ProviderHttp},
+    json::{Fields, Json},
 };
 
-/// How far the provider's clock may be behind ours: it tells whole seconds.
-const CLOCK_SKEW_SECONDS: i64 = 2;
+/// How far the provider's clock may be behind ours.
+const CLOCK_SKEW_SECONDS: i64 = 300;
+/// A shorter beginning of a prompt, in bytes, is no sign.
+const LEAST_BEGINNING: usize = 12;
 const PAGE_SIZE: usize = 100;
 /// The most pages that a lookup reads. Whoever makes more jobs than that in minutes has to be told the job by hand.
 const MAX_PAGES: usize = 20;
@@ -42,35 +44,8 @@ pub struct OpenAiVideoProvider {
     options: OpenAiVideoOptions,
 }
 
-/// A job, as far as it is of interest. Other servers leave out more than OpenAI did.
-#[derive(Debug, Deserialize)]
-struct Video {
-    id: String,
-    #[serde(default)]
-    status: String,
-    progress: Option<f64>,
-    created_at: Option<f64>,
-    model: Option<String>,
-    prompt: Option<String>,
-    /// A text; servers that write a number are understood.
-    #[serde(default)]
-    seconds: Value,
-    size: Option<String>,
-    error: Option<VideoFailure>,
-}
-
-#[derive(Debug, Deserialize)]
-struct VideoFailure {
-    #[serde(default)]
-    code: Value,
-}
-
-#[derive(Debug, Deserialize)]
-struct Page {
-    data: Vec<Video>,
-    #[serde(default)]
-    has_more: bool,
-}
+/// A job, as far as it is of interest. Other servers leave out more than OpenAI did, and write what there is as they like.
+struct Video<'a>(Fields<'a>);
 
 impl OpenAiVideoProvider {
     /// `settings.base_url` ends in the version: `http://localhost:8091/v1`.
@@ -98,7 +73,7 @@ impl OpenAiVideoProvider {
             .header("idempotency-key", &call.token)
             .header("x-client-request-id", &call.token)
             .multipart(form);
-        super::submit(&self.http, request, |video: Video| video.id).await.map_err(|failed| {
+        super::submit(&self.http, request, "id", Lookup::List).await.map_err(|failed| {
             // The first try of this very call is still at work there.
             let is_at_work = self.options.idempotent && failed.error.status == Some(409);
             SubmitError { in_doubt: failed.in_doubt || is_at_work, ..failed }
@@ -108,19 +83,29 @@ impl OpenAiVideoProvider {
     async fn search(&self, call: &VideoCall, since: DateTime<Utc>) -> Result<Vec<Found>, ProviderError> {
         let since = since.timestamp() - CLOCK_SKEW_SECONDS;
         let prompt = styled_prompt(call);
-        let mut found = Vec::new();
-        let mut after = None;
+        let mut found: Vec<Found> = Vec::new();
+        let mut after: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let page = self.page(after.as_deref()).await?;
-            let is_newest_first = page.data.is_sorted_by(|one, next| one.created_at >= next.created_at);
-            let is_past = |video: &Video| video.is_older_than(since);
-            let recent = page.data.iter().filter(|video| !is_past(video));
-            found.extend(recent.filter_map(|video| video.found(call, &prompt)));
-            let Some(last) = page.data.last() else { return Ok(found) };
-            if !page.has_more || (is_newest_first && is_past(last)) {
+            let fields = page.fields();
+            let data = fields.get("data").map(Json::items).unwrap_or_default();
+            // What has no name is no job; an odd entry of somebody else's is nobody's loss.
+            let videos: Vec<_> =
+                data.into_iter().map(|video| Video(video.fields())).filter(|video| video.id().is_some()).collect();
+            let is_newest_first = videos.is_sorted_by(|one, next| one.created_at() >= next.created_at());
+            let is_past = |video: &Video<'_>| video.is_older_than(since);
+            for video in videos.iter().filter(|video| !is_past(video)).filter_map(|video| video.found(call, &prompt)) {
+                // Pages shift while they are read.
+                if !found.iter().any(|known| known.provider_job_id == video.provider_job_id) {
+                    found.push(video);
+                }
+            }
+            let Some(last) = videos.last() else { return Ok(found) };
+            let has_more = fields.get("has_more").is_some_and(Json::is_true);
+            if !has_more || (is_newest_first && is_past(last)) {
                 return Ok(found);
             }
-            after = Some(last.id.clone());
+            after = last.id();
         }
         let seen = MAX_PAGES * PAGE_SIZE;
         Err(errors::malformed(&format_args!(
@@ -128,7 +113,7 @@ impl OpenAiVideoProvider {
         )))
     }
 
-    async fn page(&self, after: Option<&str>) -> Result<Page, ProviderError> {
+    async fn page(&self, after: Option<&str>) -> Result<Answer, ProviderError> {
         let mut url = self.http.url(["videos"]);
         url.query_pairs_mut().append_pair("limit", &PAGE_SIZE.to_string()).append_pair("order", "desc");
         if let Some(after) = after {
@@ -136,15 +121,25 @@ impl OpenAiVideoProvider {
         }
         let page = look(&self.http, self.http.client().get(url)).await?;
         // Without a list nobody can say that the job is not there.
-        page.map(|(_, page)| page).ok_or_else(|| errors::malformed(&"the provider does not list its videos"))
+        page.filter(|page| page.fields().get("data").is_some_and(Json::is_list))
+            .ok_or_else(|| errors::malformed(&"the provider does not list its videos"))
     }
 
     async fn look_at(&self, id: &str) -> Result<JobStatus, ProviderError> {
         let request = self.http.client().get(self.video(id));
-        let Some((headers, video)) = look::<Video>(&self.http, request).await? else {
+        let Some(answer) = look(&self.http, request).await? else {
             return Ok(JobStatus { state: JobState::Gone, poll_after: None });
         };
-        Ok(JobStatus { state: video.state(), poll_after: poll_after(&headers) })
+        let fields = answer.fields();
+        let word = fields.get("status").map(|status| status.text().unwrap_or_else(|| status.raw().into()));
+        let word = word.unwrap_or_default();
+        let state = match (word.is_empty(), errors::is_error(&fields)) {
+            // An error where a job should be: nothing is known of it.
+            (true, true) if fields.get("id").is_none() => return Err(errors::in_answer(answer.text.as_bytes())),
+            (true, true) => JobState::Failed { code: super::code_of(fields.get("error")) },
+            _ => super::state(&word, &fields),
+        };
+        Ok(JobStatus { state, poll_after: poll_after(&answer.headers) })
     }
 
     async fn fetch(&self, id: &str, variant: Variant) -> Result<Option<Download>, ProviderError> {
@@ -170,49 +165,73 @@ impl OpenAiVideoProvider {
     }
 }
 
-impl Video {
-    fn state(&self) -> JobState {
-        match self.status.as_str() {
-            "completed" => JobState::Completed,
-            "failed" => {
-                let code = self.error.as_ref().map_or(&Value::Null, |error| &error.code);
-                JobState::Failed { code: failure_code(code) }
-            }
-            // Not OpenAI's words, but nothing comes after them.
-            status @ ("cancelled" | "canceled" | "expired") => JobState::Failed { code: status.to_owned() },
-            _ => JobState::Running { progress: percent(self.progress) },
-        }
+impl Video<'_> {
+    fn id(&self) -> Option<String> {
+        self.0.text("id").filter(|id| !id.is_empty()).map(Cow::into_owned)
+    }
+
+    /// Seconds since 1970, or a time in words.
+    fn created_at(&self) -> Option<f64> {
+        let created_at = self.0.get("created_at")?;
+        let in_words = || Some(DateTime::parse_from_rfc3339(&created_at.text()?).ok()?.timestamp());
+        #[expect(clippy::cast_precision_loss, reason = "seconds of our time are exact")]
+        created_at.number().or_else(|| in_words().map(|seconds| seconds as f64))
     }
 
     fn is_older_than(&self, since: i64) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "seconds of our time are exact")]
-        self.created_at.is_some_and(|created_at| created_at < since as f64)
+        self.created_at().is_some_and(|created_at| created_at < since as f64)
     }
 
     /// `None` where something that is shown of it speaks against the call.
     fn found(&self, call: &VideoCall, prompt: &str) -> Option<Found> {
-        let size = call.resolution.size(call.aspect_ratio).to_string();
-        let seconds = match &self.seconds {
-            Value::String(seconds) => seconds.parse::<f64>().ok(),
-            other => other.as_f64(),
-        };
+        let video = &self.0;
+        let seconds = video.get("seconds").and_then(Json::number);
+        let (shown, asked) = (video.text("prompt").map(|shown| spaced(&shown)), spaced(prompt));
+        let beginning = shown.as_deref().filter(|shown| *shown != asked).and_then(|shown| beginning(shown, &asked));
         let is_same = [
-            self.prompt.as_ref().map(|shown| shown.trim() == prompt.trim()),
-            self.model.as_ref().map(|shown| is_model(shown, &call.model)),
+            shown.as_deref().map(|shown| shown == asked || beginning.is_some()),
+            video.text("model").map(|shown| is_model(&shown, &call.model)),
             seconds.map(|shown| (shown - f64::from(call.seconds)).abs() < 0.5),
-            self.size.as_ref().map(|shown| *shown == size),
+            video.text("size").map(|shown| is_size(&shown, call)),
         ];
         let is_certain = is_same.iter().all(Option::is_some);
-        (!is_same.contains(&Some(false))).then(|| Found { provider_job_id: self.id.clone(), is_certain })
+        let provider_job_id = self.id()?;
+        (!is_same.contains(&Some(false))).then_some(Found { provider_job_id, is_certain, beginning })
     }
 }
 
-/// A model may answer under its full name: `sora-2-2025-10-06` for `sora-2`, which `sora-2-pro` is not.
+fn spaced(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The beginning of ours that is shown, as servers cut what they show.
+fn beginning(shown: &str, asked: &str) -> Option<String> {
+    let beginning = shown.trim_end_matches(['.', '…']).trim_end();
+    (beginning.len() >= LEAST_BEGINNING && asked.starts_with(beginning)).then(|| beginning.to_owned())
+}
+
+/// A model may answer under its full name: `sora-2-2025-10-06` for `sora-2`, which `sora-2-pro` is not; and with its maker's
+/// before it: `openai/sora-2`.
 fn is_model(shown: &str, asked: &str) -> bool {
-    let rest = shown.strip_prefix(asked);
+    let own = |name: &str| name.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let (shown, asked) = (own(shown), own(asked));
+    let rest = shown.strip_prefix(&asked);
     rest.is_some_and(|rest| {
         rest.is_empty() || rest.starts_with('-') && rest.bytes().all(|c| c.is_ascii_digit() || c == b'-')
     })
+}
+
+/// `1280x720`, with any sign between, or `720p`. What is neither says nothing against it.
+fn is_size(shown: &str, call: &VideoCall) -> bool {
+    let shown = shown.trim().to_ascii_lowercase();
+    let sides: Vec<u32> = shown.split(['x', '*', '×', ':']).filter_map(|side| side.trim().parse().ok()).collect();
+    let size = call.resolution.size(call.aspect_ratio).to_string();
+    match sides[..] {
+        [width, height] => size == format!("{width}x{height}"),
+        _ if shown.ends_with(['p', 'k']) => shown == call.resolution.as_str().to_ascii_lowercase(),
+        _ => true,
+    }
 }
 
 fn is_video(file: &Download) -> bool {

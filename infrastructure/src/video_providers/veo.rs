@@ -10,13 +10,13 @@ use futures::{
     FutureExt,
     future::{self, BoxFuture},
 };
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
-use super::{failure_code, files::Files, look, styled_prompt};
+use super::{Answer, Lookup, files::Files, look, styled_prompt};
 use crate::providers::{
     errors,
     http::{Http, InvalidProviderSettings, ProviderHttp},
+    json::{Fields, Json},
 };
 
 /// `google.rpc.Code`, by its numbers.
@@ -65,46 +65,7 @@ struct Parameters {
     duration_seconds: u32,
 }
 
-#[derive(Debug, Deserialize)]
-struct Operation {
-    name: String,
-    #[serde(default)]
-    done: bool,
-    error: Option<OperationError>,
-    response: Option<OperationResponse>,
-}
-
-#[derive(Debug, Deserialize)]
-struct OperationError {
-    #[serde(default)]
-    code: Value,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct OperationResponse {
-    generate_video_response: Option<Generated>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Generated {
-    #[serde(rename = "generatedSamples")]
-    samples: Vec<Sample>,
-    rai_media_filtered_count: u32,
-    /// Sentences, which say what the prompt was about.
-    rai_media_filtered_reasons: Vec<Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Sample {
-    video: Option<File>,
-}
-
-#[derive(Debug, Deserialize)]
-struct File {
-    uri: Option<String>,
-}
+struct Operation<'a>(Fields<'a>);
 
 impl VeoProvider {
     /// `settings.base_url` ends in the version: `https://generativelanguage.googleapis.com/v1beta`.
@@ -123,17 +84,17 @@ impl VeoProvider {
         let body = Request { instances: [Instance { prompt: styled_prompt(call) }], parameters };
         let url = self.http.url(["models", &format!("{}:predictLongRunning", call.model)]);
         let request = self.http.client().post(url).json(&body);
-        super::submit(&self.http, request, |operation: Operation| operation.name).await
+        super::submit(&self.http, request, "name", Lookup::Nothing).await
     }
 
     /// `name` is `models/MODEL/operations/ID`.
-    async fn operation(&self, name: &str) -> Result<Option<Operation>, ProviderError> {
-        let request = self.http.client().get(self.http.url(name.split('/')));
-        Ok(look(&self.http, request).await?.map(|(_, operation)| operation))
+    async fn operation(&self, name: &str) -> Result<Option<Answer>, ProviderError> {
+        look(&self.http, self.http.client().get(self.http.url(name.split('/')))).await
     }
 
     async fn look_at(&self, name: &str) -> Result<JobStatus, ProviderError> {
-        let state = self.operation(name).await?.map_or(JobState::Gone, |operation| operation.state());
+        let answer = self.operation(name).await?;
+        let state = answer.map_or(JobState::Gone, |answer| Operation(answer.fields()).state());
         Ok(JobStatus { state, poll_after: None })
     }
 
@@ -142,35 +103,39 @@ impl VeoProvider {
             return Ok(None);
         }
         let operation = self.operation(name).await?;
-        let uri = operation.as_ref().and_then(Operation::uri);
+        let uri = operation.as_ref().and_then(|answer| Operation(answer.fields()).uri());
         let uri = uri.ok_or_else(|| errors::malformed(&"the provider's operation names no file"))?;
-        self.files.fetch(&self.http, uri).await.map(Some)
+        self.files.fetch(&self.http, &uri).await.map(Some)
     }
 }
 
-impl Operation {
-    fn generated(&self) -> Option<&Generated> {
-        self.response.as_ref()?.generate_video_response.as_ref()
+impl Operation<'_> {
+    fn generated(&self) -> Option<Json<'_>> {
+        self.0.get("response")?.field("generateVideoResponse")
     }
 
-    fn uri(&self) -> Option<&str> {
-        self.generated()?.samples.iter().find_map(|sample| sample.video.as_ref()?.uri.as_deref())
+    fn uri(&self) -> Option<String> {
+        let samples = self.generated()?.field("generatedSamples")?.items();
+        let uri = |sample: Json<'_>| Some(sample.field("video")?.field("uri")?.text()?.into_owned());
+        samples.into_iter().find_map(uri)
     }
 
     fn state(&self) -> JobState {
         let failed = |code: &str| JobState::Failed { code: code.to_owned() };
-        if !self.done {
-            return JobState::Running { progress: None };
-        }
-        if let Some(error) = &self.error {
-            let name = error.code.as_u64().and_then(|code| RPC_CODES.get(usize::try_from(code).ok()?));
-            return JobState::Failed { code: name.map_or_else(|| failure_code(&error.code), ToString::to_string) };
+        if let Some(error) = self.0.get("error").filter(|error| errors::says_something(*error)) {
+            let number = error.field("code").and_then(Json::count).and_then(|code| usize::try_from(code).ok());
+            let name = number.and_then(|code| RPC_CODES.get(code));
+            return JobState::Failed { code: name.map_or_else(|| super::code_of(Some(error)), ToString::to_string) };
         }
         if self.uri().is_some() {
             return JobState::Completed;
         }
+        if !self.0.get("done").is_some_and(Json::is_true) {
+            return JobState::Running { progress: None };
+        }
         let is_filtered = self.generated().is_some_and(|generated| {
-            generated.rai_media_filtered_count > 0 || !generated.rai_media_filtered_reasons.is_empty()
+            generated.field("raiMediaFilteredCount").and_then(Json::count).is_some_and(|count| count > 0)
+                || generated.field("raiMediaFilteredReasons").is_some_and(|reasons| !reasons.items().is_empty())
         });
         failed(if is_filtered { "rai_media_filtered" } else { "no_video" })
     }

@@ -9,13 +9,13 @@ use futures::{
     FutureExt,
     future::{self, BoxFuture},
 };
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
-use super::{failure_code, files::Files, look, percent, styled_prompt};
+use super::{Answer, Lookup, Standing, files::Files, look, styled_prompt};
 use crate::providers::{
     errors,
     http::{Http, InvalidProviderSettings, ProviderHttp},
+    json::Fields,
 };
 
 #[derive(Debug)]
@@ -33,32 +33,8 @@ struct Generation<'a> {
     resolution: String,
 }
 
-#[derive(Debug, Deserialize)]
-struct Accepted {
-    request_id: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Deferred {
-    /// `pending`, `done`, `failed` or `expired`; some that are done say nothing.
-    #[serde(default)]
-    status: String,
-    progress: Option<f64>,
-    video: Option<Video>,
-    error: Option<DeferredError>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Video {
-    url: Option<String>,
-    respect_moderation: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-struct DeferredError {
-    #[serde(default)]
-    code: Value,
-}
+/// `status` is `pending`, `done`, `failed` or `expired`; some that are done say nothing.
+struct Deferred<'a>(Fields<'a>);
 
 impl XaiVideoProvider {
     /// `settings.base_url` ends in the version: `https://api.x.ai/v1`.
@@ -78,16 +54,16 @@ impl XaiVideoProvider {
             resolution: call.resolution.as_str().to_ascii_lowercase(),
         };
         let request = self.http.client().post(self.http.url(["videos", "generations"])).json(&body);
-        super::submit(&self.http, request, |accepted: Accepted| accepted.request_id).await
+        super::submit(&self.http, request, "request_id", Lookup::Nothing).await
     }
 
-    async fn deferred(&self, request_id: &str) -> Result<Option<Deferred>, ProviderError> {
-        let request = self.http.client().get(self.http.url(["videos", request_id]));
-        Ok(look(&self.http, request).await?.map(|(_, deferred)| deferred))
+    async fn deferred(&self, request_id: &str) -> Result<Option<Answer>, ProviderError> {
+        look(&self.http, self.http.client().get(self.http.url(["videos", request_id]))).await
     }
 
     async fn look_at(&self, request_id: &str) -> Result<JobStatus, ProviderError> {
-        let state = self.deferred(request_id).await?.map_or(JobState::Gone, |deferred| deferred.state());
+        let answer = self.deferred(request_id).await?;
+        let state = answer.map_or(JobState::Gone, |answer| Deferred(answer.fields()).state());
         Ok(JobStatus { state, poll_after: None })
     }
 
@@ -96,30 +72,30 @@ impl XaiVideoProvider {
             return Ok(None);
         }
         let deferred = self.deferred(request_id).await?;
-        let url = deferred.as_ref().and_then(Deferred::url);
+        let url = deferred.as_ref().and_then(|answer| Deferred(answer.fields()).url());
         let url = url.ok_or_else(|| errors::malformed(&"the provider's video has no URL"))?;
-        self.files.fetch(&self.http, url).await.map(Some)
+        self.files.fetch(&self.http, &url).await.map(Some)
     }
 }
 
-impl Deferred {
-    fn url(&self) -> Option<&str> {
-        self.video.as_ref()?.url.as_deref()
+impl Deferred<'_> {
+    fn url(&self) -> Option<String> {
+        Some(self.0.get("video")?.field("url")?.text()?.into_owned())
     }
 
     fn state(&self) -> JobState {
         let failed = |code: &str| JobState::Failed { code: code.to_owned() };
-        let is_blocked = self.video.as_ref().is_some_and(|video| video.respect_moderation == Some(false));
-        match self.status.as_str() {
-            "failed" => {
-                let code = self.error.as_ref().map_or(&Value::Null, |error| &error.code);
-                JobState::Failed { code: failure_code(code) }
-            }
-            "expired" => JobState::Gone,
-            "done" | "" if is_blocked => failed("moderation_blocked"),
-            "done" | "" if self.url().is_some() => JobState::Completed,
-            "done" => failed("no_video"),
-            _ => JobState::Running { progress: percent(self.progress) },
+        let respects = self.0.get("video").and_then(|video| video.field("respect_moderation"));
+        let is_blocked = respects.is_some_and(|respects| respects.raw() == "false");
+        let word = self.0.text("status").unwrap_or_default();
+        match (super::standing(&word), self.url()) {
+            _ if word.eq_ignore_ascii_case("expired") => JobState::Gone,
+            (Some(Standing::Completed), _) | (_, Some(_)) if is_blocked => failed("moderation_blocked"),
+            (Some(Standing::Completed), Some(_)) => JobState::Completed,
+            (_, Some(_)) if word.is_empty() => JobState::Completed,
+            (Some(Standing::Completed), None) => failed("no_video"),
+            _ if word.is_empty() => JobState::Running { progress: super::percent(&self.0) },
+            _ => super::state(&word, &self.0),
         }
     }
 }

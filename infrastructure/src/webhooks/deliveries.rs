@@ -90,7 +90,7 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     if !awaited.is_empty() {
         sqlx::query!(
             "INSERT INTO awaited_webhooks SELECT unnest($1::text[])
-             ON CONFLICT ON CONSTRAINT awaited_webhooks_job_id DO NOTHING",
+             ON CONFLICT ON CONSTRAINT awaited_webhooks_pkey DO NOTHING",
             &awaited as &[&str],
         )
         .execute(&mut **transaction)

@@ -7,7 +7,7 @@ use aihub_application::ports::{
     jobs::JobKind,
     vault::{ContentVault, VaultError},
 };
-use aihub_domain::content::SealedContent;
+use aihub_domain::content::ContentRef;
 use chrono::SecondsFormat;
 use futures::future::BoxFuture;
 use metrics::counter;
@@ -40,7 +40,7 @@ pub type Describe = Arc<dyn Fn(JobKind, String) -> BoxFuture<'static, anyhow::Re
 
 pub struct Described {
     /// What the client wrote; in it, as `webhookUrl`, where it wants to be told.
-    pub content: SealedContent,
+    pub content: ContentRef,
     /// The answer that the client would get if it asked.
     pub data: Value,
 }
@@ -162,7 +162,7 @@ impl WebhookSender {
         let Some(kind) = JobKind::parse(&leased.job_kind) else { return Err(unreadable) };
         let described = (self.describe)(kind, leased.job_id.clone()).await.map_err(Unmade::Yet)?;
         let Described { content, data } = described.ok_or(unreadable)?;
-        let url = self.url(&leased.job_id, &content).await?;
+        let url = self.url(&content).await?;
         let url = check_url(&url, self.options.allow_private).map_err(|_| Unmade::Never("refused_url"))?;
         let occurred_at = leased.occurred_at.to_rfc3339_opts(SecondsFormat::Millis, true);
         let body =
@@ -173,12 +173,12 @@ impl WebhookSender {
         Ok(Call { url, id: leased.delivery_id.clone(), timestamp, signature, body, attempts: leased.attempts })
     }
 
-    async fn url(&self, job_id: &str, content: &SealedContent) -> Result<Zeroizing<String>, Unmade> {
+    async fn url(&self, content: &ContentRef) -> Result<Zeroizing<String>, Unmade> {
         let unreadable = Unmade::Never("unreadable");
-        let content = match self.vault.open(job_id, content).await {
+        let content = match self.vault.open(content).await {
             Ok(content) => Zeroizing::new(content),
             Err(VaultError::Erased) => return Err(Unmade::Never("erased")),
-            Err(VaultError::Unreadable) => return Err(unreadable),
+            Err(VaultError::Unreadable | VaultError::Missing | VaultError::NotKept) => return Err(unreadable),
             Err(VaultError::Unavailable(error)) => return Err(Unmade::Yet(error)),
         };
         let content: Option<Content> = serde_json::from_slice(&content).ok();

@@ -1,5 +1,7 @@
 //! What an account's event moves, from where to where.
 
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
 use aihub_domain::{
     account::{AdjustmentKind, event::AccountEvent},
     money::Microcredits,
@@ -39,6 +41,9 @@ impl Movement {
     }
 
     /// `None` where nothing moves.
+    ///
+    /// What an event states was decided within bounds that no sum over one account exceeds; what somebody else may have put
+    /// into the log is cut off, and does not wrap: then the table's constraint finds it.
     pub fn of(event: &AccountEvent) -> Option<Self> {
         use AccountEvent as E;
         Some(match event {
@@ -73,7 +78,7 @@ impl Movement {
                 adjusted_at,
             } => Self {
                 spent: match kind {
-                    AdjustmentKind::CreditNote => -amount_microcredits.0,
+                    AdjustmentKind::CreditNote => 0_i64.saturating_sub(amount_microcredits.0),
                     AdjustmentKind::DebitNote => amount_microcredits.0,
                 },
                 corrects: Some(json!(corrects)),
@@ -105,7 +110,7 @@ impl Movement {
                 cost_picousd,
                 settled_at,
             } => Self {
-                held: -(charged_microcredits.0 + released_microcredits.0),
+                held: 0_i64.saturating_sub(charged_microcredits.0).saturating_sub(released_microcredits.0),
                 spent: charged_microcredits.0,
                 uncovered: uncovered_microcredits.0,
                 price_id: price_id.clone(),
@@ -118,22 +123,23 @@ impl Movement {
                 available_microcredits: available,
                 released_at,
             } => Self {
-                held: -released_microcredits.0,
+                held: 0_i64.saturating_sub(released_microcredits.0),
                 ..Self::new("release", reservation_id, *released_at, *available)
             },
         })
     }
 
     fn available_change(&self) -> i64 {
-        self.granted - self.held - self.spent - self.expired
+        self.granted.saturating_sub(self.held).saturating_sub(self.spent).saturating_sub(self.expired)
     }
 
     /// What is available is taken from the event: the table's constraint compares it with what the amounts come to.
     pub fn apply(&self, balances: &mut Balances) {
-        balances.granted_microcredits += self.granted;
-        balances.held_microcredits += self.held;
-        balances.spent_microcredits += self.spent;
-        balances.expired_microcredits += self.expired;
+        let add = |balance: &mut i64, change: i64| *balance = balance.saturating_add(change);
+        add(&mut balances.granted_microcredits, self.granted);
+        add(&mut balances.held_microcredits, self.held);
+        add(&mut balances.spent_microcredits, self.spent);
+        add(&mut balances.expired_microcredits, self.expired);
         balances.available_microcredits = self.available;
     }
 

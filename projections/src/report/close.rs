@@ -10,11 +10,12 @@ use super::{
     watermark::Basis,
 };
 
-const FIGURES: [(&str, Kind); 13] = [
+const FIGURES: [(&str, Kind); 14] = [
     ("requests", Kind::Count),
     ("input_tokens", Kind::Count),
     ("cached_input_tokens", Kind::Count),
     ("cache_write_tokens", Kind::Count),
+    ("cache_write_1h_tokens", Kind::Count),
     ("output_tokens", Kind::Count),
     ("reasoning_tokens", Kind::Count),
     ("video_seconds", Kind::Count),
@@ -48,9 +49,9 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
     let figures = FIGURES.map(|(name, _)| name).join(", ");
     let differences = FIGURES.map(|(name, _)| format!("s.{name} - l.{name}")).join(", ");
     let no_credits = "0, 0, 0, 0";
-    let end = "1, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-               video_seconds, charged_microcredits, cost_picousd";
-    let note = "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, greatest(-spent_change_microcredits, 0), greatest(spent_change_microcredits, 0)";
+    let end = "requests, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
+               reasoning_tokens, video_seconds, charged_microcredits, cost_picousd";
+    let note = "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, greatest(-spent_change_microcredits, 0), greatest(spent_change_microcredits, 0)";
     let end_line = "position, ended_at, accounting_month, corrects_month, account, request_id, NULL, status";
     let note_line = "position, happened_at, accounting_month, corrects_month, account, reference, actor, reason";
     let nothing = "NULL::date, NULL, NULL, NULL, NULL";
@@ -59,9 +60,10 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
             WITH stated AS (SELECT * FROM month_close_v1 WHERE month = {month} AND position <= {up_to}),
                  -- What the close states is true at its own watermark, and so is what it is compared with.
                  bound AS (SELECT coalesce((SELECT watermark FROM stated), {up_to}) AS position),
-                 ends AS (SELECT count(*) AS requests, coalesce(sum(input_tokens), 0) AS input_tokens,
+                 ends AS (SELECT coalesce(sum(requests), 0) AS requests, coalesce(sum(input_tokens), 0) AS input_tokens,
                                  coalesce(sum(cached_input_tokens), 0) AS cached_input_tokens,
                                  coalesce(sum(cache_write_tokens), 0) AS cache_write_tokens,
+                                 coalesce(sum(cache_write_1h_tokens), 0) AS cache_write_1h_tokens,
                                  coalesce(sum(output_tokens), 0) AS output_tokens,
                                  coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens,
                                  coalesce(sum(video_seconds), 0) AS video_seconds,
@@ -78,23 +80,23 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
                            FROM credit_ledger_v1
                            WHERE accounting_month = {month} AND position <= (SELECT position FROM bound)),
                  ledger AS (SELECT * FROM ends, moves)
-            SELECT 1 AS nth, 'stated' AS section, position, closed_at AS happened_at, month AS booked_month,
+            SELECT 1 AS nth, 0 AS part, 'stated' AS section, position, closed_at AS happened_at, month AS booked_month,
                    NULL::date AS corrects_month, NULL AS account, month::text AS reference, actor, NULL AS reason,
                    {figures}
                 FROM stated
-            UNION ALL SELECT 2, 'ledger', b.position, NULL, {month}, {nothing}, {figures} FROM ledger, bound b
-            UNION ALL SELECT 3, 'difference', s.position, NULL, {month}, {nothing}, {differences} FROM stated s, ledger l
-            UNION ALL SELECT 4, 'late_end', {end_line}, {end}, {no_credits} FROM usage_ledger_v1
+            UNION ALL SELECT 2, 0, 'ledger', b.position, NULL, {month}, {nothing}, {figures} FROM ledger, bound b
+            UNION ALL SELECT 3, 0, 'difference', s.position, NULL, {month}, {nothing}, {differences} FROM stated s, ledger l
+            UNION ALL SELECT 4, part, 'late_end', {end_line}, {end}, {no_credits} FROM usage_ledger_v1
                 WHERE accounting_month = {month} AND corrects_month IS NOT NULL AND position <= {up_to}
-            UNION ALL SELECT 5, 'note', {note_line}, {note} FROM credit_ledger_v1
+            UNION ALL SELECT 5, 0, 'note', {note_line}, {note} FROM credit_ledger_v1
                 WHERE accounting_month = {month} AND movement = 'adjust' AND position <= {up_to}
-            UNION ALL SELECT 6, 'later_end', {end_line}, {end}, {no_credits} FROM usage_ledger_v1
+            UNION ALL SELECT 6, part, 'later_end', {end_line}, {end}, {no_credits} FROM usage_ledger_v1
                 WHERE corrects_month = {month} AND position <= {up_to}
-            UNION ALL SELECT 7, 'later_note', {note_line}, {note} FROM credit_ledger_v1
+            UNION ALL SELECT 7, 0, 'later_note', {note_line}, {note} FROM credit_ledger_v1
                 WHERE corrects_month = {month} AND accounting_month > {month} AND movement = 'adjust'
                     AND position <= {up_to}) pack"
     );
-    query.order_by = vec!["nth", "position"];
+    query.order_by = vec!["nth", "position", "part"];
     query
 }
 

@@ -39,7 +39,7 @@ pub enum Value {
     Day(NaiveDate),
     Instant(DateTime<Utc>),
     Count(i64),
-    Credits(i64),
+    Credits(i128),
     Usd(i128),
 }
 
@@ -53,15 +53,16 @@ impl Column {
         Self { is_totalled: true, ..self }
     }
 
-    /// As it is selected. Sums of whole numbers are `numeric` in SQL, and dollars do not fit into eight bytes. Text is in the
+    /// As it is selected. Sums of whole numbers are `numeric` in SQL, and neither credits nor dollars of many accounts have to fit
+    /// into eight bytes. Text is in the
     /// order of its bytes, not in that of the database's locale: so it is the same report everywhere.
     pub(super) fn select(&self) -> String {
         let cast = match self.kind {
             Kind::Text => "text COLLATE \"C\"",
-            Kind::Usd => "text",
+            Kind::Credits | Kind::Usd => "text",
             Kind::Day => "date",
             Kind::Instant => "timestamptz",
-            Kind::Count | Kind::Credits => "bigint",
+            Kind::Count => "bigint",
         };
         format!("({})::{cast}", self.sql)
     }
@@ -86,12 +87,8 @@ impl Kind {
             Self::Day => row.try_get::<Option<NaiveDate>, _>(index)?.map(Value::Day),
             Self::Instant => row.try_get::<Option<DateTime<Utc>>, _>(index)?.map(Value::Instant),
             Self::Count => row.try_get::<Option<i64>, _>(index)?.map(Value::Count),
-            Self::Credits => row.try_get::<Option<i64>, _>(index)?.map(Value::Credits),
-            Self::Usd => {
-                let text: Option<&str> = row.try_get(index)?;
-                let pico = text.map(str::parse).transpose().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-                pico.map(Value::Usd)
-            }
+            Self::Credits => amount(row, index)?.map(Value::Credits),
+            Self::Usd => amount(row, index)?.map(Value::Usd),
         }
         .unwrap_or(Value::None))
     }
@@ -110,8 +107,8 @@ impl Value {
     /// What it adds to its column's sum.
     pub(super) fn amount(&self) -> i128 {
         match self {
-            Self::Count(amount) | Self::Credits(amount) => (*amount).into(),
-            Self::Usd(amount) => *amount,
+            Self::Count(amount) => (*amount).into(),
+            Self::Credits(amount) | Self::Usd(amount) => *amount,
             _ => 0,
         }
     }
@@ -134,10 +131,15 @@ impl fmt::Display for Value {
             Self::Day(day) => day.fmt(f),
             Self::Instant(at) => f.write_str(&at.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
             Self::Count(count) => count.fmt(f),
-            Self::Credits(micro) => f.write_str(&decimal((*micro).into(), 6)),
+            Self::Credits(micro) => f.write_str(&decimal(*micro, 6)),
             Self::Usd(pico) => f.write_str(&decimal(*pico, 12)),
         }
     }
+}
+
+fn amount(row: &PgRow, index: usize) -> Result<Option<i128>, sqlx::Error> {
+    let text: Option<&str> = row.try_get(index)?;
+    text.map(str::parse).transpose().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 /// `amount / 10^places`, exact, without zeros behind the last digit.
@@ -159,6 +161,7 @@ mod tests {
             (Value::Credits(0), "0"),
             (Value::Credits(-1), "-0.000001"),
             (Value::Credits(1_500_000), "1.5"),
+            (Value::Credits(i128::from(i64::MAX) * 1_000), "9223372036854775.807"),
             (Value::Usd(18_750), "0.00000001875"),
             (Value::Usd(-2_000_000_000_000), "-2"),
             (Value::Usd(i128::from(i64::MAX) * 1_000), "9223372036.854775807"),

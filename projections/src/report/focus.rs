@@ -40,16 +40,17 @@ const USAGE: &str = "SELECT 'Usage' AS category, usage_day AS day, accounting_mo
          provider, model, price_id, CASE WHEN kind = 'video' THEN 'Seconds' ELSE 'Tokens' END AS unit, NULL AS note,
          provider || '/' || model AS description, sum(cost_picousd) AS cost_picousd,
          sum(charged_microcredits) AS spent_microcredits,
-         sum(input_tokens + cached_input_tokens + cache_write_tokens + output_tokens + video_seconds) AS quantity,
-         sum(cache_write_tokens) AS cache_write_tokens, sum(cached_input_tokens) AS cached_input_tokens,
-         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, count(*) AS requests,
+         sum(input_tokens + cached_input_tokens + cache_write_tokens + cache_write_1h_tokens + output_tokens + video_seconds)
+             AS quantity,
+         sum(cache_write_1h_tokens) AS cache_write_1h_tokens, sum(cache_write_tokens) AS cache_write_tokens, sum(cached_input_tokens) AS cached_input_tokens,
+         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(requests) AS requests,
          sum(video_seconds) AS video_seconds";
 const USAGE_KEYS: &str =
     "usage_day, accounting_month, corrects_month, account, user_id, provider, model, price_id, kind = 'video'";
 /// The same of notes. They name no other month than a closed one.
 const NOTES: &str = "SELECT CASE WHEN spent_change_microcredits < 0 THEN 'Credit' ELSE 'Adjustment' END, day,
          accounting_month, corrects_month, account, NULL, NULL, NULL, NULL, NULL, reference,
-         reason, 0, spent_change_microcredits, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
+         reason, 0, spent_change_microcredits, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL";
 /// Quantities are decimal numbers in FOCUS: whoever guesses the types of a CSV takes whole ones for integers.
 const QUANTITY: &str = "quantity || '.0'";
 /// The day that a note is booked on, as usage is: its own, or the first one of the month that was open.
@@ -96,6 +97,7 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
         text("SubAccountId", "user_id"),
         text("SubAccountName", "user_id"),
         text("SubAccountType", "CASE category WHEN 'Usage' THEN 'User' END"),
+        count("x_CacheWriteHourTokens", "cache_write_1h_tokens"),
         count("x_CacheWriteTokens", "cache_write_tokens"),
         count("x_CachedInputTokens", "cached_input_tokens"),
         count("x_InputTokens", "input_tokens"),

@@ -29,7 +29,8 @@ pub enum Changed {
 }
 
 const NAMES: &str = "account, user_id, provider, model";
-const AMOUNTS: &str = "input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
+const AMOUNTS: &str =
+    "input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
     video_seconds, list_microcredits, charged_microcredits, cost_picousd";
 
 impl Source {
@@ -56,8 +57,8 @@ impl Source {
         let Self::Past(changed) = self else { return self.view().to_owned() };
         let up_to = query.bind(Bind::Position(basis.position));
         let ledger = format!(
-            "SELECT usage_day AS day, {NAMES}, 1 AS requests, (status IN ('failed', 'abandoned', 'expired'))::int AS failed,
-                    estimated::int AS estimated, {AMOUNTS}
+            "SELECT usage_day AS day, {NAMES}, requests,
+                    (status IN ('failed', 'abandoned', 'expired'))::int * requests AS failed, estimated::int AS estimated, {AMOUNTS}
              FROM usage_ledger_v1 WHERE position <= {up_to}"
         );
         match changed {
@@ -108,7 +109,7 @@ pub fn query(selection: &Selection, source: &Source, basis: &Basis) -> ReportQue
         ("failed", "sum(failed)".to_owned()),
         ("estimated", "sum(estimated)".to_owned()),
     ];
-    let tokens = ["input", "cached_input", "cache_write", "output", "reasoning"];
+    let tokens = ["input", "cached_input", "cache_write", "cache_write_1h", "output", "reasoning"];
     let tokens = tokens.map(|kind| (token_column(kind), format!("sum({kind}_tokens)")));
     query
         .columns
@@ -143,6 +144,7 @@ fn token_column(kind: &str) -> &'static str {
         "input" => "input_tokens",
         "cached_input" => "cached_input_tokens",
         "cache_write" => "cache_write_tokens",
+        "cache_write_1h" => "cache_write_1h_tokens",
         "output" => "output_tokens",
         _ => "reasoning_tokens",
     }

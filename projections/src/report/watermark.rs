@@ -33,6 +33,8 @@ pub struct Watermark {
     pub rows: u64,
     /// The columns that are summed up, with their sums as they are written.
     pub totals: Vec<(&'static str, String)>,
+    /// Views that it is made from and that do not go on: what came later is not in it, though it was asked for all that there is.
+    pub standing: Vec<String>,
 }
 
 impl Watermark {
@@ -42,19 +44,24 @@ impl Watermark {
             let sum = rows.iter().filter_map(|row| row.get(index)).map(CellValue::amount).sum();
             (column.name, column.kind.write_sum(sum))
         });
-        Self { basis, rows: rows.len() as u64, totals: totals.collect() }
+        Self { basis, rows: rows.len() as u64, totals: totals.collect(), standing: vec![] }
     }
 
     pub fn json(&self) -> Value {
         let totals: Map<String, Value> =
             self.totals.iter().map(|(name, sum)| ((*name).to_owned(), Value::from(sum.as_str()))).collect();
-        json!({
+        let mut json = json!({
             "position": self.basis.position,
             "chainHash": self.basis.chain_hash,
             "recordedAt": self.basis.recorded_at.map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true)),
             "rows": self.rows,
             "totals": totals,
-        })
+        });
+        if !self.standing.is_empty() {
+            json["complete"] = json!(false);
+            json["standing"] = json!(self.standing);
+        }
+        json
     }
 }
 
@@ -63,6 +70,8 @@ pub struct Views {
     pub transaction: Transaction<'static, sqlx::Postgres>,
     /// Name, position and chain hash.
     applied: Vec<(String, u64, String)>,
+    /// Those that have failed or are paused.
+    standing: Vec<String>,
     pub closes: Vec<MonthClose>,
 }
 
@@ -76,15 +85,29 @@ impl Views {
             names.join(", ")
         );
         let mut transaction = pool.begin_with(begin).await?;
-        let rows = sqlx::query("SELECT name, position, encode(chain_hash, 'hex') FROM subscriptions")
-            .fetch_all(&mut *transaction)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT name, position, encode(chain_hash, 'hex'), error IS NOT NULL OR paused_at IS NOT NULL FROM subscriptions",
+        )
+        .fetch_all(&mut *transaction)
+        .await?;
         let applied = rows.iter().map(|row| {
             Ok::<_, sqlx::Error>((row.try_get(0)?, row.try_get::<i64, _>(1)?.cast_unsigned(), row.try_get(2)?))
         });
         let applied = applied.collect::<Result<_, _>>()?;
+        let mut standing = Vec::new();
+        for row in &rows {
+            if row.try_get(3)? {
+                standing.push(row.try_get(0)?);
+            }
+        }
         let closes = usage_ledger::closes(&mut transaction).await?;
-        Ok(Self { transaction, applied, closes })
+        Ok(Self { transaction, applied, standing, closes })
+    }
+
+    /// Of these, those that do not go on, in words.
+    pub fn standing(&self, names: &[&str]) -> Vec<String> {
+        let standing = self.standing.iter().filter(|name| names.contains(&name.as_str()));
+        standing.map(|name| format!("{name} stands at position {}", self.position(&[name]))).collect()
     }
 
     /// Up to where the views have all come.

@@ -3,7 +3,10 @@
 use aihub_domain::{
     period::Month,
     price::Charge,
-    request::{Request, event::RequestEvent},
+    request::{
+        Request,
+        event::{Billed, Part, RequestEvent},
+    },
     video::{VideoJob, event::VideoEvent},
 };
 use aihub_infrastructure::event_store::decode::LogEntry;
@@ -17,42 +20,57 @@ use crate::{
 };
 
 impl UsageEntry {
-    /// `None` for what is not the end of a request or a video.
-    pub fn of(entry: &LogEntry, closed: Option<Month>) -> anyhow::Result<Option<Self>> {
+    /// None for what is not the end of a request or a video.
+    pub fn of(entry: &LogEntry, closed: Option<Month>) -> anyhow::Result<Vec<Self>> {
         match entry.aggregate_type.as_str() {
             Request::TYPE => Self::of_request(entry, entry.event::<Request>()?, closed),
-            VideoJob::TYPE => Ok(Self::of_video(entry, entry.event::<VideoJob>()?, closed)),
-            _ => Ok(None),
+            VideoJob::TYPE => Ok(Self::of_video(entry, entry.event::<VideoJob>()?, closed).into_iter().collect()),
+            _ => Ok(vec![]),
         }
     }
 
-    fn of_request(entry: &LogEntry, end: &RequestEvent, closed: Option<Month>) -> anyhow::Result<Option<Self>> {
-        let Some((asked, ended_at)) = end.ended() else { return Ok(None) };
+    fn of_request(entry: &LogEntry, end: &RequestEvent, closed: Option<Month>) -> anyhow::Result<Vec<Self>> {
+        let Some((asked, ended_at)) = end.ended() else { return Ok(vec![]) };
         let (status, client_left) = match end {
-            RequestEvent::RequestAccepted(_) => return Ok(None),
+            RequestEvent::RequestAccepted(_) => return Ok(vec![]),
             RequestEvent::RequestCompleted { client_left, .. } => ("completed", *client_left),
             RequestEvent::RequestFailed { .. } => ("failed", false),
             RequestEvent::RequestCancelled { .. } => ("cancelled", false),
             RequestEvent::RequestAbandoned { .. } => ("abandoned", false),
         };
-        let outcome = end.outcome();
-        let usage = outcome.map(|outcome| outcome.usage).unwrap_or_default();
         let ended = Self {
             account: key_text(&asked.account),
             user_id: key_text(&asked.user),
             kind: name(asked.kind)?,
-            provider: key_text(outcome.and_then(|outcome| outcome.provider.as_ref()).unwrap_or(&asked.provider)),
-            model: key_text(outcome.and_then(|outcome| outcome.model.as_ref()).unwrap_or(&asked.model)),
+            provider: key_text(&asked.provider),
+            model: key_text(&asked.model),
+            requested_model: key_text(&asked.model),
             client_left,
-            estimated: outcome.is_some_and(|outcome| outcome.estimated),
-            input_tokens: usage.input.try_into()?,
-            cached_input_tokens: usage.cached_input.try_into()?,
-            cache_write_tokens: usage.cache_write.try_into()?,
-            output_tokens: usage.output.try_into()?,
-            reasoning_tokens: usage.reasoning.try_into()?,
             ..Self::unused(entry, status, ended_at, closed)
         };
-        Ok(Some(ended.charged(outcome.map(|outcome| &outcome.charge))))
+        let Some(outcome) = end.outcome() else { return Ok(vec![ended]) };
+        let parts = outcome.parts();
+        let last = parts.len().saturating_sub(1);
+        let parts = parts.into_iter().enumerate().map(|(nth, Part { provider, model, billed })| {
+            let Billed { usage, estimated, charge } = billed;
+            let part = Self {
+                part: nth.try_into()?,
+                provider: provider.map_or_else(|| ended.provider.clone(), key_text),
+                model: model.map_or_else(|| ended.model.clone(), key_text),
+                answered_model: outcome.answered_model.as_deref().filter(|_| nth == last).map(key_text),
+                estimated,
+                input_tokens: usage.input.try_into()?,
+                cached_input_tokens: usage.cached_input.try_into()?,
+                cache_write_tokens: usage.cache_write.try_into()?,
+                cache_write_1h_tokens: usage.cache_write_1h.try_into()?,
+                output_tokens: usage.output.try_into()?,
+                reasoning_tokens: usage.reasoning.try_into()?,
+                requests: i32::from(nth == last),
+                ..ended.clone()
+            };
+            Ok(part.charged(Some(&charge)))
+        });
+        parts.collect()
     }
 
     fn of_video(entry: &LogEntry, end: &VideoEvent, closed: Option<Month>) -> Option<Self> {
@@ -69,6 +87,7 @@ impl UsageEntry {
             kind: "video".to_owned(),
             provider: key_text(outcome.map_or(&asked.provider, |outcome| &outcome.provider)),
             model: key_text(outcome.map_or(&asked.model, |outcome| &outcome.model)),
+            requested_model: key_text(&asked.model),
             video_seconds: outcome.map_or(0, |outcome| outcome.seconds).into(),
             ..Self::unused(entry, status, ended_at, closed)
         };
@@ -80,6 +99,7 @@ impl UsageEntry {
         let booking = Booking::of(ended_at, closed);
         Self {
             position: entry.position.cast_signed(),
+            part: 0,
             recorded_at: entry.recorded_at,
             ended_at,
             usage_day: booking.day,
@@ -91,12 +111,15 @@ impl UsageEntry {
             kind: String::new(),
             provider: String::new(),
             model: String::new(),
+            requested_model: String::new(),
+            answered_model: None,
             status: status.to_owned(),
             client_left: false,
             estimated: false,
             input_tokens: 0,
             cached_input_tokens: 0,
             cache_write_tokens: 0,
+            cache_write_1h_tokens: 0,
             output_tokens: 0,
             reasoning_tokens: 0,
             video_seconds: 0,
@@ -104,6 +127,7 @@ impl UsageEntry {
             list_microcredits: 0,
             charged_microcredits: 0,
             cost_picousd: 0,
+            requests: 1,
         }
     }
 

@@ -18,7 +18,8 @@ use crate::{
 pub struct Filter {
     pub account: Option<String>,
     pub user: Option<String>,
-    pub status: Option<VideoStatus>,
+    /// Any of these.
+    pub statuses: Option<Vec<VideoStatus>>,
     pub session_id: Option<String>,
     pub workflow_id: Option<String>,
     /// Requested at this time or later.
@@ -55,18 +56,20 @@ pub struct MediaDue {
 /// Newest first. Where there are as many as were asked for, [`VideoRow::cursor`] of the last one leads on.
 pub async fn list(pool: &PgPool, filter: &Filter) -> Result<AsOf<Vec<VideoRow>>, sqlx::Error> {
     let mut snapshot = Snapshot::of(pool, NAME).await?;
+    let statuses: Option<Vec<&str>> =
+        filter.statuses.as_ref().map(|statuses| statuses.iter().map(|status| status.as_str()).collect());
     let rows = sqlx::query_as!(
         VideoRow,
         "SELECT * FROM video_status_v1
          WHERE ($1::text IS NULL OR account = $1) AND ($2::text IS NULL OR user_id = $2)
-             AND ($3::text IS NULL OR status = $3) AND ($4::text IS NULL OR session_id = $4)
+             AND ($3::text[] IS NULL OR status = ANY($3)) AND ($4::text IS NULL OR session_id = $4)
              AND ($5::text IS NULL OR workflow_id = $5) AND ($6::timestamptz IS NULL OR requested_at >= $6)
              AND ($7::timestamptz IS NULL OR requested_at < $7)
              AND ($8::timestamptz IS NULL OR (requested_at, video_id) < ($8, $9))
          ORDER BY requested_at DESC, video_id DESC LIMIT $10",
         filter.account.as_deref().map(key_text),
         filter.user.as_deref().map(key_text),
-        filter.status.map(VideoStatus::as_str),
+        statuses.as_deref() as Option<&[&str]>,
         filter.session_id.as_deref().map(key_text),
         filter.workflow_id.as_deref().map(key_text),
         filter.from,

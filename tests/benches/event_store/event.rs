@@ -31,6 +31,7 @@ pub fn unit(aggregate_id: &str, expected_sequence: u64) -> Unit {
                 event_version: "1".to_owned(),
                 payload: payload(),
             }],
+            contents: vec![],
         }],
         metadata: Arc::new(metadata().into_iter().collect()),
         basis: None,

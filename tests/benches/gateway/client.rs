@@ -23,6 +23,8 @@ pub struct Client {
     model: &'static str,
     stream: bool,
     asked: usize,
+    /// The messages in front of each question, as JSON with a comma behind each.
+    history: String,
 }
 
 impl Client {
@@ -41,7 +43,18 @@ impl Client {
         let socket = TcpStream::connect(bench.service.address).await.unwrap();
         socket.set_nodelay(true).unwrap();
         let (socket, _) = client_async(request, socket).await.unwrap();
-        Self { socket, model, stream, asked: 0 }
+        Self { socket, model, stream, asked: 0, history: String::new() }
+    }
+
+    /// From now on each question has a conversation of so many bytes in front, which is the same every time, as an agent's
+    /// is nearly.
+    pub fn after(mut self, caller: usize, history_bytes: usize) -> Self {
+        while self.history.len() < history_bytes {
+            let nth = self.history.len();
+            let words: Vec<String> = (0..300).map(|word| ((caller + nth + word * word) % 977).to_string()).collect();
+            self.history.extend([r#"{"role":"user","content":""#, &words.join(" w"), r#""},"#]);
+        }
+        self
     }
 
     pub async fn ready(&mut self) {
@@ -52,9 +65,9 @@ impl Client {
     /// Asks, and reads the answer to its end.
     pub async fn ask(&mut self) -> Timing {
         self.asked += 1;
-        let (id, model, stream) = (self.asked, self.model, self.stream);
+        let (id, model, stream, history) = (self.asked, self.model, self.stream, &self.history);
         let request = format!(
-            r#"{{"type":"chat","id":"r{id}","provider":"openai","model":"{model}","stream":{stream},"messages":[{{"role":"user","content":"Say something about the sea and the wind."}}]}}"#
+            r#"{{"type":"chat","id":"r{id}","provider":"openai","model":"{model}","stream":{stream},"messages":[{history}{{"role":"user","content":"Say something about the sea and the wind."}}]}}"#
         );
         let started = Instant::now();
         self.socket.send(Message::text(request)).await.unwrap();

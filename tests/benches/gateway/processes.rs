@@ -35,6 +35,44 @@ pub const MODELS: [(&str, &str); 3] = [
 
 /// A video that is ready as soon as it was asked for: what is measured is what comes with it.
 pub const VIDEO_MODEL: &str = "sora-2+vtime=1ms+ttft=0s";
+/// What one user and one node may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limits {
+    Default,
+    Raised,
+}
+
+const RAISED: &str = r"
+[limits.per_user]
+requests_per_minute = 4_000_000_000
+tokens_per_minute = 4_000_000_000
+bytes_per_minute = 4_000_000_000
+concurrent_requests = 10_000
+sockets = 10_000
+concurrent_calls = 1_000
+
+[limits.per_account]
+requests_per_minute = 4_000_000_000
+tokens_per_minute = 4_000_000_000
+bytes_per_minute = 4_000_000_000
+concurrent_requests = 10_000
+sockets = 10_000
+concurrent_calls = 1_000
+
+[limits.node]
+running_requests = 4_000
+
+[providers.openai.limits]
+max_concurrency = 4_000
+";
+const HANGING: &str = r#"
+[providers.openai.models."gpt-6-astra"]
+upstream_name = "gpt-6-luna+hang=before"
+
+[video_providers.sora.models."sora-2"]
+upstream_name = "sora-2+hang=before"
+"#;
+
 /// That the provider has at once.
 pub const VIDEOS_AT_ONCE: usize = 50;
 
@@ -86,7 +124,9 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub async fn start() -> Self {
+    /// Nothing is off. Where `limits` are raised, one user or one node may ask for more than a benchmark asks; otherwise they are the
+    /// defaults, and there is something that hangs.
+    pub async fn start(limits: Limits) -> Self {
         let options = EmbeddedPostgresOptions { durable: true, ..EmbeddedPostgresOptions::default() };
         let postgres = EmbeddedPostgres::start_temporary(&options).await.unwrap();
         let database = Database::connect(&DatabaseOptions::new(postgres.url())).await.unwrap();
@@ -99,7 +139,7 @@ impl Bench {
         let providers = Process::start(&["simulate", "--listen", "127.0.0.1:0"]).await;
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("aihub.toml");
-        std::fs::write(&file, configuration(&directory, postgres.url(), providers.address)).unwrap();
+        std::fs::write(&file, configuration(&directory, postgres.url(), providers.address, limits)).unwrap();
         let service = Process::start(&["serve", "--config", file.to_str().unwrap()]).await;
         let auth = Config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap().auth;
         let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&pool).await.unwrap();
@@ -113,6 +153,11 @@ impl Bench {
         let roles = ["user".to_owned()];
         let (ttl, now) = (TimeDelta::hours(1), SystemClock.now());
         mint(&self.auth, &NewToken { sub: &user, account: Some(&account), roles: &roles, ttl, now }).unwrap()
+    }
+
+    /// What the service takes for a token.
+    pub fn auth(&self) -> &aihub::auth::AuthSettings {
+        &self.auth
     }
 
     /// What was measured on.
@@ -140,8 +185,17 @@ impl Bench {
     }
 }
 
-/// Nothing is off; what one user or one node may ask is more than a benchmark asks.
-fn configuration(directory: &TempDir, database: &str, providers: SocketAddr) -> String {
+fn configuration(directory: &TempDir, database: &str, providers: SocketAddr, limits: Limits) -> String {
+    let limits = match limits {
+        Limits::Raised => {
+            RAISED.to_owned()
+                + &format!(
+                    "[video_providers.sora.limits]\nmax_concurrency = {VIDEOS_AT_ONCE}\n\
+             [video_providers.sora.models.\"sora-2\"]\nupstream_name = \"{VIDEO_MODEL}\"\n"
+                )
+        }
+        Limits::Default => HANGING.to_owned(),
+    };
     let mut text = format!(
         r#"
 [server]
@@ -157,24 +211,16 @@ hs256_secret = "{SECRET}"
 [credits]
 welcome = 1_000_000_000
 
-[limits]
-per_user = {{ requests_per_minute = 4_000_000_000, tokens_per_minute = 4_000_000_000, concurrent_requests = 10_000 }}
-per_account = {{ requests_per_minute = 4_000_000_000, tokens_per_minute = 4_000_000_000, concurrent_requests = 10_000 }}
-node = {{ running_requests = 4_000, waiting_requests = 1_000, wait_ms = 30_000 }}
-
 [providers.openai]
 base_url = "http://{providers}/v1"
 api_key = "sk-simulated"
-limits = {{ max_concurrency = 4_000 }}
 
 [video_providers.sora]
 base_url = "http://{providers}/v1"
 api_key = "sk-simulated"
 idempotent = true
-limits = {{ max_concurrency = {VIDEOS_AT_ONCE} }}
 
-[video_providers.sora.models."sora-2"]
-upstream_name = "{VIDEO_MODEL}"
+{limits}
 "#,
         directory = directory.path().display(),
     );

@@ -9,8 +9,8 @@ use crate::{
     usage::{Cpu, load_average, memory_mb},
 };
 
-const CALLERS: usize = 64;
-const WARM_UP: Duration = Duration::from_secs(1);
+pub const CALLERS: usize = 64;
+pub const WARM_UP: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 3;
 
 /// What one cell came to.
@@ -76,7 +76,7 @@ async fn measure(bench: &Bench, stream: bool, time: Duration) -> Measured {
     Measured { cell, cpu: Cpu::now(bench).since(before), behind_events, caught_up, load }
 }
 
-async fn catch_up(bench: &Bench) {
+pub async fn catch_up(bench: &Bench) {
     while bench.behind().await > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-use aihub::cli::Cli;
-use clap::Parser;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    Cli::parse().run().await
+fn main() -> ExitCode {
+    aihub::cli::main()
 }

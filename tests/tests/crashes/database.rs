@@ -33,8 +33,8 @@ async fn ask_on(mut client: Client, answered: &AtomicUsize, enough: Cancellation
             done.push((answer.request_id().to_owned(), answer.charged()));
             answered.fetch_add(1, Ordering::Relaxed);
         } else {
-            // What could not be accepted is refused with a reference, and the socket lives.
-            answer.error("INTERNAL");
+            // What could not be accepted is refused for now, and the socket lives.
+            answer.error("UNAVAILABLE");
         }
     }
     done

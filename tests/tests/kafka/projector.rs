@@ -143,8 +143,7 @@ async fn a_consumer_that_is_killed_is_followed_by_one_that_stands_by() {
         // Whichever of them has the turn.
         let turn = until("one of them has the turn", async || {
             sqlx::query_scalar::<_, i32>(
-                "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)
-                 WHERE locktype = 'advisory' AND granted AND application_name = 'aihub-project' AND datname = current_database()",
+                "SELECT holder_pid FROM leases WHERE name = 'project' AND NOT has_left(holder_pid, leased_until)",
             )
             .fetch_optional(target.pool())
             .await

@@ -27,6 +27,7 @@ async fn spend(accounts: &Accounts, name: String) -> usize {
         let reserve = AccountCommand::ReserveCredits {
             reservation_id: reservation_id.clone(),
             amount: Microcredits(100),
+            at_least: Microcredits(100),
             reserved_at: at,
         };
         match accounts.execute("acme", &reserve, &|_| Ok(vec![]), &metadata).await {

@@ -13,8 +13,10 @@ use aihub_tests::{
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
+/// Of a model whose output is shown as it is made, and without a limit.
 fn unlimited(id: &str) -> Value {
-    with(chat(id, "Go on for a while"), &json!({ "maxTokens": null }))
+    let shown = json!({ "maxTokens": null, "provider": "claude", "model": "claude-haiku-5-5" });
+    with(chat(id, "Go on for a while"), &shown)
 }
 
 #[tokio::test]
@@ -25,9 +27,10 @@ async fn no_provider_is_called_before_the_request_and_its_hold_are_committed() {
     // As a slow disk would, this keeps every commit waiting.
     let mut brake = PgConnection::connect(&app.database.options.url).await.unwrap();
     let mut transaction = brake.begin().await.unwrap();
-    sqlx::query("SELECT pg_advisory_xact_lock(418380281186)").execute(&mut *transaction).await.unwrap();
+    sqlx::query("LOCK TABLE log_lock IN SHARE UPDATE EXCLUSIVE MODE").execute(&mut *transaction).await.unwrap();
     client.send(&chat("a", "Why is the sky blue?")).await;
-    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'log_lock'::regclass AND NOT granted
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     aihub_tests::until("the request waits for its commit", async || {
         let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(app.database.pool()).await.unwrap();
         (waiting > 0).then_some(())
@@ -44,7 +47,7 @@ async fn no_provider_is_called_before_the_request_and_its_hold_are_committed() {
 #[tokio::test]
 async fn a_stream_that_outgrows_its_hold_extends_it() {
     let app = TestApp::start(|config| config.gateway.output_hold_tokens = 20).await;
-    app.providers.rule(json!({ "model": "gpt-6-luna", "output_tokens": 100 }));
+    app.providers.rule(json!({ "model": "claude-haiku-5-5", "output_tokens": 100 }));
     let answer = app.connect("ann").await.ask(&unlimited("a")).await;
     assert_eq!(answer.chunks.len(), 100);
     assert_eq!(answer.done()["metadata"]["finishReason"], "stop");
@@ -55,28 +58,55 @@ async fn a_stream_that_outgrows_its_hold_extends_it() {
     assert_eq!((account.spent, account.uncovered), (answer.charged(), 0));
     let extended = "SELECT count(*) FROM events WHERE event_type = 'ReservationExtended'";
     let extended: i64 = sqlx::query_scalar(extended).fetch_one(app.database.pool()).await.unwrap();
-    // 20 tokens at a time, ahead of need.
-    assert!((4..=5).contains(&extended), "{extended}");
+    // 20 tokens at a time, ahead of half again as much as was seen.
+    assert_eq!(extended, 7);
+    app.stop().await;
+}
+
+/// Grants `poor` what pays for 50 tokens of output beside the input, at its most, of [`unlimited`].
+async fn grant_fifty_tokens(app: &TestApp) -> Microcredits {
+    app.connect("probe").await.ask(&with(unlimited("probe"), &json!({ "maxTokens": 50 }))).await.done();
+    let granted = app.audit().await.request().accepted.reserved_microcredits;
+    app.grant("poor", granted).await;
+    granted
+}
+
+#[tokio::test]
+async fn the_last_extension_takes_what_the_account_has_left_and_the_cut_comes_when_that_is_used() {
+    let app = TestApp::start(|config| config.gateway.output_hold_tokens = 20).await;
+    let granted = grant_fifty_tokens(&app).await;
+    app.providers.rule(json!({ "model": "claude-haiku-5-5", "output_tokens": 10_000, "tokens_per_second": 500 }));
+    let answer = app.connect("poor").await.ask(&unlimited("a")).await;
+    assert_eq!(answer.done()["metadata"]["finishReason"], "credits_exhausted");
+    assert_eq!(answer.chunks.len(), 50, "all that there was: steps of 20 make no difference");
+    let call = app.providers.ended(Outcome::Completed).await;
+    assert_eq!(call.output_tokens, 50, "the provider was told");
+    let audit = Audit::at_rest(app.database.pool()).await;
+    let account = &audit.accounts["poor"];
+    assert_eq!((account.spent, account.held(), account.uncovered), (answer.charged(), 0, 0));
+    assert!(account.spent <= granted.0);
+    let Some(RequestEvent::RequestCancelled { reason, .. }) = &audit.requests[answer.request_id()].end else {
+        panic!()
+    };
+    assert_eq!(*reason, CancelReason::CreditsExhausted);
     app.stop().await;
 }
 
 #[tokio::test]
-async fn a_stream_that_the_account_cannot_pay_further_ends_cleanly_and_is_not_overspent() {
+async fn a_stream_that_goes_on_where_the_account_cannot_pay_ends_cleanly_and_is_not_overspent() {
     let app = TestApp::start(|config| config.gateway.output_hold_tokens = 20).await;
-    app.providers.rule(json!({ "model": "gpt-6-luna", "output_tokens": 10_000, "tokens_per_second": 500 }));
-    // The input, and 50 tokens of output.
-    let granted = 20 * 100 + 50 * 500;
-    app.grant("poor", Microcredits(granted)).await;
+    let granted = grant_fifty_tokens(&app).await;
+    let endless =
+        json!({ "model": "claude-haiku-5-5", "output_tokens": 10_000, "tokens_per_second": 500, "cap": "ignored" });
+    app.providers.rule(endless);
     let answer = app.connect("poor").await.ask(&unlimited("a")).await;
     assert_eq!(answer.done()["metadata"]["finishReason"], "credits_exhausted");
-    assert!((30..=60).contains(&answer.chunks.len()), "{}", answer.chunks.len());
+    assert_eq!(answer.chunks.len(), 50);
     app.providers.ended(Outcome::ClientLeft).await;
     let audit = Audit::at_rest(app.database.pool()).await;
     let account = &audit.accounts["poor"];
     assert_eq!((account.spent, account.held(), account.uncovered), (answer.charged(), 0, 0));
-    assert!(account.spent <= granted);
-    let Some(RequestEvent::RequestCancelled { reason, .. }) = &audit.request().end else { panic!() };
-    assert_eq!(*reason, CancelReason::CreditsExhausted);
+    assert!(account.spent <= granted.0);
     app.stop().await;
 }
 

@@ -116,7 +116,8 @@ async fn whoever_gives_back_what_was_not_used_makes_room_for_others_and_nothing_
 
 #[tokio::test]
 async fn what_one_node_gave_back_another_one_can_spend_at_once() {
-    let first = TestApp::start(|_| ()).await;
+    // What is cancelled at the provider gives everything back.
+    let first = TestApp::start(|config| config.gateway.charge_abandoned = false).await;
     let hold = hold(&first).await;
     let second = TestApp::start_on(&first.database, &first.providers, |_| ()).await;
     first.grant("poor", Microcredits(hold)).await;

@@ -52,14 +52,20 @@ async fn a_request_that_takes_too_long_is_ended_with_a_timeout() {
     app.providers.rule(json!({ "model": "gpt-6-luna", "hang": true }));
     app.providers.rule(json!({ "model": "gpt-6-astra", "hang_after_tokens": 2 }));
     let mut client = app.connect("ann").await;
-    let nothing_came = client.ask(&chat("a", "Why is the sky blue?")).await;
+    let request = with(chat("a", "Why is the sky blue?"), &json!({ "fallback": false }));
+    let nothing_came = client.ask(&request).await;
     let details = &nothing_came.error("TIMEOUT")["details"];
     assert_eq!((&details["limitMs"], &details["attempts"][0]["provider"]), (&json!(1_000), &json!("openai")));
-    assert_eq!(app.audit().await.accounts["ann"].spent, 0);
+    let audit = app.audit().await;
+    let usage = audit.request().outcome().usage;
+    // The provider had it all that time.
+    assert!(usage.input > 0 && usage.output == 0, "{usage:?}");
+    let input = i64::try_from(usage.input * 100).unwrap();
+    assert_eq!(audit.accounts["ann"].spent, input);
     let some_came = client.ask(&with(chat("a", "Why is the sky blue?"), &json!({ "model": "gpt-6-astra" }))).await;
     some_came.error("TIMEOUT");
     assert_eq!(some_came.chunks.len(), 2);
     let audit = Audit::at_rest(app.database.pool()).await;
-    assert!(audit.accounts["ann"].spent >= 2 * 50_000, "{:?}", audit.accounts["ann"]);
+    assert!(audit.accounts["ann"].spent >= input + 2 * 50_000, "{:?}", audit.accounts["ann"]);
     app.stop().await;
 }

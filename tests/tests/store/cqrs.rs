@@ -71,7 +71,8 @@ async fn two_commits_on_one_state_are_a_conflict_and_metadata_is_kept() {
     assert_eq!(committed.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2]);
     let refused = store.commit(events(), other, HashMap::new()).await;
     assert!(matches!(refused, Err(AggregateError::AggregateConflict)), "{refused:?}");
-    let loaded = EventStore::<Account>::load_events(&store, "a").await.unwrap();
+    let mut loaded = EventStore::<Account>::load_events(&store, "a").await.unwrap();
     assert_eq!(loaded.len(), 2);
+    assert!(loaded[1].metadata.remove("databaseRole").is_some(), "whose login appended it");
     assert_eq!((&loaded[1].payload, &loaded[1].metadata), (&Event::Deposited { amount: 2 }, &metadata));
 }

@@ -130,7 +130,7 @@ async fn a_cancelled_request_ends_at_once_and_is_billed_for_what_was_produced() 
 }
 
 #[tokio::test]
-async fn a_request_that_is_cancelled_before_anything_was_produced_costs_nothing() {
+async fn a_request_that_is_cancelled_before_anything_was_produced_costs_its_input_and_is_over() {
     let app = TestApp::start(|_| ()).await;
     app.providers.rule(json!({ "model": "gpt-6-luna", "hang": true }));
     let mut client = app.connect("ann").await;
@@ -138,9 +138,11 @@ async fn a_request_that_is_cancelled_before_anything_was_produced_costs_nothing(
     app.providers.ended(Outcome::Hung).await;
     client.send(&json!({ "type": "cancel", "id": "a" })).await;
     let answer = client.answer("a").await;
-    assert_eq!((answer.done()["metadata"]["finishReason"].as_str(), answer.charged()), (Some("cancelled"), 0));
-    let audit = app.audit().await;
-    assert_eq!((audit.accounts["ann"].spent, audit.accounts["ann"].held()), (0, 0));
+    assert_eq!(answer.done()["metadata"]["finishReason"].as_str(), Some("cancelled"));
+    let (audit, usage) = (app.audit().await, &answer.done()["usage"]);
+    assert_eq!((&usage["completionTokens"], &answer.end["metadata"]["estimated"]), (&json!(0), &json!(true)));
+    let input = usage["promptTokens"].as_i64().unwrap();
+    assert_eq!((audit.accounts["ann"].spent, audit.accounts["ann"].held()), (input * 100, 0));
     // There is nothing left to cancel.
     client.ask(&json!({ "type": "cancel", "id": "a" })).await.error("VALIDATION_ERROR");
     app.stop().await;

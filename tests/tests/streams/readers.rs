@@ -8,21 +8,11 @@ use aihub_tests::{
     PATIENCE,
     app::TestApp,
     audit::Audit,
-    client::{Client, chat, upgrade, with},
+    client::{Client, chat, with},
     until,
 };
 use serde_json::json;
-use tokio::{io::AsyncReadExt, net::TcpSocket, process::Command, time::timeout};
-use tokio_tungstenite::{MaybeTlsStream, client_async};
-
-/// A socket whose kernel takes next to nothing that is not read.
-async fn narrow(app: &TestApp, user: &str) -> Client {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4_096).unwrap();
-    let stream = MaybeTlsStream::Plain(socket.connect(app.address).await.unwrap());
-    let (socket, _) = client_async(upgrade(app.address, &app.token(user)), stream).await.unwrap();
-    Client::on(socket).await
-}
+use tokio::{io::AsyncReadExt, process::Command, time::timeout};
 
 #[tokio::test]
 async fn a_client_that_does_not_read_slows_nobody_and_misses_nothing() {
@@ -30,7 +20,7 @@ async fn a_client_that_does_not_read_slows_nobody_and_misses_nothing() {
     const TOKENS: usize = 100;
     let app = TestApp::start(|_| ()).await;
     app.providers.rule(json!({ "model": "gpt-6-astra", "output_tokens": TOKENS, "tokens_per_second": 50 }));
-    let mut slow = narrow(&app, "slow").await;
+    let mut slow = Client::narrow(app.address, &app.token("slow"), 4_096).await;
     for nth in 0..STREAMS {
         slow.send(&with(chat(&nth.to_string(), "Go on"), &json!({ "model": "gpt-6-astra" }))).await;
     }

@@ -34,7 +34,7 @@ async fn prompts_styles_and_webhook_urls_stand_nowhere_in_clear() {
     // Each table as text, whatever it has.
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT format('%I.%I', table_schema, table_name) FROM information_schema.tables
-         WHERE table_schema IN ('public', 'read') AND table_type = 'BASE TABLE'",
+         WHERE table_schema IN ('public', 'read', 'work') AND table_type = 'BASE TABLE'",
     )
     .fetch_all(app.database.pool())
     .await

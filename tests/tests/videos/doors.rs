@@ -168,7 +168,7 @@ async fn a_list_is_paged_from_the_newest_on() {
     assert_eq!(first["videos"][0]["videoId"], *made[1], "{first}");
     let second = page(&format!("limit=1&cursor={}", first["nextCursor"].as_str().unwrap())).await;
     assert_eq!(second["videos"][0]["videoId"], *made[0], "{second}");
-    for faulty in ["limit=0", "status=lost", "cursor=x", "colour=red"] {
+    for faulty in ["limit=0", "status=lost", "state=lost", "status=rendering", "cursor=x", "colour=red"] {
         assert_eq!(page(faulty).await["code"], "VALIDATION_ERROR", "{faulty}");
     }
 }

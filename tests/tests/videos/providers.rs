@@ -40,7 +40,7 @@ async fn a_provider_that_never_finishes_is_given_up_at_the_deadline_and_called_o
 #[tokio::test]
 async fn a_file_that_cannot_be_played_is_not_kept_and_not_paid_for() {
     for content in ["garbage", "truncated"] {
-        let app = TestApp::start(|_| {}).await;
+        let app = TestApp::start(|config| config.videos.whole_within_ms = 500).await;
         app.providers.rule(json!({ "content": content, "video_time_ms": 100 }));
         let id = generate(&app, "ada", &video("broken")).await;
         let answer = ended(&app, "ada", &id).await;

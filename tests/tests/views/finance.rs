@@ -19,9 +19,11 @@ async fn finance_reads_every_view_and_nothing_else() {
         let change = sqlx::query(&format!("DELETE FROM {table}")).execute(&mut *finance).await;
         assert!(change.unwrap_err().to_string().contains("permission denied"), "{table}");
     }
-    for table in copy(&database, &tables("public")).await {
-        let refused = sqlx::query(&format!("SELECT * FROM {table}")).execute(&mut *finance).await;
-        assert!(refused.unwrap_err().to_string().contains("permission denied"), "{table}");
+    for schema in ["public", "work"] {
+        for table in copy(&database, &tables(schema)).await {
+            let refused = sqlx::query(&format!("SELECT * FROM {table}")).execute(&mut *finance).await;
+            assert!(refused.unwrap_err().to_string().contains("permission denied"), "{table}");
+        }
     }
     sqlx::query("RESET ROLE").execute(&mut *finance).await.unwrap();
 }

@@ -208,8 +208,10 @@ fn anything(rng: &mut StdRng) -> AccountCommand {
             granted_at: at,
         },
         1 => AccountCommand::ExpireCredits { grant_id, expired_at: at },
-        2..5 => AccountCommand::ReserveCredits { reservation_id, amount, reserved_at: at },
-        5 => AccountCommand::ExtendReservation { reservation_id, by: amount, extended_at: at },
+        2..5 => AccountCommand::ReserveCredits { reservation_id, amount, at_least: amount, reserved_at: at },
+        5 => {
+            AccountCommand::ExtendReservation { reservation_id, by: amount, at_least: Microcredits(1), extended_at: at }
+        }
         6 | 7 => AccountCommand::SettleReservation {
             reservation_id,
             charge: Charge { price_id: None, cost: PicoUsd(amount.0), list: amount, amount },

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aihub_infrastructure::event_store::{subscription::checkpoint, upcast::Upcasters};
+use aihub_infrastructure::event_store::{reader, subscription::checkpoint, upcast::Upcasters};
 use aihub_projections::{
     account_balance,
     rebuild::{Rebuild, View, checkpoint_name, views},
@@ -10,6 +10,7 @@ use aihub_projections::{
     watermark::AsOf,
 };
 use aihub_tests::{TestDatabase, database};
+use sqlx::{Connection, Executor};
 use tokio_util::sync::CancellationToken;
 
 use super::{assert_same, catch_up, copy, head, open_books, rows, run, subscriptions, trade, usage, videos};
@@ -165,4 +166,111 @@ async fn a_reader_during_a_rebuild_never_sees_a_half_filled_view() {
         }
     };
     tokio::join!(rebuilding, reading, reporting);
+}
+
+#[tokio::test]
+async fn copies_that_somebody_else_has_made_meanwhile_replace_nothing() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..20).await;
+    catch_up(&database).await;
+    for view in views() {
+        let before = rows(&database, &*view).await;
+        let begun = begin(&database, &view).await;
+        for table in view.tables() {
+            sqlx::query("SELECT copy_table('read', $1)").bind(table).execute(database.pool()).await.unwrap();
+        }
+        let refused = begun.run(|_| ()).await.unwrap_err().to_string();
+        assert!(refused.contains("are not those that were made"), "{refused}");
+        assert_same(view.name(), &rows(&database, &*view).await, &before);
+        // The next one does not take what stands there for its own.
+        assert_eq!(rebuild(&database, &view).await, head(&database).await);
+        assert_same(view.name(), &rows(&database, &*view).await, &before);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_is_missing_replaces_nothing() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..20).await;
+    catch_up(&database).await;
+    let view: Arc<dyn View> = Arc::new(account_balance::View);
+    let before = rows(&database, &*view).await;
+    let begun = begin(&database, &view).await;
+    sqlx::query("DROP TABLE read_next.account_balance_v1").execute(database.pool()).await.unwrap();
+    begun.run(|_| ()).await.unwrap_err();
+    assert_same(view.name(), &rows(&database, &*view).await, &before);
+}
+
+#[tokio::test]
+async fn an_empty_copy_does_not_take_the_place_of_rows_although_events_were_applied_to_it() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..20).await;
+    catch_up(&database).await;
+    let view: Arc<dyn View> = Arc::new(account_balance::View);
+    let before = rows(&database, &*view).await;
+    // Whatever made it so: here each row is gone as soon as it is there.
+    let begun = begin(&database, &view).await;
+    let lose = "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                CREATE TRIGGER lose BEFORE INSERT ON read_next.account_balance_v1 FOR EACH ROW EXECUTE FUNCTION lose()";
+    database.pool().execute(lose).await.unwrap();
+    let refused = begun.run(|_| ()).await.unwrap_err().to_string();
+    assert!(refused.contains("the live one stays as it is"), "{refused}");
+    assert_same(view.name(), &rows(&database, &*view).await, &before);
+    rebuild(&database, &view).await;
+    assert_same(view.name(), &rows(&database, &*view).await, &before);
+}
+
+#[tokio::test]
+async fn a_rebuild_whose_checkpoint_was_moved_replaces_nothing() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..20).await;
+    catch_up(&database).await;
+    let view: Arc<dyn View> = Arc::new(account_balance::View);
+    let before = rows(&database, &*view).await;
+    let begun = begin(&database, &view).await;
+    let head = reader::head(database.pool()).await.unwrap();
+    checkpoint::put(database.pool(), &checkpoint_name(&*view), head).await.unwrap();
+    let refused = begun.run(|_| ()).await.unwrap_err().to_string();
+    assert!(refused.contains("does not stand where its copy was left"), "{refused}");
+    assert_same(view.name(), &rows(&database, &*view).await, &before);
+}
+
+#[tokio::test]
+async fn a_reader_who_keeps_a_new_view_from_its_place_is_named_and_keeps_nobody_else_waiting() {
+    let database = database().await;
+    let books = open_books(&database).await;
+    trade(&books, 0..20).await;
+    catch_up(&database).await;
+    let finance = database.login("", &["aihub_finance"]).await;
+    let login = finance.url.split_once("://").unwrap().1.split_once(':').unwrap().0.to_owned();
+    let mut reading = sqlx::PgConnection::connect(&finance.url).await.unwrap();
+    // The limits that he has been given are his to lift.
+    reading.execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0").await.unwrap();
+    let mut open = reading.begin().await.unwrap();
+    open.execute("SELECT * FROM read.account_balance_v1").await.unwrap();
+    let view: Arc<dyn View> = Arc::new(account_balance::View);
+    let begun = begin(&database, &view).await;
+    let (named, has_named) = tokio::sync::oneshot::channel();
+    let mut named = Some(named);
+    let rebuilding = begun.run(|progress| {
+        if let Some(readers) = progress.waits_for
+            && let Some(named) = named.take()
+        {
+            named.send(readers).unwrap();
+        }
+    });
+    let reading = async {
+        let readers = has_named.await.unwrap();
+        assert!(readers.iter().any(|reader| reader.starts_with(&login)), "{readers:?}");
+        for _ in 0..20 {
+            account_balance::find(database.pool(), "acme").await.unwrap();
+        }
+        open.rollback().await.unwrap();
+    };
+    let (rebuilt, ()) = tokio::join!(rebuilding, reading);
+    assert_eq!(rebuilt.unwrap(), head(&database).await);
 }

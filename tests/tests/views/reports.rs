@@ -92,7 +92,7 @@ pub async fn json(database: &TestDatabase, name: Name, pairs: &[(&str, &str)]) -
 }
 
 /// Every report in every format, the way it is now or was then.
-async fn all_files(database: &TestDatabase, as_of: Option<u64>) -> Vec<(u64, String, Vec<u8>)> {
+pub async fn all_files(database: &TestDatabase, as_of: Option<u64>) -> Vec<(u64, String, Vec<u8>)> {
     let as_of = as_of.map(|position| position.to_string());
     let mut files = Vec::new();
     for (name, pairs) in ALL {
@@ -125,7 +125,7 @@ async fn late(books: &Books, request_id: &str, at: &str) {
     books.end("acme", request_id, End::Completed(end)).await.unwrap();
 }
 
-async fn rebuild_all(database: &TestDatabase) {
+pub async fn rebuild_all(database: &TestDatabase) {
     for view in views() {
         Rebuild::begin(&database.database, std::sync::Arc::default(), view).await.unwrap().run(|_| ()).await.unwrap();
     }

@@ -40,14 +40,14 @@ async fn usage_the_ledger_and_the_balances_come_to_the_same_sums() {
     books.end("poor", "too dear", End::Completed(outcome(90, 70))).await.unwrap();
     catch_up(&database).await;
 
-    let (mut settled, mut cost, mut uncovered) = (0, 0, 0);
+    let (mut settled, mut cost, mut uncovered) = (0_i128, 0, 0);
     let log = entries(verified(database.pool()).await);
     for change in events_of::<Account>(&log) {
         if let AccountEvent::CreditsSettled { charged_microcredits, uncovered_microcredits, cost_picousd, .. } =
             change.unwrap().1
         {
-            settled += charged_microcredits.0;
-            uncovered += uncovered_microcredits.0;
+            settled += i128::from(charged_microcredits.0);
+            uncovered += i128::from(uncovered_microcredits.0);
             cost += i128::from(cost_picousd.0);
         }
     }
@@ -55,7 +55,7 @@ async fn usage_the_ledger_and_the_balances_come_to_the_same_sums() {
     let total = report(&database, &everything(), &[]).await;
     assert_eq!((total[0].usage.charged_microcredits, total[0].usage.cost_picousd), (settled, cost));
 
-    let (mut spent, mut lost) = (0, 0);
+    let (mut spent, mut lost) = (0_i128, 0_i128);
     for account in ACCOUNTS.into_iter().chain(["poor"]) {
         let AsOf { position, value } = account_balance::find(database.pool(), account).await.unwrap();
         let (balance, truth) = (value.unwrap(), books.accounts.load(account).await.unwrap());
@@ -65,9 +65,10 @@ async fn usage_the_ledger_and_the_balances_come_to_the_same_sums() {
         assert_eq!(balance.spent_microcredits, truth.spent().0);
         assert_eq!(balance.available_microcredits, truth.available().0);
         let of_account = UsageFilter { account: Some(account.to_owned()), ..everything() };
-        assert_eq!(report(&database, &of_account, &[]).await[0].usage.charged_microcredits, balance.spent_microcredits);
-        spent += balance.spent_microcredits;
-        lost += balance.uncovered_microcredits;
+        let charged = report(&database, &of_account, &[]).await[0].usage.charged_microcredits;
+        assert_eq!(charged, balance.spent_microcredits.into());
+        spent += charged;
+        lost += i128::from(balance.uncovered_microcredits);
     }
     assert_eq!((spent, lost), (settled, uncovered));
 }
@@ -97,6 +98,7 @@ async fn a_report_keeps_apart_what_it_was_asked_to_and_adds_up_the_rest() {
             input_tokens: sum.input_tokens + row.usage.input_tokens,
             cached_input_tokens: sum.cached_input_tokens + row.usage.cached_input_tokens,
             cache_write_tokens: sum.cache_write_tokens + row.usage.cache_write_tokens,
+            cache_write_1h_tokens: sum.cache_write_1h_tokens + row.usage.cache_write_1h_tokens,
             output_tokens: sum.output_tokens + row.usage.output_tokens,
             reasoning_tokens: sum.reasoning_tokens + row.usage.reasoning_tokens,
             video_seconds: sum.video_seconds + row.usage.video_seconds,
@@ -128,7 +130,7 @@ async fn a_report_keeps_apart_what_it_was_asked_to_and_adds_up_the_rest() {
 async fn a_report_over_its_limit_is_refused() {
     let database = database().await;
     sqlx::query(
-        "INSERT INTO usage_daily_v1 SELECT '2026-11-22', 'account-' || n, 'u', 'p', 'm', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        "INSERT INTO usage_daily_v1 SELECT '2026-11-22', 'account-' || n, 'u', 'p', 'm', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
              99999999999999999999999999999, 1, 1 FROM generate_series(0, $1) n",
     )
     .bind(i32::try_from(usage_daily::MAX_ROWS).unwrap())

@@ -154,7 +154,7 @@ async fn the_pages_of_a_list_go_from_the_newest_to_the_oldest_and_nothing_new_mo
     for (filter, expected) in [
         (Filter { account: Some("acme".to_owned()), ..Filter::default() }, vec!["video-18", "video-15", "video-12"]),
         (Filter { user: Some("ann".to_owned()), ..Filter::default() }, vec!["video-16", "video-12", "video-8"]),
-        (Filter { status: Some(VideoStatus::InDoubt), ..Filter::default() }, vec!["video-15", "video-6"]),
+        (Filter { statuses: Some(vec![VideoStatus::InDoubt]), ..Filter::default() }, vec!["video-15", "video-6"]),
         (Filter { session_id: Some("session-7".to_owned()), ..Filter::default() }, vec!["video-7"]),
         (Filter { workflow_id: Some("workflow-1".to_owned()), ..Filter::default() }, vec!["video-13", "video-9"]),
         (Filter { from: Some(at(17)), ..Filter::default() }, vec!["video-19", "video-18", "video-17"]),

@@ -34,6 +34,17 @@ async fn a_token_with_an_empty_list_of_roles_has_none() {
 }
 
 #[tokio::test]
+async fn where_no_role_is_made_up_a_token_whose_roles_grant_nothing_has_no_right() {
+    let strict = AuthSettings { default_role: None, ..with_secret() };
+    for payload in [good(), good_but("roles", json!([])), good_but("roles", json!(["nobody", "root"]))] {
+        assert_eq!(check(&strict, &hs256().token(&payload)).await.unwrap_err(), AuthError::NoRole, "{payload}");
+    }
+    let user = check(&strict, &hs256().token(&good_but("roles", json!(["nobody", "user"])))).await.unwrap();
+    user.require_reports_on("ann").unwrap();
+    assert_eq!(AuthError::NoRole.status(), http::StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
 async fn a_token_without_an_end_is_refused() {
     assert_eq!(refused(&json!({"sub": "ann"})).await, AuthError::ClaimMissing("exp"));
 }

@@ -1,7 +1,4 @@
-use aihub_application::ports::{
-    clock::{Clock, SystemClock},
-    event_log::EventLog,
-};
+use aihub_application::ports::{clock::Clock as _, event_log::EventLog};
 use aihub_domain::{
     account::{
         AdjustmentKind,
@@ -70,7 +67,7 @@ impl Adjust {
             corrects_month: self.month,
             reason: self.reason,
             actor,
-            adjusted_at: SystemClock.now(),
+            adjusted_at: ledger.clock.now(),
         });
         let events = ledger.accounts.execute(&self.account, &command, &|_| Ok(vec![]), &metadata).await?;
         let available = events.iter().find_map(|event| match event {

@@ -1,4 +1,4 @@
-use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_application::ports::clock::Clock as _;
 use aihub_domain::account::{command::AccountCommand, event::AccountEvent};
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
 use clap::Args;
@@ -40,7 +40,7 @@ impl Grant {
             expires_at: self.expires,
             reason: self.reason,
             actor,
-            granted_at: SystemClock.now(),
+            granted_at: ledger.clock.now(),
         };
         let events = ledger.accounts.execute(&self.account, &command, &|_| Ok(vec![]), &metadata).await?;
         let available = events.iter().find_map(|event| match event {

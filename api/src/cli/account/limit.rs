@@ -1,6 +1,6 @@
 use std::str::FromStr;
 
-use aihub_application::ports::clock::{Clock, SystemClock};
+use aihub_application::ports::clock::Clock as _;
 use aihub_domain::{
     account::{UsageLimits, command::AccountCommand},
     money::Microcredits,
@@ -53,7 +53,7 @@ impl Limit {
         };
         let actor = actor(self.actor);
         let metadata = metadata(&actor, &Uuid::now_v7().to_string());
-        let set_at = SystemClock.now();
+        let set_at = ledger.clock.now();
         let command = AccountCommand::SetUsageLimits { limits, reason: self.reason, actor, set_at };
         ledger.accounts.execute(&self.account, &command, &|_| Ok(vec![]), &metadata).await?;
         Ok(out_line(format_args!("limits of {}: {}", self.account, describe(limits)))?)

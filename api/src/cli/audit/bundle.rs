@@ -75,12 +75,15 @@ impl Export {
         self.who.looks(database, "audit.export", asked).await?;
         let file = tokio::fs::File::create_new(&self.file).await.with_context(|| self.file.display().to_string())?;
         match write_bundle(database, (self.from, to), keys.first(), file).await {
-            Ok(checkpoint) => Ok(remark(format_args!(
-                "positions {} to {to} are in {}, proved by the checkpoint of position {}",
-                self.from,
-                self.file.display(),
-                checkpoint.head.position
-            ))?),
+            Ok((checkpoint, contents)) => {
+                remark(format_args!(
+                    "positions {} to {to} are in {}, proved by the checkpoint of position {}",
+                    self.from,
+                    self.file.display(),
+                    checkpoint.head.position
+                ))?;
+                Ok(remark(format_args!("of the content that they name {contents}"))?)
+            }
             Err(error) => {
                 // Half a bundle proves nothing.
                 std::fs::remove_file(&self.file)?;
@@ -95,9 +98,10 @@ impl VerifyBundle {
         let file = File::open(&self.file).map_err(|error| Finding::from(AuditError::from(error)))?;
         let report =
             verify_bundle(BufReader::with_capacity(256 << 10, file), &self.keys.given).map_err(Finding::from)?;
-        let BundleReport { from, to, streams, checkpoint, key, is_own_key } = report;
+        let BundleReport { from, to, contents, streams, checkpoint, key, is_own_key } = report;
         let (position, at) = (checkpoint.head.position, checkpoint.signed_at);
         out_line(format_args!("{:<17} {from} to {to}, contiguous, with the hashes that were recorded", "events"))?;
+        out_line(format_args!("{:<17} {contents} pieces, as the events name them", "content"))?;
         out_line(format_args!("{:<17} {streams}, each without a hole and in order", "streams"))?;
         out_line(format_args!("{:<17} the last leads to the root of position {position}, signed {at}", "inclusion"))?;
         out_line(format_args!("{:<17} {key}", "signed by"))?;

@@ -27,6 +27,9 @@ pub struct Verify {
     /// A checkpoint that was saved elsewhere: the log has to be the one that it was, and go on from there
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
+    /// Leave out the prompts and answers that events name: most of what there is to read
+    #[arg(long)]
+    without_content: bool,
     #[command(flatten)]
     keys: Keys,
     #[command(flatten)]
@@ -43,6 +46,7 @@ impl Verify {
             saved,
             keys: self.keys.known(config)?,
             balances: account_balance::AUDITED,
+            contents: !self.without_content,
         };
         let began = Instant::now();
         let show = |now: Progress| {

@@ -18,6 +18,7 @@ use crate::{
         audit::Finding,
         output::{out_line, progress, progress_done, remark},
     },
+    config::Config,
 };
 
 /// How many events lie between two looks at the progress.
@@ -34,8 +35,9 @@ pub async fn write(database: &Database, path: &Path) -> anyhow::Result<()> {
     .await;
     progress_done();
     match written {
-        Ok(head) => {
+        Ok((head, contents)) => {
             out_line(format_args!("{} events, chain {}", head.position, hex(&head.chain_hash)))?;
+            remark(format_args!("of the content that they name {contents}"))?;
             Ok(remark("the keys of sealed content are not in it: keep `subject_keys` and the master key apart")?)
         }
         Err(error) => {
@@ -47,14 +49,16 @@ pub async fn write(database: &Database, path: &Path) -> anyhow::Result<()> {
 }
 
 /// A whole system from a file: the log with its positions and hashes, and every view.
-pub async fn restore_into(url: &str, path: &Path) -> anyhow::Result<()> {
+pub async fn restore_into(config: &Config, url: &str, path: &Path) -> anyhow::Result<()> {
     let file = LogFile::open(BufReader::with_capacity(
         256 << 10,
         File::open(path).with_context(|| path.display().to_string())?,
     ))
     .map_err(Finding::from)?;
     let database = Database::connect(&DatabaseOptions::new(url)).await?;
-    database.migrate().await?;
+    if database.migrate().await? {
+        config.database.roles().make(&database).await?;
+    }
     let restored = restore(&database, file, |position| progress(format_args!("{position} events"))).await;
     progress_done();
     let head = restored.map_err(Finding::from)?;

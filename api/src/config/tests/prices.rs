@@ -1,13 +1,16 @@
 //! What models cost.
 
-use aihub_application::catalog::Serves;
+use aihub_application::{
+    catalog::Serves,
+    upstream::{Streaming, UpstreamSettings},
+};
 use aihub_domain::price::{LongContext, PicoUsdPerToken, Rates};
 use chrono::DateTime;
 
 use super::*;
 
-fn figures(rates: &Rates) -> [u64; 4] {
-    [rates.input, rates.cached_input, rates.cache_write, rates.output].map(|price| price.0)
+fn figures(rates: &Rates) -> [u64; 5] {
+    [rates.input, rates.cached_input, rates.cache_write, rates.cache_write_1h, rates.output].map(|price| price.0)
 }
 
 #[test]
@@ -21,7 +24,7 @@ fn the_built_in_models_have_the_prices_of_the_list_and_a_default_of_each_kind() 
     );
     let price = &luna.prices[0];
     assert_eq!(price.id, "openai/gpt-6-luna@2026-11-22");
-    assert_eq!(figures(&price.rates), [100_000, 10_000, 125_000, 500_000]);
+    assert_eq!(figures(&price.rates), [100_000, 10_000, 125_000, 200_000, 500_000]);
     assert!(price.is_valid_at(DateTime::UNIX_EPOCH) && price.valid_until.is_none());
     assert_eq!(upstream.models.default_text.as_deref(), Some("gpt-6-luna"));
     assert_eq!(upstream.models.default_embedding.as_deref(), Some("text-embedding-3-small"));
@@ -42,12 +45,12 @@ fn the_built_in_models_have_the_dearer_prices_of_the_list_for_long_prompts() {
         }
     }
     let expected = [
-        ("claude-haiku-5-5", 100_000, [500_000, 50_000, 625_000, 2_500_000]),
-        ("gpt-5.6-sol", 272_000, [8_000_000, 800_000, 10_000_000, 30_000_000]),
-        ("gpt-6-astra", 272_000, [20_000_000, 2_000_000, 25_000_000, 75_000_000]),
-        ("gpt-6-luna", 272_000, [200_000, 20_000, 250_000, 750_000]),
-        ("gpt-6.1-sol", 272_000, [4_000_000, 200_000, 5_000_000, 15_000_000]),
-        ("gpt-6.1-terra", 272_000, [2_000_000, 100_000, 2_500_000, 7_500_000]),
+        ("claude-haiku-5-5", 100_000, [500_000, 50_000, 625_000, 1_000_000, 2_500_000]),
+        ("gpt-5.6-sol", 272_000, [8_000_000, 800_000, 10_000_000, 16_000_000, 30_000_000]),
+        ("gpt-6-astra", 272_000, [20_000_000, 2_000_000, 25_000_000, 40_000_000, 75_000_000]),
+        ("gpt-6-luna", 272_000, [200_000, 20_000, 250_000, 400_000, 750_000]),
+        ("gpt-6.1-sol", 272_000, [4_000_000, 200_000, 5_000_000, 8_000_000, 15_000_000]),
+        ("gpt-6.1-terra", 272_000, [2_000_000, 100_000, 2_500_000, 4_000_000, 7_500_000]),
     ];
     assert_eq!(found, expected.map(|(model, above, figures)| (model.to_owned(), (above, figures))).into());
 }
@@ -70,6 +73,7 @@ fn a_price_for_long_prompts_has_a_limit_and_its_own_figures() {
         input: PicoUsdPerToken(3_000_000),
         cached_input: PicoUsdPerToken(3_000_000),
         cache_write: PicoUsdPerToken(3_000_000),
+        cache_write_1h: PicoUsdPerToken(6_000_000),
         output: PicoUsdPerToken(4_000_000),
     };
     assert_eq!(price.long_context, Some(LongContext { above_input_tokens: 10, rates: expected }));
@@ -88,6 +92,27 @@ fn a_price_without_cache_figures_charges_the_cache_like_other_input() {
     let small = &openai.models.listed["text-embedding-3-small"].prices[0].rates;
     let input = PicoUsdPerToken(20_000);
     assert_eq!((small.input, small.cached_input, small.cache_write, small.output.0), (input, input, input, 0));
+    assert_eq!(small.cache_write_1h, PicoUsdPerToken(40_000), "but for what is kept for an hour");
+}
+
+#[test]
+fn models_that_reason_unseen_say_so_and_who_says_nothing_is_taken_for_what_is_safe() {
+    let file = "[providers.local]\nkind = \"openai\"\nbase_url = \"http://l/v1\"\nstreams = \"never\"
+        [providers.local.unlisted]\ncontext_tokens = 1\nmax_output_tokens = 1
+        prices = [{ id = \"a\", input_usd_per_mtok = 1, output_usd_per_mtok = 2 }]";
+    let config = load(file, &[]).unwrap();
+    let openai = config.providers["openai"].upstream_settings("openai");
+    let claude = config.providers["claude"].upstream_settings("claude");
+    let hidden = |settings: &UpstreamSettings, model: &str| settings.models.listed[model].hidden_output;
+    assert!(hidden(&openai, "gpt-6-luna") && !hidden(&openai, "gpt-4o-mini"));
+    assert!(hidden(&claude, "claude-opus-5-5") && !hidden(&claude, "claude-haiku-5-5"));
+    assert_eq!((openai.streaming, claude.streaming), (Streaming::Counted, Streaming::Counted));
+    let local = config.providers["local"].upstream_settings("local");
+    assert!(local.models.unlisted.unwrap().hidden_output);
+    assert_eq!(local.streaming, Streaming::Never);
+    // A picture by address only where the most that it counts for is known.
+    let most = |settings: &UpstreamSettings, model: &str| settings.models.listed[model].pictures.tokens_max;
+    assert_eq!((most(&openai, "gpt-6-luna"), most(&claude, "claude-opus-5-5")), (None, Some(4_884)));
 }
 
 #[test]

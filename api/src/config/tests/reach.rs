@@ -34,6 +34,7 @@ fn production_names_everything_that_it_lacks() {
     for named in [
         "JWT_SECRET",
         "JWT_JWKS_URL",
+        "AUTH__AUDIENCE",
         "DATABASE_URL",
         "MASTER_KEY",
         "MEDIA__URL_SECRET",
@@ -51,6 +52,7 @@ fn production_is_content_with_real_things_and_refuses_a_simulated_provider_among
     let complete = [
         ("AIHUB_ENV", "production"),
         ("JWT_SECRET", "12345678901234567890123456789012"),
+        ("AIHUB__AUTH__AUDIENCE", "aihub"),
         ("DATABASE_URL", "postgres://db/aihub"),
         ("AIHUB__CONTENT__MASTER_KEY", MASTER_KEY),
         ("AIHUB__AUDIT__SIGNING_KEY", MASTER_KEY),

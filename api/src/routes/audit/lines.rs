@@ -2,6 +2,7 @@
 
 use std::{future::ready, io};
 
+use aihub_application::{principal::Principal, shares::Held};
 use aihub_infrastructure::audit::AuditError;
 use axum::{
     body::Body,
@@ -10,30 +11,20 @@ use axum::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use http::header;
-use tokio::{
-    io::DuplexStream,
-    sync::{Semaphore, SemaphorePermit, mpsc},
-};
+use tokio::{io::DuplexStream, sync::mpsc};
 use tokio_util::io::ReaderStream;
 
-use crate::problem::Problem;
-
-/// Audits that run at once on this node: each may read the log from end to end.
-const MAX_RUNNING: usize = 2;
-static RUNNING: Semaphore = Semaphore::const_new(MAX_RUNNING);
+use crate::{doors, hub::Hub, problem::Problem};
 
 /// What waits for whoever reads; beyond it the work waits.
 const BUFFERED_LINES: usize = 64;
 const BUFFERED_BYTES: usize = 256 << 10;
 
 /// A place among those that run, until it is dropped.
-pub type Place = SemaphorePermit<'static>;
+pub type Place = Held;
 
-pub fn place() -> Result<Place, Problem> {
-    RUNNING.try_acquire().map_err(|_| Problem {
-        retry_after_ms: Some(5_000),
-        ..Problem::new("QUEUE_FULL", format!("{MAX_RUNNING} audits are running on this node already"))
-    })
+pub fn place(hub: &Hub, caller: &Principal) -> Result<Place, Problem> {
+    doors::take(hub, &hub.doors.audits, caller, 1)
 }
 
 /// The lines that `work` sends.

@@ -3,14 +3,24 @@ use chrono::DateTime;
 use serde_json::json;
 
 use super::*;
-use crate::{answer::AnswerEnd, error::GatewayError, principal::Capabilities};
+use crate::{
+    answer::{AnswerEnd, RUNNING_BYTES},
+    error::GatewayError,
+    principal::Capabilities,
+    shares::{Portions, Scope},
+};
 
 const MINUTE: Duration = Duration::from_mins(1);
+const MEMORY: usize = 4 << 20;
 
 fn ann() -> Principal {
+    user("ann")
+}
+
+fn user(name: &str) -> Principal {
     Principal {
-        user: "ann".to_owned(),
-        account: "ann".to_owned(),
+        user: name.to_owned(),
+        account: name.to_owned(),
         roles: vec![],
         expires_at: DateTime::UNIX_EPOCH,
         capabilities: Capabilities::new(vec![]),
@@ -22,13 +32,32 @@ fn request(prompt: &str) -> AnswerRequest {
     AnswerRequest::from_fields(RequestKind::Chat, fields).unwrap()
 }
 
+fn answers() -> Answers {
+    Answers::new(Share::new("bytes", Portions::of(MEMORY)))
+}
+
+fn answer_of(answers: &Answers) -> Arc<Answer> {
+    Arc::new(Answer::new(answers.room(&ann(), RUNNING_BYTES).unwrap()))
+}
+
+/// An answer of `bytes` that has ended.
+fn ended(answers: &Answers, principal: &Principal, id: &str, bytes: usize) -> Result<(), Full> {
+    let answer = Arc::new(Answer::new(answers.room(principal, RUNNING_BYTES).map_err(Full::Memory)?));
+    assert!(answers.insert(principal, id, &format!("{} {id}", principal.user), &request("hi"), &answer).is_none());
+    answers.push(principal, &answer, true, ("x".repeat(bytes), vec![]))?;
+    answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown.into()));
+    answers.ended(&format!("{} {id}", principal.user), &answer, MINUTE);
+    Ok(())
+}
+
 fn is_same(known: Option<Known>, answer: &Arc<Answer>) -> bool {
     matches!(known, Some(Known::Same(same)) if Arc::ptr_eq(&same, answer))
 }
 
 #[tokio::test]
 async fn two_requests_with_one_key_at_once_share_one_answer() {
-    let (answers, first, second) = (Answers::default(), Arc::<Answer>::default(), Arc::<Answer>::default());
+    let answers = answers();
+    let (first, second) = (answer_of(&answers), answer_of(&answers));
     assert!(answers.insert(&ann(), "a", "r", &request("hi"), &first).is_none());
     assert!(is_same(answers.insert(&ann(), "b", "r", &request("hi"), &second), &first));
     assert!(Arc::ptr_eq(&answers.resume(&ann(), "b").unwrap().answer, &first));
@@ -38,7 +67,8 @@ async fn two_requests_with_one_key_at_once_share_one_answer() {
 
 #[tokio::test]
 async fn a_request_that_was_never_accepted_may_come_again_under_its_key() {
-    let (answers, refused, again) = (Answers::default(), Arc::<Answer>::default(), Arc::<Answer>::default());
+    let answers = answers();
+    let (refused, again) = (answer_of(&answers), answer_of(&answers));
     assert!(answers.insert(&ann(), "a", "r", &request("hi"), &refused).is_none());
     answers.forget("r", &refused);
     assert!(answers.insert(&ann(), "a", "r", &request("hi"), &again).is_none());
@@ -50,22 +80,25 @@ async fn a_request_that_was_never_accepted_may_come_again_under_its_key() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_ends_twice_is_counted_once() {
-    let (answers, answer) = (Answers::default(), Arc::<Answer>::default());
+    let answers = answers();
+    let answer = answer_of(&answers);
     assert!(answers.insert(&ann(), "a", "r", &request("hi"), &answer).is_none());
-    answer.push("text".to_owned(), vec![]);
+    answer.push("text".to_owned(), vec![]).unwrap();
     answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown.into()));
     answers.ended("r", &answer, MINUTE);
     answers.ended("r", &answer, MINUTE);
     tokio::time::advance(MINUTE).await;
     answers.forget_expired();
+    drop(answer);
     let kept = answers.lock();
-    assert_eq!((kept.retained_bytes, kept.by_request.len(), kept.by_client_id.len()), (0, 0, 0));
-    assert!(kept.expiring.is_empty());
+    assert_eq!((answers.memory.taken(), kept.by_request.len(), kept.by_client_id.len()), (0, 0, 0));
+    assert!(kept.expiring.is_empty() && kept.ended.is_empty());
 }
 
 #[tokio::test]
 async fn only_the_latest_names_lead_to_an_answer() {
-    let (answers, answer) = (Answers::default(), Arc::<Answer>::default());
+    let answers = answers();
+    let answer = answer_of(&answers);
     assert!(answers.insert(&ann(), "first", "r", &request("hi"), &answer).is_none());
     for name in 0..100 {
         assert!(is_same(answers.join(&ann(), &(name % 50).to_string(), "r", &request("hi")), &answer));
@@ -73,4 +106,23 @@ async fn only_the_latest_names_lead_to_an_answer() {
     assert_eq!(answers.lock().by_client_id.len(), MAX_NAMES);
     assert!(answers.resume(&ann(), "first").is_none());
     assert!(answers.resume(&ann(), "49").is_some());
+}
+
+#[tokio::test]
+async fn who_needs_more_than_their_share_loses_their_own_oldest_answer_and_nobody_elses() {
+    let answers = answers();
+    ended(&answers, &user("bob"), "b", 10_000).unwrap();
+    for nth in 0..50 {
+        ended(&answers, &ann(), &nth.to_string(), 100_000).unwrap();
+    }
+    let is_kept = |principal: &Principal, id: &str| answers.resume(principal, id).is_some();
+    assert!(!is_kept(&ann(), "0") && !is_kept(&ann(), "38") && is_kept(&ann(), "43") && is_kept(&ann(), "49"));
+    assert!(is_kept(&user("bob"), "b"));
+    // What nobody but a slow reader has is held all the same, and then there is no more.
+    let read: Vec<_> = (0..50).filter_map(|nth| answers.resume(&ann(), &nth.to_string())).collect();
+    assert!(matches!(ended(&answers, &ann(), "more", 900_000), Err(Full::Memory(UsedUp { scope: Scope::User, .. }))));
+    assert!(is_kept(&ann(), "49"), "what is being read is not let go of for nothing");
+    drop(read);
+    ended(&answers, &ann(), "after", 900_000).unwrap();
+    assert!(is_kept(&user("bob"), "b"));
 }

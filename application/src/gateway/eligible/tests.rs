@@ -1,4 +1,4 @@
-use std::{num::NonZeroU32, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use aihub_domain::price::{Price, Rates};
 use chrono::{DateTime, Utc};
@@ -10,7 +10,8 @@ use crate::{
     catalog::{Model, Models, Serves},
     ports::provider::{DeltaStream, EmbedCall, Embeddings, GenerateCall, Provider, ProviderError},
     principal::{Capabilities, Pattern, Role},
-    upstream::{BreakerPolicy, Upstream, UpstreamSettings, guard::UpstreamLimits},
+    request::pictures::Pictures,
+    upstream::{BreakerPolicy, Streaming, Timing, Upstream, UpstreamSettings, guard::UpstreamLimits},
 };
 
 /// Whom to ask is decided without asking anybody.
@@ -32,6 +33,13 @@ fn candidate(provider: &str, context_tokens: u64) -> Candidate {
         simulated: false,
         priority: 1,
         weight: 1,
+        streaming: Streaming::Counted,
+        timing: Timing {
+            first_byte: Duration::MAX,
+            first_piece: Duration::MAX,
+            silence: Duration::MAX,
+            whole: Duration::MAX,
+        },
         models: Models::default(),
         limits: UpstreamLimits { max_concurrency: 1, requests_per_minute: None::<NonZeroU32>, tokens_per_minute: None },
         breaker: BreakerPolicy::default(),
@@ -49,6 +57,9 @@ fn candidate(provider: &str, context_tokens: u64) -> Candidate {
         serves: Serves::Text,
         context_tokens,
         max_output_tokens: 1,
+        hidden_output: false,
+        pictures: Pictures::default(),
+        first_piece: None,
         prices: vec![price.clone()],
     };
     Candidate { upstream: Upstream::new(settings, Arc::new(NeverAsked)), model_name: "m".to_owned(), model, price }
@@ -87,7 +98,7 @@ fn left(provider: &str, may_use: &[&str], candidates: &[(&str, u64)]) -> Result<
 
 fn faults(refused: GatewayError) -> Vec<(String, String)> {
     let GatewayError::Validation(faults) = refused else { panic!("{refused}") };
-    faults.into_iter().map(|fault| (fault.field, fault.reason)).collect()
+    faults.told().iter().map(|fault| (fault.field.clone(), fault.reason.clone())).collect()
 }
 
 #[test]
@@ -125,4 +136,16 @@ fn a_provider_that_was_asked_for_and_may_not_be_used_is_refused_and_another_is_p
     assert!(!matches!(refused, GatewayError::Validation(_)), "{refused}");
     let refused = left("auto", &["other"], &candidates).unwrap_err();
     assert!(!matches!(refused, GatewayError::Validation(_)), "{refused}");
+}
+
+#[test]
+fn a_picture_by_address_goes_to_who_has_a_bound_for_it_and_is_refused_by_its_place_where_nobody_has() {
+    let parts = json!([{ "type": "text", "text": "see" }, { "type": "image_url", "image_url": { "url": "https://a.example/b" } }]);
+    let request = request(RequestKind::Chat, &json!({ "messages": [{ "role": "user", "content": parts }] }));
+    let mut bounded = candidate("bounded", 500);
+    bounded.model.pictures.tokens_max = Some(4_784);
+    let left = eligible(vec![candidate("unbounded", 500), bounded], &principal(&["*"]), &request).unwrap();
+    assert_eq!(left.iter().map(|candidate| candidate.upstream.name.as_str()).collect::<Vec<_>>(), ["bounded"]);
+    let refused = eligible(vec![candidate("unbounded", 500)], &principal(&["*"]), &request).err().unwrap();
+    assert_eq!(faults(refused)[0].0, "messages[0].content[1].image_url");
 }

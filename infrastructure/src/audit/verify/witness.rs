@@ -10,6 +10,7 @@ use crate::{
         AuditError, Fault, hex,
         merkle::MerkleTree,
         note::{self, Checkpoint},
+        signers::Signers,
     },
     event_store::{chain::Hash, reader::RecordedEvent},
 };
@@ -27,16 +28,28 @@ struct Witness {
 impl Witnesses {
     /// Takes our own checkpoints, once their signatures are checked; what there is to say about them.
     pub async fn add_signed(&mut self, snapshot: &mut PgConnection, scope: &Scope) -> Result<String, Stop> {
+        let signers = Signers::of_log(&mut *snapshot).await?;
+        let (trusted, all) = (signers.trusted(&scope.keys), signers.all());
         let rows = sqlx::query!("SELECT position, note FROM checkpoints ORDER BY position").fetch_all(snapshot).await?;
-        let (mut count, mut latest) = (0, None);
+        // Up to here somebody who is trusted has signed what the log is, with everything that was signed before.
+        let vouched_for =
+            rows.iter().rev().find(|row| note::open(&row.note, &trusted).is_ok()).map_or(0, |row| row.position);
+        let (mut count, mut former, mut latest) = (0, 0, None);
         for row in rows {
             let position = row.position.cast_unsigned();
             let fault = |expected: &str, found: String| {
                 let what = "the checkpoint that is kept for it".to_owned();
                 Stop::Fault(Fault { position, what, expected: expected.to_owned(), found })
             };
-            let checkpoint =
-                if scope.keys.is_empty() { note::unverified(&row.note) } else { note::open(&row.note, &scope.keys) };
+            let checkpoint = if scope.keys.is_empty() {
+                note::unverified(&row.note)
+            } else {
+                note::open(&row.note, &trusted).or_else(|error| {
+                    let by_a_former_key = note::open(&row.note, &all).ok().filter(|_| row.position <= vouched_for);
+                    former += u64::from(by_a_former_key.is_some());
+                    by_a_former_key.ok_or(error)
+                })
+            };
             let checkpoint = checkpoint.map_err(|error| fault("a signed checkpoint", error.to_string()))?;
             if checkpoint.head.position != position {
                 return Err(fault("one of that position", format!("one of {}", checkpoint.head.position)));
@@ -48,6 +61,9 @@ impl Witnesses {
             None => "there is none: whoever can write to the database could have made another log".to_owned(),
             Some(at) if scope.keys.is_empty() => {
                 format!("{count} agree, the last of {at}; their SIGNATURES WERE NOT CHECKED, for want of a key")
+            }
+            Some(at) if former > 0 => {
+                format!("{count} agree, each with its signature, {former} with that of a former key, the last of {at}")
             }
             Some(at) => format!("{count} agree, each with its signature, the last of {at}"),
         })

@@ -2,21 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
     EventHandler, Status, SubscriptionError, checkpoint,
     session::{Session, Step, StepError},
     tail::Tail,
 };
-use crate::{database::Database, event_store::upcast::Upcasters};
+use crate::{
+    database::{Database, is_read_only},
+    event_store::upcast::Upcasters,
+};
 
-/// How often a runner looks at the log without having been called, and for the lock that another one holds.
+/// How often a runner that has nothing to do says that it is there, and one that has no turn asks whether that is free: with one
+/// statement on the pool, for only who has the turn has a connection.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -26,6 +31,8 @@ pub struct Runner {
     pub upcasters: Arc<Upcasters>,
     pub handler: Arc<dyn EventHandler>,
     pub tail: Arc<Tail>,
+    /// Whose turn it is while this one runs.
+    pub id: Uuid,
     pub progress: watch::Sender<u64>,
 }
 
@@ -33,7 +40,6 @@ impl Runner {
     /// Until shutdown. A handler that stopped tries again when somebody has resumed it.
     pub async fn run(mut self, shutdown: &CancellationToken) {
         while self.run_while(|_| true, shutdown).await.is_err() {
-            gauge!("subscription_stopped", "name" => self.handler.name()).set(1.0);
             if shutdown.run_until_cancelled(self.resumed()).await.is_none() {
                 return;
             }
@@ -72,6 +78,9 @@ impl Runner {
                     return Err(SubscriptionError::Stopped { name: name.to_owned(), position, error });
                 }
                 Err(StepError::Lost(error)) => {
+                    if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_read_only) {
+                        self.database.distrust();
+                    }
                     tracing::warn!(subscription = name, error = format!("{error:#}"), "the subscription begins again");
                     if shutdown.run_until_cancelled(sleep(backoff)).await.is_none() {
                         return Ok(());
@@ -89,19 +98,13 @@ impl Runner {
         shutdown: &CancellationToken,
         backoff: &mut Duration,
     ) -> Result<(), StepError> {
-        let mut session =
-            Session::connect(&self.database, self.handler.clone(), self.upcasters.clone(), self.tail.clone()).await?;
-        while !session.begin().await? {
-            // Another runner is at work, or the handler is paused.
-            if shutdown.run_until_cancelled(sleep(LOOK_EVERY)).await.is_none() {
-                return Ok(());
-            }
-        }
+        let Some(mut session) = self.begin(shutdown).await? else { return Ok(()) };
         let mut tail = self.tail.position();
         let mut before = Step::Applied;
         loop {
             self.progress.send_replace(session.position());
             if shutdown.is_cancelled() || !goes_on(session.position()) {
+                session.leave().await;
                 return Ok(());
             }
             let wait = match before {
@@ -121,7 +124,6 @@ impl Runner {
             match session.step().await {
                 Ok(step) => {
                     *backoff = FIRST_BACKOFF;
-                    self.record(&session);
                     before = step;
                 }
                 Err(StepError::Stopped { position, error }) => {
@@ -133,10 +135,22 @@ impl Runner {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-    fn record(&self, session: &Session) {
-        let behind = self.tail.position().borrow().saturating_sub(session.position());
-        gauge!("subscription_behind_events", "name" => self.handler.name()).set(behind as f64);
-        gauge!("subscription_stopped", "name" => self.handler.name()).set(0.0);
+    /// A session with the turn, once no other runner has it and the handler is not paused; `None` at shutdown.
+    async fn begin(&self, shutdown: &CancellationToken) -> Result<Option<Session>, StepError> {
+        // The first time nobody is asked: a node that starts has other things to do with its pool.
+        let mut may_be_free = true;
+        loop {
+            if may_be_free {
+                let (handler, upcasters, tail) = (self.handler.clone(), self.upcasters.clone(), self.tail.clone());
+                let mut session = Session::connect(&self.database, handler, upcasters, tail, self.id).await?;
+                if session.begin().await? {
+                    return Ok(Some(session));
+                }
+            }
+            if shutdown.run_until_cancelled(sleep(LOOK_EVERY)).await.is_none() {
+                return Ok(None);
+            }
+            may_be_free = checkpoint::is_free(self.database.pool(), self.handler.name()).await?;
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! A runner's turn: one connection that holds the handler's lock, reads the log and applies what it reads.
+//! A runner's turn: one connection that has the handler's turn, reads the log and applies what it reads.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -6,32 +6,32 @@ use anyhow::{Context, anyhow};
 use futures::FutureExt;
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{EventHandler, TryAgain, checkpoint, tail::Tail};
 use crate::{
-    database::{Database, KEPT_PLANS, is_transient},
+    database::{Database, KEPT_PLANS, is_transient, millis},
     event_store::{
         chain::ChainHead,
         decode::{LogEntry, entries},
-        reader::{self, ReadLimit, RecordedEvent},
+        reader::{self, ReadError, ReadLimit, RecordedEvent},
         upcast::Upcasters,
     },
 };
-
-/// The class of the handlers' session locks: the ASCII text "aihu".
-const LOCK_CLASS: i32 = 0x6169_6875;
 
 /// How long a checkpoint stays where it was moved to before it is moved on over nothing but events that do not concern the
 /// handler: to most of them most of the log is nothing.
 const REST: Duration = Duration::from_millis(20);
 
-const MOVED: &str = "the checkpoint was moved meanwhile, or the handler paused";
+const MOVED: &str = "another one has the turn, or the checkpoint was moved meanwhile, or the handler paused";
 
 pub struct Session {
     connection: PgConnection,
     handler: Arc<dyn EventHandler>,
     upcasters: Arc<Upcasters>,
     tail: Arc<Tail>,
+    /// Whose turn it is.
+    runner: Uuid,
     checkpoint: ChainHead,
     /// When the checkpoint may be moved on over what does not concern the handler.
     rested_at: Instant,
@@ -71,12 +71,12 @@ impl Session {
         handler: Arc<dyn EventHandler>,
         upcasters: Arc<Upcasters>,
         tail: Arc<Tail>,
+        runner: Uuid,
     ) -> Result<Self, sqlx::Error> {
-        // A runner is heard of every second: the server takes one for frozen that was not for so long, and its lock
-        // goes to another.
+        // A runner that froze in the midst of a batch keeps the turn: so long, and not longer.
+        let patience = millis(handler.patience());
         let settings = [
-            ("idle_session_timeout", "5s"),
-            ("idle_in_transaction_session_timeout", "60s"),
+            ("idle_in_transaction_session_timeout", patience.as_str()),
             ("statement_timeout", "60s"),
             // A crash of the server may take the last batches back, and their checkpoints with them: they are applied
             // again. So nobody has to wait for the disk, least of all the log's writer for the same disk.
@@ -85,27 +85,16 @@ impl Session {
         let settings = settings.into_iter().chain(KEPT_PLANS).map(|(name, value)| (name, value.to_owned()));
         let connection = database.dedicated("aihub-subscription", &settings.collect::<Vec<_>>()).await?;
         let (checkpoint, rested_at) = (ChainHead::GENESIS, Instant::now());
-        Ok(Self { connection, handler, upcasters, tail, checkpoint, rested_at, careful_until: 0 })
+        Ok(Self { connection, handler, upcasters, tail, runner, checkpoint, rested_at, careful_until: 0 })
     }
 
     /// Takes the handler's turn, unless another runner has it or it is paused.
     pub async fn begin(&mut self) -> Result<bool, sqlx::Error> {
-        let is_ours = sqlx::query_scalar!(
-            r#"SELECT pg_try_advisory_lock($1, hashtext($2)) AS "locked!""#,
-            LOCK_CLASS,
-            self.handler.name()
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
-        if is_ours {
-            self.checkpoint = checkpoint::load(&mut self.connection, self.handler.name()).await?;
+        let turn = checkpoint::take_turn(&mut self.connection, self.handler.name(), self.runner).await?;
+        if let Some(at) = turn {
+            self.checkpoint = at;
         }
-        Ok(is_ours && !self.is_paused().await?)
-    }
-
-    async fn is_paused(&mut self) -> Result<bool, sqlx::Error> {
-        let status = checkpoint::status(&mut self.connection, self.handler.name()).await?;
-        Ok(status.is_some_and(|status| status.paused_at.is_some()))
+        Ok(turn.is_some())
     }
 
     /// The last position that is applied.
@@ -144,25 +133,12 @@ impl Session {
         }
     }
 
-    /// The events after the checkpoint. The one at the checkpoint is read along, to see that it is still the same.
+    /// The events after the checkpoint, if that is still in the log.
     async fn read(&mut self, limit: ReadLimit) -> Result<Vec<Arc<LogEntry>>, StepError> {
-        let ChainHead { position, chain_hash } = self.checkpoint;
-        let stopped = |error| StepError::Stopped { position, error };
-        if position == 0 {
-            let events = reader::events_from(&mut self.connection, 1, limit).await?;
-            return self.upcast(events);
-        }
-        let limit = ReadLimit { events: limit.events + 1, ..limit };
-        let mut events = reader::events_from(&mut self.connection, position, limit).await?;
-        match events.first() {
-            Some(event) if event.position == position && event.chain_hash == chain_hash => {
-                events.remove(0);
-                self.upcast(events)
-            }
-            Some(event) if event.position == position => Err(stopped(anyhow!(
-                "the log has another history: position {position} is not the event that was applied as {position}"
-            ))),
-            _ => Err(stopped(anyhow!("the log has another history: position {position}, which was applied, is gone"))),
+        match reader::events_after(&mut self.connection, self.checkpoint, limit).await {
+            Ok(events) => self.upcast(events),
+            Err(ReadError::Database(error)) => Err(error.into()),
+            Err(error) => Err(StepError::Stopped { position: self.checkpoint.position, error: error.into() }),
         }
     }
 
@@ -188,17 +164,19 @@ impl Session {
 
     async fn apply(&mut self, events: &[Arc<LogEntry>], to: ChainHead) -> anyhow::Result<()> {
         let mut transaction = self.connection.begin().await?;
-        AssertUnwindSafe(self.handler.apply(&mut transaction, events))
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|_| Err(anyhow!("the handler panicked")))?;
+        // First the checkpoint: its row is the handler's lock, and nobody applies these events beside us.
         let moved = checkpoint::advance(&mut *transaction, self.handler.name(), self.checkpoint, to).await?;
-        if moved {
-            transaction.commit().await?;
-        } else {
+        if !moved {
             transaction.rollback().await?;
+            return self.moved(false, to);
         }
-        self.moved(moved, to)
+        let applied = async {
+            self.handler.apply(&mut transaction, events).await?;
+            self.handler.follow_up(&mut transaction, events).await
+        };
+        AssertUnwindSafe(applied).catch_unwind().await.unwrap_or_else(|_| Err(anyhow!("the handler panicked")))?;
+        transaction.commit().await?;
+        self.moved(true, to)
     }
 
     fn moved(&mut self, moved: bool, to: ChainHead) -> anyhow::Result<()> {
@@ -210,20 +188,28 @@ impl Session {
         Ok(())
     }
 
-    /// Sees that the checkpoint is where it was left, and may be moved on.
+    /// Keeps the turn where there is nothing to apply, and sees that the checkpoint is where it was left, and may be moved on.
     pub async fn look(&mut self) -> Result<(), StepError> {
-        let status = checkpoint::status(&mut self.connection, self.handler.name()).await?;
-        if status.is_some_and(|status| status.position == self.checkpoint.position && status.paused_at.is_none()) {
+        let (name, position) = (self.handler.name(), self.checkpoint.position);
+        if checkpoint::keep_turn(&mut self.connection, name, self.runner, position).await? {
             return Ok(());
         }
         Err(StepError::Lost(TryAgain(MOVED.to_owned()).into()))
+    }
+
+    /// Gives the turn to whoever wants it. Where that cannot be said, it is free when the connection is gone.
+    pub async fn leave(mut self) {
+        let _ = checkpoint::leave(&mut self.connection, self.handler.name(), self.runner).await;
+        let _ = self.connection.close().await;
     }
 
     /// Keeps what the handler stopped at, where readiness sees it.
     pub async fn fail(mut self, position: u64, error: &anyhow::Error) -> anyhow::Result<()> {
         checkpoint::fail(&mut self.connection, self.handler.name(), position, &format!("{error:#}"))
             .await
-            .context("what the subscription stopped at could not be kept")
+            .context("what the subscription stopped at could not be kept")?;
+        self.leave().await;
+        Ok(())
     }
 }
 

@@ -9,11 +9,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
 use sqlx::PgConnection;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,13 +26,14 @@ use crate::{
     },
 };
 
-/// How long after a read the next one begins at the earliest, unless there is a full batch. What a read and a handler's
-/// step cost hardly depends on how many events there are, so a busy log is read in batches, and a quiet one without delay.
+/// How long after a read the next one begins, unless there is a full batch. What a read and a handler's step cost hardly depends
+/// on how many events there are, so a busy log is read in batches.
 const READ_EVERY: Duration = Duration::from_millis(25);
 /// So many events are worth a read at once: the more there are, the less each of them pays for it.
 const FULL_BATCH: u64 = 256;
-/// How often the log is looked at without an announcement.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a log is looked at for what other nodes append, once it has been quiet for [`QUIET_AFTER`].
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const QUIET_AFTER: Duration = Duration::from_secs(1);
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// What is kept for handlers that are a little behind.
 const KEPT_EVENTS: usize = 8_192;
@@ -44,6 +44,8 @@ pub struct Tail {
     kept: Mutex<Kept>,
     /// The position of the last event that is kept.
     position: watch::Sender<u64>,
+    /// The position that this node has appended up to, as it said.
+    appended: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -90,17 +92,16 @@ impl Tail {
         Some(kept.entries.iter().skip(first).take_while(fits).cloned().collect())
     }
 
-    /// Reads the log whenever its head is announced, until shutdown.
-    pub async fn follow(
-        &self,
-        database: Database,
-        upcasters: Arc<Upcasters>,
-        mut head: watch::Receiver<u64>,
-        shutdown: CancellationToken,
-    ) {
+    /// There are events up to here.
+    pub fn is_at_least(&self, position: u64) {
+        self.appended.send_if_modified(|appended| std::mem::replace(appended, position.max(*appended)) < position);
+    }
+
+    /// Reads the log as it grows, until shutdown.
+    pub async fn follow(self: Arc<Self>, database: Database, upcasters: Arc<Upcasters>, shutdown: CancellationToken) {
         let read_again = async {
             loop {
-                if let Err(error) = self.read_on(&database, &upcasters, &mut head).await {
+                if let Err(error) = self.read_on(&database, &upcasters).await {
                     tracing::warn!(error = format!("{error:#}"), "the end of the log is read anew");
                 }
                 self.forget();
@@ -110,26 +111,25 @@ impl Tail {
         shutdown.run_until_cancelled(read_again).await;
     }
 
-    async fn read_on(
-        &self,
-        database: &Database,
-        upcasters: &Upcasters,
-        head: &mut watch::Receiver<u64>,
-    ) -> anyhow::Result<()> {
+    async fn read_on(&self, database: &Database, upcasters: &Upcasters) -> anyhow::Result<()> {
         let settings = [("statement_timeout", "60s")].into_iter().chain(KEPT_PLANS);
         let settings = settings.map(|(name, value)| (name, value.to_owned())).collect::<Vec<_>>();
         let mut connection = database.dedicated("aihub-tail", &settings).await?;
         let mut read = reader::head(&mut connection).await?;
         self.begin(read);
+        let (mut appended, mut moved_at) = (self.appended.subscribe(), Instant::now());
         loop {
-            let earliest = Instant::now() + READ_EVERY;
+            let (began, before, told) = (Instant::now(), read, *appended.borrow());
             read = self.read_from(read, &mut connection, upcasters).await?;
-            // Announced or not, it is time to look.
-            let _ = timeout(LOOK_EVERY, head.wait_for(|head| *head > read.position)).await;
-            let full = timeout_at(earliest, head.wait_for(|head| *head >= read.position + FULL_BATCH));
-            if full.await.is_ok_and(|head| head.is_err()) {
-                // Nobody announces anything any more.
-                sleep_until(earliest).await;
+            if read != before {
+                moved_at = began;
+            }
+            let pause = if moved_at.elapsed() < QUIET_AFTER { READ_EVERY } else { LOOK_EVERY };
+            // What was told of and is not there is not asked for again.
+            let known = read.position.max(told);
+            if timeout_at(began + pause, appended.wait_for(|appended| *appended > known)).await.is_ok() {
+                let full = appended.wait_for(|appended| *appended >= known + FULL_BATCH);
+                let _ = timeout_at(moved_at + READ_EVERY, full).await;
             }
         }
     }
@@ -143,14 +143,7 @@ impl Tail {
     ) -> anyhow::Result<ChainHead> {
         let limit = ReadLimit::default();
         loop {
-            // The one at `read` is read along, to see that it is still the same.
-            let first = read.position.max(1);
-            let mut events = reader::events_from(&mut *connection, first, limit).await?;
-            if read.position > 0 {
-                let is_same = events.first().is_some_and(|event| event.head() == read);
-                ensure!(is_same, "the log has another history: position {first} is another event now");
-                events.remove(0);
-            }
+            let events = reader::events_after(&mut *connection, read, limit).await?;
             let Some(last) = events.last() else { return Ok(read) };
             read = last.head();
             self.keep(entries(upcasters.apply(events)?), read);
@@ -164,12 +157,17 @@ impl Tail {
     }
 
     /// Handlers read for themselves until it is followed again.
-    fn forget(&self) {
+    pub fn forget(&self) {
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
     }
 
     fn keep(&self, entries: Vec<Arc<LogEntry>>, read: ChainHead) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever reads on although another one was told to reads something else than what comes next here.
+        let end = kept.entries.back().map(|last| last.position).or(kept.before.map(|before| before.position));
+        if entries.first().map(|first| first.position) != end.map(|end| end + 1) {
+            return;
+        }
         kept.bytes += entries.iter().map(size).sum::<usize>();
         kept.entries.extend(entries);
         while kept.entries.len() > KEPT_EVENTS || kept.bytes > KEPT_BYTES {

@@ -11,6 +11,9 @@ use crate::{
     event_store::batch::Batch,
 };
 
+/// More than fits into what is left of pages that have been begun.
+const PROBE_BYTES: i32 = 64 << 10;
+
 /// What the server said of a batch.
 #[derive(Debug)]
 pub struct Answer {
@@ -39,21 +42,14 @@ enum UnitAnswer {
 pub async fn connect(database: &Database, options: &WriterOptions) -> Result<PgConnection, sqlx::Error> {
     let mut settings = vec![("statement_timeout", millis(options.statement_timeout))];
     settings.extend(KEPT_PLANS.map(|(name, value)| (name, value.to_owned())));
-    let mut connection = database.dedicated("aihub-writer", &settings).await?;
-    // A server may be set to wait for its standbys too, which is left alone, but never for less than its own disk.
-    sqlx::query!(
-        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-    )
-    .fetch_optional(&mut connection)
-    .await?;
-    Ok(connection)
+    database.dedicated("aihub-writer", &settings).await
 }
 
 /// Appends the batch and commits, in one round trip.
 pub async fn append(connection: &mut PgConnection, batch: &Batch) -> Result<Answer, sqlx::Error> {
     let row = sqlx::query!(
-        "CALL append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
-         NULL, NULL, NULL, NULL)",
+        "CALL append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
+         $21, $22, NULL, NULL, NULL, NULL)",
         &batch.unit_parts,
         &batch.unit_bases,
         &batch.part_streams,
@@ -71,6 +67,11 @@ pub async fn append(connection: &mut PgConnection, batch: &Batch) -> Result<Answ
         &batch.metadatas as _,
         &batch.command_ids as _,
         &batch.leaf_hashes as _,
+        &batch.content_subjects as _,
+        &batch.content_kinds as _,
+        &batch.content_months,
+        &batch.content_hashes as _,
+        &batch.content_bytes as _,
     )
     .fetch_one(connection)
     .await?;
@@ -85,6 +86,21 @@ pub async fn append(connection: &mut PgConnection, batch: &Batch) -> Result<Answ
         head_before: row.head_before.unwrap_or_default().cast_unsigned(),
         units,
     })
+}
+
+/// Appends nothing, with what else belongs to it: the right to call the function, a session that can write, the log's lock.
+pub async fn probe(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    append(connection, &Batch::default()).await.map(drop)
+}
+
+/// Sees whether a file can be made and grow.
+pub async fn probe_room(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT probe_room()").execute(connection).await.map(drop)
+}
+
+/// Appends as much as an event may have and takes it back: for where there was no room for more.
+pub async fn try_append(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT probe_append($1)", PROBE_BYTES).execute(connection).await.map(drop)
 }
 
 impl Answer {

@@ -1,12 +1,16 @@
 //! What waits for the writer: bounded, in the order of the calls, and already in batches. Who queues a unit puts it into
-//! the last batch, so the batches are made while the server works on the one before.
+//! the last batch, so the batches are made while the server works on the one before. No account gets more than a quarter of it:
+//! who floods it is told so, and the others go on.
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aihub_application::ports::event_log::{AppendError, Appended};
+use aihub_application::{
+    ports::event_log::{AppendError, Appended},
+    shares::{Held, Holder, Portions, Share},
+};
 use metrics::gauge;
 use tokio::{
     sync::{Notify, oneshot},
@@ -16,6 +20,9 @@ use tokio::{
 use super::WriterOptions;
 use crate::event_store::batch::{Batch, PreparedUnit};
 
+/// What a unit takes besides its texts.
+const UNIT_BYTES: usize = 1 << 10;
+
 pub type Outcome = Result<Appended, AppendError>;
 
 /// A unit, and who waits for its outcome.
@@ -24,6 +31,8 @@ pub struct Queued {
     pub unit: PreparedUnit,
     pub since: Instant,
     pub outcome: oneshot::Sender<Outcome>,
+    /// Until its outcome is known.
+    _room: Held,
 }
 
 /// What goes to the server in one call, and the units that it is made of.
@@ -36,6 +45,7 @@ pub struct QueuedBatch {
 #[derive(Debug)]
 pub struct Queue {
     limits: Limits,
+    room: Arc<Share>,
     waiting: Mutex<Waiting>,
     /// Something was queued, or the queue was closed.
     changed: Notify,
@@ -45,7 +55,6 @@ pub struct Queue {
 struct Limits {
     unit_bytes: usize,
     queued_units: usize,
-    queued_bytes: usize,
     batch_events: usize,
     batch_bytes: usize,
 }
@@ -54,7 +63,6 @@ struct Limits {
 struct Waiting {
     batches: VecDeque<QueuedBatch>,
     units: usize,
-    bytes: usize,
     closed: bool,
 }
 
@@ -63,11 +71,13 @@ impl Queue {
         let limits = Limits {
             unit_bytes: options.max_unit_bytes,
             queued_units: options.max_queued_units,
-            queued_bytes: options.max_queued_bytes,
             batch_events: options.max_batch_events,
             batch_bytes: options.max_batch_bytes,
         };
-        Self { limits, waiting: Mutex::default(), changed: Notify::new() }
+        let quarter = options.max_queued_bytes / 4;
+        let room = Portions::of(options.max_queued_bytes).with(quarter, quarter);
+        let room = Share::new("bytes that wait for the event log", room);
+        Self { limits, room, waiting: Mutex::default(), changed: Notify::new() }
     }
 
     /// A unit that is refused here breaks its basis, like one that the log refuses.
@@ -85,18 +95,19 @@ impl Queue {
         if bytes > self.limits.unit_bytes {
             return Err(AppendError::TooLarge { bytes, limit: self.limits.unit_bytes });
         }
+        let holder = Holder::Principal { user: unit.account.clone(), account: unit.account.clone() };
+        let room = self.room.take(holder, bytes + UNIT_BYTES).map_err(|_| AppendError::Overloaded)?;
         let (outcome, receiver) = oneshot::channel();
-        let queued = Queued { unit, since: Instant::now(), outcome };
+        let queued = Queued { unit, since: Instant::now(), outcome, _room: room };
         {
             let mut waiting = self.waiting();
             if waiting.closed {
                 return Err(AppendError::Unavailable("it is shutting down".to_owned()));
             }
-            if waiting.units >= self.limits.queued_units || waiting.bytes + bytes > self.limits.queued_bytes {
+            if waiting.units >= self.limits.queued_units {
                 return Err(AppendError::Overloaded);
             }
             waiting.units += 1;
-            waiting.bytes += bytes;
             let last = match waiting.batches.pop_back() {
                 Some(last) if self.limits.allow(&last.batch, &queued.unit) => last,
                 full => {
@@ -121,7 +132,6 @@ impl Queue {
         let mut waiting = self.waiting();
         let next = waiting.batches.pop_front()?;
         waiting.units -= next.units.len();
-        waiting.bytes -= next.batch.bytes;
         gauge!("event_log_queue_units").set(waiting.units as f64);
         Some(next)
     }
@@ -160,5 +170,44 @@ impl QueuedBatch {
         self.batch.push(&queued.unit);
         self.units.push(queued);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aihub_application::ports::event_log::{Metadata, NewEvent, StreamAppend, Unit};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn unit(account: &str, bytes: usize) -> PreparedUnit {
+        let (event_type, event_version) = ("Noted".to_owned(), "1.0".to_owned());
+        let event = NewEvent { event_type, event_version, payload: format!("\"{}\"", "x".repeat(bytes)) };
+        let stream = StreamAppend {
+            aggregate_type: "account",
+            aggregate_id: account.to_owned(),
+            expected_sequence: 0,
+            events: vec![event],
+            contents: vec![],
+        };
+        let metadata = Arc::<Metadata>::default();
+        PreparedUnit::new(Unit { command_id: Uuid::now_v7(), streams: vec![stream], metadata, basis: None }, "us")
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_account_that_floods_the_queue_is_refused_and_the_others_are_not() {
+        let options = WriterOptions { max_queued_bytes: 4 << 20, ..WriterOptions::default() };
+        let queue = Queue::new(&options);
+        let flood = |account: &str| (0..100).take_while(|_| queue.push(unit(account, 60_000)).is_ok()).count();
+        assert_eq!(flood("greedy"), 17);
+        for other in 0..20 {
+            flood(&other.to_string());
+        }
+        assert!(queue.push(unit("modest", 500)).is_ok());
+        while queue.try_take().is_some() {}
+        assert_eq!(flood("greedy"), 17, "what was taken off is room again");
     }
 }

@@ -16,10 +16,11 @@ use crate::{
         subscription::{EventHandler, TryAgain, checkpoint},
         upcast::Upcasters,
     },
+    leases::Lease,
 };
 
-/// Whoever has this lock of a database feeds its views: the ASCII text "aihubkfk" as a number.
-const LOCK: i64 = 0x6169_6875_626b_666b;
+/// Whoever has this lease in a database feeds its views.
+const LEASE: &str = "project";
 
 /// From where a partition is to be read on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,7 @@ struct View {
 
 pub struct Target {
     connection: PgConnection,
+    lease: Lease,
     views: Vec<View>,
     upcasters: Arc<Upcasters>,
     group: String,
@@ -64,26 +66,21 @@ impl Target {
         upcasters: Arc<Upcasters>,
         group: &str,
     ) -> Result<Self, TargetError> {
-        // As for the subscriptions of a log: it is heard of every second, or its lock goes to another; and what a crash
-        // takes back is applied again.
+        // As for the subscriptions of a log: what a crash takes back is applied again.
         let settings = [
-            ("idle_session_timeout", "10s"),
-            ("idle_in_transaction_session_timeout", "60s"),
+            ("idle_in_transaction_session_timeout", "5s"),
             ("statement_timeout", "60s"),
             ("synchronous_commit", "off"),
         ];
         let settings = settings.into_iter().chain(KEPT_PLANS).map(|(name, value)| (name, value.to_owned()));
         let connection = database.dedicated("aihub-project", &settings.collect::<Vec<_>>()).await?;
         let views = handlers.iter().map(|handler| View { handler: handler.clone(), applied: ChainHead::GENESIS });
-        Ok(Self { connection, views: views.collect(), upcasters, group: group.to_owned() })
+        Ok(Self { connection, lease: Lease::new(LEASE), views: views.collect(), upcasters, group: group.to_owned() })
     }
 
     /// Takes the turn, unless another process has it.
     pub async fn begin(&mut self) -> Result<bool, TargetError> {
-        let is_ours = sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1) AS "locked!""#, LOCK)
-            .fetch_one(&mut self.connection)
-            .await?;
-        if !is_ours {
+        if !self.lease.take(&mut self.connection).await? {
             return Ok(false);
         }
         if reader::head(&mut self.connection).await?.position > 0 {
@@ -96,9 +93,13 @@ impl Target {
         Ok(true)
     }
 
-    /// Whether the connection, and with it the turn, is still ours.
+    /// Keeps the turn. Where it is another one's by now, nothing was applied since that he does not know of: each move of a
+    /// checkpoint says from where.
     pub async fn look(&mut self) -> Result<(), TargetError> {
-        Ok(self.connection.ping().await?)
+        if self.lease.keep(&mut self.connection).await? {
+            return Ok(());
+        }
+        Err(TargetError::Lost(anyhow!("another process feeds this database by now")))
     }
 
     /// Says where the views' state is read that they cannot go on without this position.
@@ -205,6 +206,12 @@ impl Target {
                 continue;
             }
             let new = &current[current.partition_point(|event| event.position <= applied.position)..];
+            if !checkpoint::advance(&mut *transaction, handler.name(), *applied, to).await? {
+                return Err(TargetError::Lost(anyhow!(
+                    "the checkpoint of {} was moved or paused meanwhile",
+                    handler.name()
+                )));
+            }
             let outcome = AssertUnwindSafe(handler.apply(&mut transaction, new)).catch_unwind().await;
             if let Err(error) = outcome.unwrap_or_else(|_| Err(anyhow!("the handler panicked"))) {
                 if error.chain().any(may_pass) {
@@ -212,12 +219,6 @@ impl Target {
                 }
                 failure = Some((handler.name(), error));
                 break;
-            }
-            if !checkpoint::advance(&mut *transaction, handler.name(), *applied, to).await? {
-                return Err(TargetError::Lost(anyhow!(
-                    "the checkpoint of {} was moved or paused meanwhile",
-                    handler.name()
-                )));
             }
         }
         if let Some((name, error)) = failure {

@@ -2,247 +2,191 @@
 
 use std::{borrow::Cow, collections::VecDeque};
 
-use aihub_application::ports::provider::{Delta, FinishReason, ProviderError, ToolCallDelta};
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use aihub_application::ports::provider::{Delta, FailureKind, Flaw, ProviderError};
 
-use super::usage::{Usage, UsageSoFar};
 use crate::providers::{
-    answer::{Decode, Flow},
+    answer::{Decode, SECOND_MESSAGE},
+    calls::{Arguments, CallPiece},
     errors,
+    json::{Fields, Json},
+    meaning::Meaning,
+    usage::UsageSoFar,
 };
 
-/// All events in one, as telling them apart first would mean to read each twice.
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Option<Text<'a>>,
-    index: Option<u32>,
-    /// Read only where the event is one that has it: in an error this is a string.
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
-    #[serde(borrow)]
-    content_block: Option<&'a RawValue>,
-    #[serde(borrow)]
-    delta: Option<BlockDelta<'a>>,
-    usage: Option<Usage>,
-    error: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    model: Option<String>,
-    #[serde(borrow)]
-    content: Option<Vec<&'a RawValue>>,
-    stop_reason: Option<String>,
-    usage: Option<Usage>,
-    error: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct BlockKind<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
-}
-
-/// A block of one of the kinds that we know. In others the same names may mean anything.
-#[derive(Deserialize)]
-struct Block<'a> {
-    text: Option<String>,
-    #[serde(borrow)]
-    thinking: Option<Text<'a>>,
-    /// Thinking that Anthropic encrypted.
-    #[serde(borrow)]
-    data: Option<Text<'a>>,
-    id: Option<String>,
-    name: Option<String>,
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-}
-
-/// One field of the first four, or `stop_reason`.
-#[derive(Deserialize)]
-struct BlockDelta<'a> {
-    text: Option<String>,
-    partial_json: Option<String>,
-    #[serde(borrow)]
-    thinking: Option<Text<'a>>,
-    stop_reason: Option<String>,
-}
-
-/// A string that borrows from the event unless it has escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+const EVENTS: &[&str] = &[
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
+    "error",
+];
 
 /// Remembers what earlier events of one answer said.
-#[derive(Default)]
 pub(crate) struct MessageDecoder {
+    meaning: Meaning,
     has_begun: bool,
-    is_finished: bool,
-    usage: UsageSoFar,
-    /// The client's tools called so far.
-    calls: Vec<ToolCall>,
+    has_stopped: bool,
 }
 
-struct ToolCall {
-    /// Counted over the calls, where the provider counts over all blocks.
-    index: u32,
-    block: Option<u32>,
-    /// What the block began with: `{}` from Anthropic, all of the input from some servers. Stands when no fragments
-    /// come after it.
-    input: String,
-    has_arguments: bool,
+impl Default for MessageDecoder {
+    fn default() -> Self {
+        Self { meaning: Meaning::new(UsageSoFar::of_anthropic()), has_begun: false, has_stopped: false }
+    }
 }
 
 impl Decode for MessageDecoder {
-    fn event(&mut self, name: Option<&str>, data: &str, out: &mut VecDeque<Delta>) -> Result<Flow, ProviderError> {
-        if name == Some("error") {
-            return Err(errors::in_answer(data.as_bytes()));
+    fn piece(&mut self, name: Option<&str>, json: Json<'_>, out: &mut VecDeque<Delta>) -> Result<(), ProviderError> {
+        let event = json.fields();
+        let kind = event.text("type").unwrap_or_else(|| Cow::Borrowed(name.unwrap_or_default()));
+        if name == Some("error") || kind == "error" || event.get("error").is_some_and(Json::is_object) {
+            return Err(errors::in_answer(json.raw().as_bytes()));
         }
-        let event: Event<'_> = serde_json::from_str(data).map_err(|error| errors::malformed(&error))?;
-        let kind = event.kind.as_ref().map_or("", |kind| &kind.0);
-        if kind == "error" || event.error.is_some() {
-            return Err(errors::in_answer(data.as_bytes()));
-        }
-        match kind {
+        self.meaning.calls.begin_event();
+        match &*kind {
             "message_start" => {
-                if let Some(message) = event.message {
-                    self.message(parse(message)?, out)?;
+                if let Some(message) = event.get("message") {
+                    self.begin()?;
+                    self.message(&message.fields(), out)?;
                 }
             }
             "content_block_start" => {
-                if let Some(block) = event.content_block {
-                    self.block(event.index, block, out)?;
+                if let Some(block) = event.get("content_block") {
+                    self.block(index(&event), block, out);
                 }
             }
             "content_block_delta" => {
-                if let Some(delta) = event.delta {
-                    self.block_delta(event.index, delta, out);
+                if let Some(delta) = event.get("delta") {
+                    self.block_delta(index(&event), &delta.fields(), out);
                 }
             }
-            "content_block_stop" => self.block_end(event.index, out),
             "message_delta" => {
-                self.usage(event.usage, out);
-                self.finish(event.delta.and_then(|delta| delta.stop_reason), out);
+                let delta = event.get("delta").map(Json::fields);
+                for place in [Some(&event), delta.as_ref()].into_iter().flatten() {
+                    self.usage(place, out);
+                    self.reason(place)?;
+                }
             }
             "message_stop" => {
-                // Without a reason before it, it says itself that this was all.
-                self.finish(Some("end_turn".into()), out);
-                return Ok(Flow::End);
+                self.has_stopped = true;
+                self.meaning.end_sign();
             }
-            // `ping`, and what is still to come.
-            _ => {}
+            _ if kind == "message" || event.get("content").is_some_and(Json::is_list) => {
+                self.begin()?;
+                self.message(&event, out)?;
+                if !event.has("stop_reason") {
+                    self.meaning.end_sign();
+                }
+            }
+            // Blocks that end, `ping`, and what is still to come.
+            _ if EVENTS.contains(&&*kind) || kind == "ping" => {}
+            _ => self.meaning.words(json.raw()),
         }
-        Ok(Flow::More)
-    }
-
-    fn body(&mut self, body: &[u8], out: &mut VecDeque<Delta>) -> Result<(), ProviderError> {
-        let message: Message<'_> = serde_json::from_slice(body).map_err(|error| errors::malformed(&error))?;
-        if message.error.is_some() {
-            return Err(errors::in_answer(body));
-        }
-        if message.kind.as_deref() != Some("message") {
-            return Err(errors::malformed(&"the provider's answer is not a message"));
-        }
-        self.message(message, out)?;
-        self.finish(Some("end_turn".into()), out);
         Ok(())
     }
 
-    fn is_finished(&self) -> bool {
-        self.is_finished
+    fn knows(&self, name: &str) -> bool {
+        EVENTS.contains(&name)
     }
+
+    fn is_over(&self) -> bool {
+        self.has_stopped
+    }
+
+    /// Nothing of Anthropic's. Proxies put it in the place of `message_stop`, behind the reason.
+    fn done(&mut self) {}
+
+    fn meaning(&mut self) -> &mut Meaning {
+        &mut self.meaning
+    }
+}
+
+fn index(event: &Fields<'_>) -> Option<u64> {
+    event.get("index").and_then(Json::count)
 }
 
 impl MessageDecoder {
+    /// A second message in the midst is that of another stream.
+    fn begin(&mut self) -> Result<(), ProviderError> {
+        if self.has_begun && (self.meaning.has_spoken() || self.meaning.is_complete()) {
+            return Err(errors::of_stream(
+                FailureKind::Malformed,
+                "a second message began in the midst of the provider's answer",
+                Flaw { class: SECOND_MESSAGE.into(), field: Some("message".into()), offset: None },
+            ));
+        }
+        self.has_begun = true;
+        Ok(())
+    }
+
     /// The beginning of a stream, with no content yet, or a whole answer.
-    fn message(&mut self, message: Message<'_>, out: &mut VecDeque<Delta>) -> Result<(), ProviderError> {
-        if !self.has_begun {
-            self.has_begun = true;
-            out.extend(message.model.filter(|model| !model.is_empty()).map(Delta::Model));
+    fn message(&mut self, message: &Fields<'_>, out: &mut VecDeque<Delta>) -> Result<(), ProviderError> {
+        self.meaning.model(message.text("model"), out);
+        let content = message.get("content");
+        if let Some(text) = content.and_then(Json::wtf8) {
+            self.meaning.text(text, out);
         }
-        for block in message.content.into_iter().flatten() {
-            self.block(None, block, out)?;
-            self.block_end(None, out);
+        for block in content.map(Json::items).unwrap_or_default() {
+            self.block(None, block, out);
         }
-        self.usage(message.usage, out);
-        self.finish(message.stop_reason, out);
-        Ok(())
+        self.usage(message, out);
+        self.reason(message)
     }
 
-    fn block(&mut self, index: Option<u32>, block: &RawValue, out: &mut VecDeque<Delta>) -> Result<(), ProviderError> {
-        let kind = parse::<BlockKind<'_>>(block)?.kind;
-        if !matches!(&*kind, "text" | "thinking" | "redacted_thinking" | "tool_use") {
-            return Ok(());
-        }
-        let block: Block<'_> = parse(block)?;
-        if kind == "tool_use" {
-            let position = u32::try_from(self.calls.len()).unwrap_or(u32::MAX);
-            let input = block.input.map_or("{}", RawValue::get).to_owned();
-            self.calls.push(ToolCall { index: position, block: index, input, has_arguments: false });
-            let call = ToolCallDelta { index: position, id: block.id, name: block.name, arguments: String::new() };
-            out.push_back(Delta::ToolCall(call));
-        }
-        out.extend(block.text.filter(|text| !text.is_empty()).map(Delta::Text));
-        out.extend(thinking(block.thinking.or(block.data)));
-        Ok(())
-    }
-
-    fn block_delta(&mut self, index: Option<u32>, delta: BlockDelta<'_>, out: &mut VecDeque<Delta>) {
-        out.extend(delta.text.filter(|text| !text.is_empty()).map(Delta::Text));
-        out.extend(thinking(delta.thinking));
-        let Some(arguments) = delta.partial_json.filter(|json| !json.is_empty()) else {
-            return;
-        };
-        match self.calls.iter_mut().rfind(|call| call.block == index) {
-            Some(call) => {
-                call.has_arguments = true;
-                let index = call.index;
-                out.push_back(Delta::ToolCall(ToolCallDelta { index, id: None, name: None, arguments }));
+    /// In blocks of other kinds the same names may mean anything.
+    fn block(&mut self, index: Option<u64>, block: Json<'_>, out: &mut VecDeque<Delta>) {
+        let fields = block.fields();
+        match fields.text("type").as_deref() {
+            Some("text") => self.visible(&fields, out),
+            // The second is thinking that Anthropic encrypted.
+            Some("thinking" | "redacted_thinking") => self.thinking(&fields, out),
+            Some("tool_use") => {
+                let input = fields.get("input").filter(|input| input.is_object() && !input.fields().is_empty());
+                let arguments = input.map(|input| Arguments::Unless(input.raw()));
+                let (id, name) = (fields.text("id"), fields.text("name"));
+                self.meaning.call(CallPiece { index, id, name, arguments }, out);
             }
-            // The input of a tool that the provider runs itself: not for the client, but paid for like thinking.
-            None => out.push_back(Delta::Thinking { bytes: arguments.len() }),
+            _ => {}
         }
     }
 
-    fn block_end(&mut self, block: Option<u32>, out: &mut VecDeque<Delta>) {
-        if let Some(call) = self.calls.last_mut()
-            && call.block == block
-            && !call.has_arguments
-        {
-            call.has_arguments = true;
-            let arguments = std::mem::take(&mut call.input);
-            out.push_back(Delta::ToolCall(ToolCallDelta { index: call.index, id: None, name: None, arguments }));
-        }
-    }
-
-    fn usage(&mut self, report: Option<Usage>, out: &mut VecDeque<Delta>) {
-        out.extend(report.and_then(|report| self.usage.merge(&report)).map(Delta::Usage));
-    }
-
-    fn finish(&mut self, stop_reason: Option<String>, out: &mut VecDeque<Delta>) {
-        let Some(reason) = stop_reason.filter(|_| !self.is_finished) else {
+    fn block_delta(&mut self, index: Option<u64>, delta: &Fields<'_>, out: &mut VecDeque<Delta>) {
+        self.visible(delta, out);
+        self.thinking(delta, out);
+        let Some(json) = delta.get("partial_json").and_then(Json::wtf8).filter(|json| !json.is_empty()) else {
             return;
         };
-        self.is_finished = true;
-        out.push_back(Delta::Finish(match reason.as_str() {
-            "end_turn" | "stop_sequence" => FinishReason::Stop,
-            "max_tokens" => FinishReason::Length,
-            "tool_use" => FinishReason::ToolCalls,
-            "refusal" => FinishReason::ContentFilter,
-            _ => FinishReason::Other(reason),
-        }));
+        if self.meaning.calls.has(index) {
+            let arguments = Some(Arguments::Text(json));
+            self.meaning.call(CallPiece { index, arguments, ..CallPiece::default() }, out);
+        } else {
+            // The input of a tool that the provider runs itself: not for the client, but paid for like thinking.
+            self.meaning.thinking(json.len(), out);
+        }
     }
-}
 
-fn parse<'a, T: Deserialize<'a>>(json: &'a RawValue) -> Result<T, ProviderError> {
-    serde_json::from_str(json.get()).map_err(|error| errors::malformed(&error))
-}
+    fn visible(&mut self, fields: &Fields<'_>, out: &mut VecDeque<Delta>) {
+        if let Some(text) = fields.get("text").and_then(Json::wtf8) {
+            self.meaning.text(text, out);
+        }
+    }
 
-fn thinking(text: Option<Text<'_>>) -> Option<Delta> {
-    text.map(|text| text.0.len()).filter(|bytes| *bytes > 0).map(|bytes| Delta::Thinking { bytes })
+    fn thinking(&mut self, fields: &Fields<'_>, out: &mut VecDeque<Delta>) {
+        let thought = fields.text("thinking").or_else(|| fields.text("data"));
+        self.meaning.thinking(thought.map_or(0, |text| text.len()), out);
+    }
+
+    fn usage(&mut self, place: &Fields<'_>, out: &mut VecDeque<Delta>) {
+        if let Some(usage) = place.get("usage") {
+            self.meaning.usage(usage, out);
+        }
+    }
+
+    fn reason(&mut self, place: &Fields<'_>) -> Result<(), ProviderError> {
+        let word = place.text("stop_reason").unwrap_or_default();
+        self.meaning.reason(&word).map_err(|kind| errors::reason_of_error(kind, &word))
+    }
 }
 
 #[cfg(test)]

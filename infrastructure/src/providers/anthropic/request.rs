@@ -1,11 +1,19 @@
 //! From a prompt in OpenAI's form to what is sent to `/v1/messages`.
 
-use aihub_application::ports::provider::{GenerateCall, Message, Prompt, ProviderError, Role};
+use std::borrow::Cow;
+
+use aihub_application::ports::provider::{
+    GenerateCall,
+    prompt::{CacheControl, Content, Message, Part, Prompt, Role, Tool, ToolCall, ToolChoice, ToolMode},
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::AnthropicVersion;
-use crate::providers::errors;
+
+/// Makes ids that Anthropic takes out of others.
+const CALL_NAMESPACE: Uuid = Uuid::from_u128(0x6d0a_41c5_9a7e_4c0b_8f2d_51b6_3e9c_77a4);
 
 #[derive(Debug, Serialize)]
 pub(super) struct MessagesRequest<'a> {
@@ -41,16 +49,15 @@ struct Metadata<'a> {
 }
 
 impl<'a> MessagesRequest<'a> {
-    /// Fails on a tool call whose arguments are not a JSON object, which Anthropic's form has no place for.
-    pub(super) fn new(call: &'a GenerateCall, version: AnthropicVersion) -> Result<Self, ProviderError> {
+    pub(super) fn new(call: &'a GenerateCall, version: AnthropicVersion) -> Self {
         let prompt = &*call.prompt;
         let takes_sampling = version == AnthropicVersion::V2023_06_01;
-        Ok(Self {
+        Self {
             model: &call.model,
             max_tokens: call.max_output_tokens,
             stream: call.stream,
             system: system(prompt),
-            messages: turns(&prompt.messages)?,
+            messages: turns(&prompt.messages),
             temperature: prompt.temperature.filter(|_| takes_sampling),
             top_p: prompt.top_p.filter(|_| takes_sampling),
             stop_sequences: &prompt.stop,
@@ -58,20 +65,20 @@ impl<'a> MessagesRequest<'a> {
             // Refused without tools, and means nothing then.
             tool_choice: prompt.tool_choice.as_ref().filter(|_| !prompt.tools.is_empty()).map(tool_choice),
             metadata: prompt.user.as_deref().map(|user_id| Metadata { user_id }),
-        })
+        }
     }
 }
 
 /// The prompt's own system text and that of all `system` messages, wherever they stand.
 fn system(prompt: &Prompt) -> Vec<Value> {
-    let own = prompt.system.iter().map(|text| text_block(text));
+    let own = prompt.system.iter().map(|text| text_block(text, None));
     let messages = prompt.messages.iter().filter(|message| message.role == Role::System);
     own.chain(messages.flat_map(|message| blocks(&message.content))).collect()
 }
 
 /// Messages as turns of `user` and `assistant`. Neighbours of one role become one turn: the results of parallel tool
 /// calls must stand together, and with them what the user says next.
-fn turns(messages: &[Message]) -> Result<Vec<Turn>, ProviderError> {
+fn turns(messages: &[Message]) -> Vec<Turn> {
     let mut turns: Vec<Turn> = Vec::new();
     for message in messages {
         let (role, content) = match message.role {
@@ -79,11 +86,8 @@ fn turns(messages: &[Message]) -> Result<Vec<Turn>, ProviderError> {
             Role::User => ("user", blocks(&message.content)),
             Role::Tool => ("user", vec![tool_result(message)]),
             Role::Assistant => {
-                let mut content = blocks(&message.content);
-                for call in &message.tool_calls {
-                    content.push(tool_use(call)?);
-                }
-                ("assistant", content)
+                let said = blocks(&message.content).into_iter();
+                ("assistant", said.chain(message.tool_calls.iter().map(tool_use)).collect())
             }
         };
         match turns.last_mut() {
@@ -93,40 +97,53 @@ fn turns(messages: &[Message]) -> Result<Vec<Turn>, ProviderError> {
             _ => turns.push(Turn { role, content }),
         }
     }
-    Ok(turns)
+    // An answer that is begun must not end in white space.
+    if let Some(Turn { role: "assistant", content }) = turns.last_mut()
+        && let Some(Value::String(text)) = content.last_mut().and_then(|block| block.get_mut("text"))
+    {
+        text.truncate(text.trim_end().len());
+    }
+    turns
 }
 
-/// A string or a list of parts as content blocks. Empty text is left out, since Anthropic refuses it.
-fn blocks(content: &Value) -> Vec<Value> {
+/// Content as blocks. Text of nothing but white space is left out, since Anthropic refuses it.
+fn blocks(content: &Content) -> Vec<Value> {
     match content {
-        Value::Null => Vec::new(),
-        Value::String(text) if text.is_empty() => Vec::new(),
-        Value::String(text) => vec![text_block(text)],
-        Value::Array(parts) => parts.iter().filter(|part| part["text"] != "").map(block).collect(),
-        other => vec![other.clone()],
+        Content::Nothing => Vec::new(),
+        Content::Text(text) if text.trim().is_empty() => Vec::new(),
+        Content::Text(text) => vec![text_block(text, None)],
+        Content::Parts(parts) => parts.iter().filter_map(block).collect(),
     }
 }
 
-fn text_block(text: &str) -> Value {
-    json!({ "type": "text", "text": text })
+fn block(part: &Part) -> Option<Value> {
+    match part {
+        Part::Text { text, .. } if text.trim().is_empty() => None,
+        Part::Text { text, cache_control } => Some(text_block(text, *cache_control)),
+        Part::ImageUrl { image_url, cache_control } => {
+            let source = match image_url.url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,")) {
+                Some((media_type, data)) => json!({ "type": "base64", "media_type": media_type, "data": data }),
+                None => json!({ "type": "url", "url": image_url.url }),
+            };
+            Some(cached(json!({ "type": "image", "source": source }), *cache_control))
+        }
+    }
 }
 
-/// An image by data URI or address becomes an `image` block; what Anthropic calls the same (`text`) or we do not know
-/// stays as it is.
-fn block(part: &Value) -> Value {
-    let image = &part["image_url"];
-    let Some(url) = image.as_str().or_else(|| image["url"].as_str()) else {
-        return part.clone();
-    };
-    let source = match url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,")) {
-        Some((media_type, data)) => json!({ "type": "base64", "media_type": media_type, "data": data }),
-        None => json!({ "type": "url", "url": url }),
-    };
-    json!({ "type": "image", "source": source })
+fn text_block(text: &str, cache_control: Option<CacheControl>) -> Value {
+    cached(json!({ "type": "text", "text": text }), cache_control)
+}
+
+/// With the order to write the cache up to here, where there is one.
+fn cached(mut block: Value, cache_control: Option<CacheControl>) -> Value {
+    if let Some(control) = cache_control {
+        block["cache_control"] = json!(control);
+    }
+    block
 }
 
 fn tool_result(message: &Message) -> Value {
-    let mut block = json!({ "type": "tool_result", "tool_use_id": message.tool_call_id });
+    let mut block = json!({ "type": "tool_result", "tool_use_id": message.tool_call_id.as_deref().map(call_id) });
     let content = blocks(&message.content);
     if !content.is_empty() {
         block["content"] = Value::Array(content);
@@ -134,48 +151,46 @@ fn tool_result(message: &Message) -> Value {
     block
 }
 
-fn tool_use(call: &Value) -> Result<Value, ProviderError> {
-    let function = &call["function"];
-    let Some(name) = function["name"].as_str() else {
-        return Ok(call.clone());
+/// Arguments that are no JSON object, as a model wrote them, go along as a text: what it did is part of the history.
+fn tool_use(call: &ToolCall) -> Value {
+    let (name, arguments) = (&call.function.name, &call.function.arguments);
+    let input: Map<String, Value> = match serde_json::from_str(arguments) {
+        Ok(input) => input,
+        Err(_) if arguments.trim().is_empty() => Map::new(),
+        Err(_) => Map::from_iter([("arguments".to_owned(), json!(arguments))]),
     };
-    let input = match &function["arguments"] {
-        Value::String(arguments) if !arguments.trim().is_empty() => {
-            serde_json::from_str::<Map<String, Value>>(arguments).map(Value::Object).map_err(|_| {
-                errors::invalid_request(&format!("the arguments of a call of tool {name:?} are not a JSON object"))
-            })?
-        }
-        Value::Object(arguments) => Value::Object(arguments.clone()),
-        _ => Value::Object(Map::new()),
-    };
-    Ok(json!({ "type": "tool_use", "id": call["id"], "name": name, "input": input }))
+    json!({ "type": "tool_use", "id": call_id(&call.id), "name": name, "input": input })
 }
 
-/// A function becomes a tool with a schema; any other (the provider's own tools) stays as it is.
-fn tool(tool: &Value) -> Value {
-    let function = &tool["function"];
-    if !function["name"].is_string() {
-        return tool.clone();
+/// An id of another provider's in Anthropic's alphabet (`^[a-zA-Z0-9_-]+$`); the same for the call and for its result. Two that
+/// differ stay apart.
+fn call_id(id: &str) -> Cow<'_, str> {
+    let is_taken = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if !id.is_empty() && id.bytes().all(is_taken) {
+        return Cow::Borrowed(id);
     }
-    let schema = Some(&function["parameters"]).filter(|schema| schema.is_object()).cloned();
+    Cow::Owned(format!("call_{}", Uuid::new_v5(&CALL_NAMESPACE, id.as_bytes()).simple()))
+}
+
+fn tool(tool: &Tool) -> Value {
+    let function = &tool.function;
+    let schema = function.parameters.as_ref().filter(|schema| schema.is_object()).cloned();
     let mut wire = json!({
-        "name": function["name"],
+        "name": function.name,
         "input_schema": schema.unwrap_or_else(|| json!({ "type": "object", "properties": {} })),
     });
-    if function["description"].is_string() {
-        wire["description"] = function["description"].clone();
+    if let Some(description) = &function.description {
+        wire["description"] = json!(description);
     }
-    wire
+    cached(wire, tool.cache_control)
 }
 
-fn tool_choice(choice: &Value) -> Value {
-    match choice.as_str() {
-        Some("required") => json!({ "type": "any" }),
-        Some(choice) => json!({ "type": choice }),
-        None if choice["function"]["name"].is_string() => {
-            json!({ "type": "tool", "name": choice["function"]["name"] })
-        }
-        None => choice.clone(),
+fn tool_choice(choice: &ToolChoice) -> Value {
+    match choice {
+        ToolChoice::Mode(ToolMode::Auto) => json!({ "type": "auto" }),
+        ToolChoice::Mode(ToolMode::None) => json!({ "type": "none" }),
+        ToolChoice::Mode(ToolMode::Required) => json!({ "type": "any" }),
+        ToolChoice::Named(named) => json!({ "type": "tool", "name": named.function.name }),
     }
 }
 

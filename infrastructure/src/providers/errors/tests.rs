@@ -101,7 +101,7 @@ fn a_prompt_that_does_not_fit_is_recognised_in_every_servers_words() {
 #[test]
 fn a_status_alone_is_enough() {
     for (status, expected) in [
-        (302, ServerError),
+        (302, ModelUnavailable),
         (400, InvalidRequest),
         (403, Unauthorized),
         (404, ModelUnavailable),

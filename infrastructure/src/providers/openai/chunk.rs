@@ -3,201 +3,209 @@
 
 use std::{borrow::Cow, collections::VecDeque};
 
-use aihub_application::ports::provider::{Delta, FinishReason, ProviderError, ToolCallDelta};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use aihub_application::ports::provider::{Delta, ProviderError};
 
-use super::usage::{Usage, UsageSoFar};
 use crate::providers::{
-    answer::{Decode, Flow},
+    answer::Decode,
+    calls::{Arguments, CallPiece},
     errors,
+    json::{Fields, Json},
+    meaning::Meaning,
 };
-
-#[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    model: Option<Text<'a>>,
-    /// Empty in a chunk that only counts, and in one of Azure's that goes before the first. Missing in no answer.
-    #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
-    usage: Option<Usage>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    /// This or `type` is `error` where an error's fields lie flat in the event.
-    #[serde(borrow)]
-    object: Option<Text<'a>>,
-    #[serde(borrow, rename = "type")]
-    kind: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Choice<'a> {
-    index: Option<u32>,
-    #[serde(borrow)]
-    delta: Option<Part<'a>>,
-    #[serde(borrow)]
-    message: Option<Part<'a>>,
-    #[serde(borrow)]
-    finish_reason: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Part<'a> {
-    content: Option<String>,
-    refusal: Option<String>,
-    /// vLLM and llama.cpp say `reasoning_content`, Ollama and newer vLLM `reasoning`; some say both, with one text.
-    #[serde(borrow)]
-    reasoning: Option<Text<'a>>,
-    #[serde(borrow)]
-    reasoning_content: Option<Text<'a>>,
-    tool_calls: Option<Vec<ToolCall>>,
-}
-
-#[derive(Deserialize)]
-struct ToolCall {
-    index: Option<u32>,
-    id: Option<String>,
-    function: Option<Function>,
-}
-
-#[derive(Deserialize, Default)]
-struct Function {
-    name: Option<String>,
-    arguments: Option<String>,
-}
-
-/// A string that borrows from the event unless it has escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Remembers what earlier chunks of one answer said.
 #[derive(Default)]
 pub(crate) struct ChatDecoder {
-    has_begun: bool,
-    is_finished: bool,
-    usage: UsageSoFar,
-    /// The tool calls so far: the server's index and the call's id. Ours is the position.
-    calls: Vec<(u32, String)>,
+    meaning: Meaning,
+    /// The choice that is read. We never ask for a second one.
+    choice: Option<u64>,
+    /// Something was said in pieces: a whole message behind them says it once more.
+    has_deltas: bool,
 }
 
 impl Decode for ChatDecoder {
-    fn event(&mut self, name: Option<&str>, data: &str, out: &mut VecDeque<Delta>) -> Result<Flow, ProviderError> {
-        if data == "[DONE]" {
-            self.finish_if_not_said(out);
-            return Ok(Flow::End);
+    fn piece(&mut self, name: Option<&str>, json: Json<'_>, out: &mut VecDeque<Delta>) -> Result<(), ProviderError> {
+        let chunk = json.fields();
+        if let Some(error) = error_in(name, json, &chunk) {
+            return Err(error);
         }
-        if name == Some("error") {
-            return Err(errors::in_answer(data.as_bytes()));
+        let choices = chunk.get("choices");
+        // Some servers have one where the others have a list.
+        let choices = choices.map_or_else(Vec::new, |all| if all.is_object() { vec![all] } else { all.items() });
+        if choices.is_empty() && !chunk.has("choices") && chunk.get("usage").is_none() {
+            self.meaning.words(json.raw());
+            return Ok(());
         }
-        let chunk = parse(data.as_bytes())?;
-        self.chunk(chunk, out);
-        Ok(Flow::More)
+        self.meaning.model(chunk.text("model"), out);
+        self.meaning.calls.begin_event();
+        let numbered: Vec<_> = choices.into_iter().map(|choice| (number(choice), choice)).collect();
+        let ours = numbered.iter().find(|(index, _)| *index == 0).or(numbered.first());
+        let ours = self.choice.or(ours.map(|(index, _)| *index));
+        self.choice = ours;
+        let mut failed = None;
+        for (_, choice) in numbered.into_iter().filter(|(index, _)| Some(*index) == ours) {
+            failed = failed.or(self.choice(choice, out));
+        }
+        let usage = chunk.get("usage").or_else(|| chunk.get("x_groq")?.field("usage"));
+        if let Some(usage) = usage {
+            self.meaning.usage(usage, out);
+        }
+        failed.map_or(Ok(()), Err)
     }
 
-    fn body(&mut self, body: &[u8], out: &mut VecDeque<Delta>) -> Result<(), ProviderError> {
-        let chunk = parse(body)?;
-        if chunk.choices.as_ref().is_none_or(Vec::is_empty) {
-            return Err(errors::malformed(&"the provider's answer has no choices"));
-        }
-        self.chunk(chunk, out);
-        self.finish_if_not_said(out);
-        Ok(())
+    fn knows(&self, _name: &str) -> bool {
+        true
     }
 
-    fn is_finished(&self) -> bool {
-        self.is_finished
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    fn done(&mut self) {
+        self.meaning.end_sign();
+    }
+
+    fn meaning(&mut self) -> &mut Meaning {
+        &mut self.meaning
     }
 }
 
-fn parse(data: &[u8]) -> Result<Chunk<'_>, ProviderError> {
-    let chunk: Chunk<'_> = serde_json::from_slice(data).map_err(|error| errors::malformed(&error))?;
-    let is_flat_error = [&chunk.object, &chunk.kind].into_iter().flatten().any(|kind| kind.0 == "error");
-    if chunk.error.is_some() || is_flat_error {
-        return Err(errors::in_answer(data));
-    }
-    Ok(chunk)
+fn number(choice: Json<'_>) -> u64 {
+    choice.fields().get("index").and_then(Json::count).unwrap_or(0)
+}
+
+/// An error, wherever it stands in a chunk.
+fn error_in(name: Option<&str>, json: Json<'_>, chunk: &Fields<'_>) -> Option<ProviderError> {
+    let failed = name == Some("error") || errors::is_error(chunk);
+    // MiniMax has its refusals in a `base_resp` of a 200.
+    let refused =
+        chunk.get("base_resp").and_then(|said| said.field("status_code")?.count()).is_some_and(|code| code != 0);
+    (failed || refused).then(|| errors::in_answer(json.raw().as_bytes()))
 }
 
 impl ChatDecoder {
-    fn chunk(&mut self, chunk: Chunk<'_>, out: &mut VecDeque<Delta>) {
-        if !self.has_begun
-            && let Some(Text(model)) = chunk.model
-            && !model.is_empty()
-        {
-            self.has_begun = true;
-            out.push_back(Delta::Model(model.into_owned()));
+    /// What it says, and then whether it ended in an error.
+    fn choice(&mut self, choice: Json<'_>, out: &mut VecDeque<Delta>) -> Option<ProviderError> {
+        let fields = choice.fields();
+        let (delta, message) = (fields.get("delta").filter(|delta| delta.is_object()), fields.get("message"));
+        if let Some(delta) = delta {
+            self.has_deltas |= !delta.fields().is_empty();
+            self.part(&delta.fields(), out);
+        } else if let Some(message) = message.filter(|_| !self.has_deltas) {
+            self.part(&message.fields(), out);
         }
-        let mut finish = None;
-        // We never ask for a second choice.
-        for choice in chunk.choices.into_iter().flatten().filter(|choice| choice.index.unwrap_or(0) == 0) {
-            if let Some(part) = choice.delta.or(choice.message) {
-                self.part(part, out);
+        // Of the older completions, which some servers stream for a chat as well.
+        if let Some(text) = fields.get("text").and_then(Json::wtf8)
+            && delta.is_none()
+            && message.is_none()
+        {
+            self.meaning.text(text, out);
+        }
+        let mut error = None;
+        for part in [Some(choice), delta, message].into_iter().flatten().map(Json::fields) {
+            if let Some(usage) = part.get("usage") {
+                self.meaning.usage(usage, out);
             }
-            finish = finish.or(choice.finish_reason);
+            error = error.or(part.get("error").filter(|error| errors::says_something(*error)));
         }
-        if let Some(usage) = chunk.usage.and_then(|usage| self.usage.merge(&usage)) {
-            out.push_back(Delta::Usage(usage));
+        if let Some(error) = error {
+            return Some(errors::in_choice(choice, error));
         }
-        if let Some(Text(reason)) = finish
-            && !self.is_finished
-        {
-            self.is_finished = true;
-            out.push_back(Delta::Finish(finish_reason(&reason)));
+        let word = fields.text("finish_reason");
+        if let Err(kind) = self.meaning.reason(word.as_deref().unwrap_or_default()) {
+            return Some(errors::reason_of_error(kind, word.as_deref().unwrap_or_default()));
         }
-        self.has_begun |= !out.is_empty();
+        // A whole answer of a server that does not know of reasons has its end in its last brace.
+        if message.is_some() && delta.is_none() && !fields.has("finish_reason") {
+            self.meaning.end_sign();
+        }
+        None
     }
 
-    fn part(&mut self, part: Part<'_>, out: &mut VecDeque<Delta>) {
-        let thinking = [part.reasoning, part.reasoning_content];
-        let bytes = thinking.iter().flatten().map(|text| text.0.len()).max().unwrap_or(0);
-        if bytes > 0 {
-            out.push_back(Delta::Thinking { bytes });
+    fn part(&mut self, part: &Fields<'_>, out: &mut VecDeque<Delta>) {
+        self.thinking(part, out);
+        if let Some(content) = part.get("content") {
+            self.content(content, out);
         }
         // A refusal is text that the model says in place of an answer.
-        let texts = [part.content, part.refusal].into_iter().flatten().filter(|text| !text.is_empty());
-        out.extend(texts.map(Delta::Text));
-        for (position, call) in (0..).zip(part.tool_calls.into_iter().flatten()) {
-            self.tool_call(position, call, out);
+        if let Some(refusal) = part.get("refusal").and_then(Json::wtf8) {
+            self.meaning.text(refusal, out);
+        }
+        let calls = part.get("tool_calls").map(Json::items).unwrap_or_default();
+        for call in calls {
+            let fields = call.fields();
+            let index = fields.get("index").and_then(Json::count);
+            // Some have the function's fields beside the id.
+            let function = fields.get("function").map_or(fields, Json::fields);
+            self.meaning.call(call_piece(index, call.field("id").and_then(Json::text), &function), out);
+        }
+        // Of before there were several.
+        if let Some(function) = part.get("function_call").filter(|call| call.is_object()) {
+            self.meaning.call(call_piece(None, None, &function.fields()), out);
         }
     }
 
-    /// Servers number calls from 0, not at all (in a body), or all of them 0 with an id each (older Ollama).
-    fn tool_call(&mut self, position: u32, call: ToolCall, out: &mut VecDeque<Delta>) {
-        let their_index = call.index.unwrap_or(position);
-        let id = call.id.filter(|id| !id.is_empty());
-        let function = call.function.unwrap_or_default();
-        let arguments = function.arguments.unwrap_or_default();
-        let known = self.calls.iter().rposition(|(index, _)| *index == their_index);
-        let same = known.filter(|known| id.as_ref().is_none_or(|id| *id == self.calls[*known].1));
-        let (index, id, name) = match same {
-            Some(_) if arguments.is_empty() => return,
-            Some(index) => (index, None, None),
-            None => {
-                self.calls.push((their_index, id.clone().unwrap_or_default()));
-                (self.calls.len() - 1, id, function.name)
-            }
-        };
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
-        out.push_back(Delta::ToolCall(ToolCallDelta { index, id, name, arguments }));
+    /// vLLM and llama.cpp say `reasoning_content`, Ollama and newer vLLM `reasoning`; some say both, with one text.
+    fn thinking(&mut self, part: &Fields<'_>, out: &mut VecDeque<Delta>) {
+        let names = ["reasoning", "reasoning_content", "thinking"];
+        let told = names.iter().filter_map(|name| Some(length(part.get(name)?))).max().unwrap_or(0);
+        let details = || part.get("reasoning_details").map_or(0, length);
+        self.meaning.thinking(if told > 0 { told } else { details() }, out);
     }
 
-    /// A server that says "this was all" without a reason has stopped.
-    fn finish_if_not_said(&mut self, out: &mut VecDeque<Delta>) {
-        if !self.is_finished {
-            self.is_finished = true;
-            out.push_back(Delta::Finish(FinishReason::Stop));
+    /// A text, or a list of parts.
+    fn content(&mut self, content: Json<'_>, out: &mut VecDeque<Delta>) {
+        if let Some(text) = content.wtf8() {
+            return self.meaning.text(text, out);
+        }
+        let parts = if content.is_object() { vec![content] } else { content.items() };
+        for part in parts {
+            let fields = part.fields();
+            if let Some("thinking" | "reasoning") = fields.text("type").as_deref() {
+                self.meaning.thinking(length(part), out);
+                continue;
+            }
+            let text = || ["text", "refusal", "content"].iter().find_map(|name| text_of(fields.get(name)?));
+            if let Some(text) = part.wtf8().or_else(text) {
+                self.meaning.text(text, out);
+            }
         }
     }
 }
 
-fn finish_reason(reason: &str) -> FinishReason {
-    match reason {
-        "stop" => FinishReason::Stop,
-        "length" => FinishReason::Length,
-        "tool_calls" => FinishReason::ToolCalls,
-        "content_filter" => FinishReason::ContentFilter,
-        other => FinishReason::Other(other.into()),
+/// A text, or its `value`.
+fn text_of(json: Json<'_>) -> Option<Cow<'_, [u8]>> {
+    json.wtf8().or_else(|| json.field("value")?.wtf8())
+}
+
+/// How long the texts are that are thought, however they are wrapped.
+fn length(json: Json<'_>) -> usize {
+    length_within(json, MAX_WRAPS)
+}
+
+/// Deeper than anybody wraps them, all of it counts.
+const MAX_WRAPS: usize = 8;
+
+fn length_within(json: Json<'_>, wraps: usize) -> usize {
+    let length = |json: Json<'_>| length_within(json, wraps - 1);
+    if let Some(text) = json.text() {
+        return text.len();
     }
+    if wraps == 0 {
+        return json.raw().len();
+    }
+    if json.is_list() {
+        return json.items().into_iter().map(length).sum();
+    }
+    let names = ["text", "thinking", "content", "summary", "reasoning"];
+    let fields = json.fields();
+    names.iter().filter_map(|name| Some(length(fields.get(name)?))).max().unwrap_or(0)
+}
+
+fn call_piece<'a>(index: Option<u64>, id: Option<Cow<'a, str>>, function: &Fields<'a>) -> CallPiece<'a> {
+    let arguments = function.get("arguments").or_else(|| function.get("parameters"));
+    let arguments = arguments.map(|json| json.wtf8().map_or_else(|| Arguments::Whole(json.raw()), Arguments::Text));
+    CallPiece { index, id, name: function.text("name"), arguments }
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! What is sent to `/chat/completions`.
 
-use aihub_application::ports::provider::{GenerateCall, Message, Role};
+use aihub_application::ports::provider::{
+    GenerateCall,
+    prompt::{Content, Function, FunctionKind, Message, Part, Picture, Role, Tool, ToolCall, ToolChoice},
+};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{MaxTokensField, OpenAiOptions};
 
-/// The prompt is in OpenAI's form already, so this borrows all of it, unknown parts included.
+/// The prompt is in OpenAI's form already, so this borrows all of it but what is for other providers.
 #[derive(Debug, Serialize)]
 pub(super) struct ChatRequest<'a> {
     model: &'a str,
@@ -24,10 +26,10 @@ pub(super) struct ChatRequest<'a> {
     top_p: Option<f64>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     stop: &'a [String],
-    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
-    tools: &'a [Value],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<WireTool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tool_choice: Option<&'a Value>,
+    tool_choice: Option<&'a ToolChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
 }
@@ -41,9 +43,9 @@ struct StreamOptions {
 struct WireMessage<'a> {
     role: Role,
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<Content<'a>>,
-    #[serde(skip_serializing_if = "<[Value]>::is_empty")]
-    tool_calls: &'a [Value],
+    content: Option<WireContent<'a>>,
+    #[serde(skip_serializing_if = "<[ToolCall]>::is_empty")]
+    tool_calls: &'a [ToolCall],
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_call_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,15 +54,31 @@ struct WireMessage<'a> {
 
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Content<'a> {
+enum WireContent<'a> {
     Text(&'a str),
-    Any(&'a Value),
+    Parts(Vec<WirePart<'a>>),
+}
+
+/// Its cache is written without being told to.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum WirePart<'a> {
+    Text { text: &'a str },
+    ImageUrl { image_url: &'a Picture },
+}
+
+#[derive(Debug, Serialize)]
+struct WireTool<'a> {
+    #[serde(rename = "type")]
+    kind: FunctionKind,
+    function: &'a Function,
 }
 
 impl<'a> ChatRequest<'a> {
     pub(super) fn new(call: &'a GenerateCall, options: OpenAiOptions) -> Self {
         let prompt = &*call.prompt;
-        let limit = Some(call.max_output_tokens);
+        // What is left of the context, the server counts better; it ends the answer there by itself.
+        let limit = Some(call.max_output_tokens).filter(|_| !call.is_capped_by_context);
         let (max_completion_tokens, max_tokens) = match options.max_tokens_field {
             MaxTokensField::MaxCompletionTokens => (limit, None),
             MaxTokensField::MaxTokens => (None, limit),
@@ -76,7 +94,7 @@ impl<'a> ChatRequest<'a> {
             temperature: prompt.temperature,
             top_p: prompt.top_p,
             stop: &prompt.stop,
-            tools: &prompt.tools,
+            tools: prompt.tools.iter().map(|Tool { kind, function, .. }| WireTool { kind: *kind, function }).collect(),
             tool_choice: prompt.tool_choice.as_ref(),
             user: prompt.user.as_deref(),
         }
@@ -85,17 +103,30 @@ impl<'a> ChatRequest<'a> {
 
 impl<'a> WireMessage<'a> {
     fn system(text: &'a str) -> Self {
-        let content = Some(Content::Text(text));
+        let content = Some(WireContent::Text(text));
         Self { role: Role::System, content, tool_calls: &[], tool_call_id: None, name: None }
     }
 
     fn new(message: &'a Message) -> Self {
         Self {
             role: message.role,
-            content: Some(&message.content).filter(|content| !content.is_null()).map(Content::Any),
+            content: match &message.content {
+                Content::Nothing => None,
+                Content::Text(text) => Some(WireContent::Text(text)),
+                Content::Parts(parts) => Some(WireContent::Parts(parts.iter().map(WirePart::new).collect())),
+            },
             tool_calls: &message.tool_calls,
             tool_call_id: message.tool_call_id.as_deref(),
             name: message.name.as_deref(),
+        }
+    }
+}
+
+impl<'a> WirePart<'a> {
+    fn new(part: &'a Part) -> Self {
+        match part {
+            Part::Text { text, .. } => Self::Text { text },
+            Part::ImageUrl { image_url, .. } => Self::ImageUrl { image_url },
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::{collections::VecDeque, fmt::Write as _, sync::Arc};
 
-use aihub_application::ports::provider::{Delta, GenerateCall, Prompt, ProviderError};
+use aihub_application::{
+    ports::provider::{Delta, GenerateCall, ProviderError, Reached, prompt::Prompt},
+    request::AnswerRequest,
+};
+use aihub_domain::request::event::RequestKind;
 use axum::{Router, body::Body, extract::Request, http::HeaderMap, response::Response};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -172,8 +176,14 @@ fn response(answer: &Recorded, end: End) -> Response {
 }
 
 pub(crate) fn call(stream: bool) -> GenerateCall {
-    let prompt = serde_json::json!({ "messages": [{ "role": "user", "content": "Hello" }] });
-    generate(serde_json::from_value(prompt).unwrap(), stream)
+    generate(prompt(serde_json::json!({ "messages": [{ "role": "user", "content": "Hello" }] })), stream)
+}
+
+/// What a client says, as the product takes it.
+pub(crate) fn prompt(said: serde_json::Value) -> Prompt {
+    let serde_json::Value::Object(fields) = said else { panic!("{said}") };
+    let request = AnswerRequest::from_fields(RequestKind::Chat, fields).unwrap_or_else(|faults| panic!("{faults:?}"));
+    (*request.prompt).clone()
 }
 
 pub(crate) fn generate(prompt: Prompt, stream: bool) -> GenerateCall {
@@ -182,7 +192,9 @@ pub(crate) fn generate(prompt: Prompt, stream: bool) -> GenerateCall {
         model: "some-model".into(),
         prompt: Arc::new(prompt),
         max_output_tokens: 100,
+        is_capped_by_context: false,
         stream,
+        reached: Reached::default(),
     }
 }
 
@@ -203,7 +215,8 @@ pub(crate) fn script<'a>(deltas: impl IntoIterator<Item = &'a Result<Delta, Prov
             Ok(Delta::Thinking { bytes }) => writeln!(script, "thinking {bytes} bytes"),
             Ok(Delta::ToolCall(call)) => {
                 let (id, name) = (call.id.as_deref().unwrap_or("-"), call.name.as_deref().unwrap_or("-"));
-                writeln!(script, "tool {} {id} {name} {}", call.index, call.arguments)
+                let broken = call.broken.as_deref().map(|broken| format!(" ({broken})")).unwrap_or_default();
+                writeln!(script, "tool {} {id} {name} {}{broken}", call.index, call.arguments)
             }
             Ok(Delta::Usage(usage)) => writeln!(
                 script,
@@ -211,7 +224,9 @@ pub(crate) fn script<'a>(deltas: impl IntoIterator<Item = &'a Result<Delta, Prov
                 usage.input, usage.cached_input, usage.cache_write, usage.output, usage.reasoning
             ),
             Ok(Delta::Model(model)) => writeln!(script, "model {model}"),
-            Ok(Delta::Finish(reason)) => writeln!(script, "finish {reason:?}"),
+            Ok(Delta::Flaw(flaw)) => writeln!(script, "flaw {flaw}"),
+            Ok(Delta::Finish { reason, said: None }) => writeln!(script, "finish {reason:?}"),
+            Ok(Delta::Finish { reason, said: Some(said) }) => writeln!(script, "finish {reason:?} ({said})"),
             Err(error) => {
                 writeln!(script, "error {:?} {:?} {} {:?}", error.kind, error.status, error.message, error.retry_after)
             }
@@ -223,6 +238,11 @@ pub(crate) fn script<'a>(deltas: impl IntoIterator<Item = &'a Result<Delta, Prov
 /// The script of a stream in one piece.
 pub(in crate::providers) async fn script_of(decoder: impl Decode, body: &str) -> String {
     script(&decode(decoder, vec![Bytes::copy_from_slice(body.as_bytes())]).await)
+}
+
+/// The deltas of an answer in one piece.
+pub(in crate::providers) async fn read_body(decoder: impl Decode, body: &str) -> Result<Vec<Delta>, ProviderError> {
+    decode(decoder, vec![Bytes::copy_from_slice(body.as_bytes())]).await.into_iter().collect()
 }
 
 /// That a stream means the same however its bytes are cut: in two at every position, and byte by byte.

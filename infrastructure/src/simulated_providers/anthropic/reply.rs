@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     super::{
-        answer::{Answer, Finish, ToolCall},
+        answer::{Answer, CacheLifetime, Finish, ToolCall},
         knobs::{Failure, FailureKind, UsageReport},
         respond::{Dialect, Reply, to_json},
         stream::Script,
@@ -48,8 +48,8 @@ impl Dialect for Messages {
             content.push(tool_use(reply.call, index, name, input));
         }
         let counts = (reply.input_tokens, *output_tokens);
-        let usage =
-            usage(reply, counts).map(|usage| Usage { output_tokens_details: thinking_tokens(reply), ..full(usage) });
+        let usage = usage(reply, counts)
+            .map(|usage| Usage { output_tokens_details: thinking_tokens(reply), ..full(usage, reply.cache) });
         to_json(&message(reply, content, ending(finish), usage))
     }
 
@@ -58,7 +58,7 @@ impl Dialect for Messages {
         let mut script = Script { failure: format!("event: error\ndata: {failure}\n\n").into(), ..Script::default() };
         let first_input =
             if reply.usage == UsageReport::Corrected { reply.input_tokens / 2 } else { reply.input_tokens };
-        let first_usage = usage(&reply, (first_input, 1)).map(full);
+        let first_usage = usage(&reply, (first_input, 1)).map(|usage| full(usage, reply.cache));
         script.event(Event::MessageStart { message: message(&reply, vec![], Ending::default(), first_usage) }.to_sse());
         let end = usage(&reply, (reply.input_tokens, reply.answer.output_tokens))
             .map(|usage| Usage { output_tokens_details: thinking_tokens(&reply), ..usage });
@@ -137,12 +137,21 @@ fn usage(reply: &Reply, (input_tokens, output_tokens): (u32, u32)) -> Option<Usa
     match reply.usage {
         UsageReport::Missing => None,
         UsageReport::Zero => Some(Usage::default()),
+        _ if reply.cache.is_some() => {
+            Some(Usage { cache_creation_input_tokens: input_tokens, output_tokens, ..Usage::default() })
+        }
         _ => Some(Usage { input_tokens, output_tokens, ..Usage::default() }),
     }
 }
 
-fn full(usage: Usage) -> Usage {
-    let cache_creation = Some(CacheCreation::default());
+fn full(usage: Usage, cache: Option<CacheLifetime>) -> Usage {
+    let written = usage.cache_creation_input_tokens;
+    let is_for_an_hour = cache == Some(CacheLifetime::OneHour);
+    let for_an_hour = if is_for_an_hour { written } else { 0 };
+    let cache_creation = Some(CacheCreation {
+        ephemeral_5m_input_tokens: written - for_an_hour,
+        ephemeral_1h_input_tokens: for_an_hour,
+    });
     Usage { cache_creation, service_tier: Some("standard"), inference_geo: Some("not_available"), ..usage }
 }
 

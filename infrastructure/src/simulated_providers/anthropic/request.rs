@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     super::{
-        answer::{Question, Tool, ToolChoice},
+        answer::{CacheLifetime, Question, Tool, ToolChoice},
         models::{Model, Use},
         text,
     },
@@ -56,6 +56,12 @@ struct Block {
     /// Of a `tool_result`.
     content: Option<Box<Content>>,
     citations: Option<Value>,
+    cache_control: Option<CacheControl>,
+}
+
+#[derive(Deserialize)]
+struct CacheControl {
+    ttl: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +69,7 @@ struct ToolDefinition {
     name: String,
     #[serde(default)]
     input_schema: Value,
+    cache_control: Option<CacheControl>,
 }
 
 #[derive(Deserialize)]
@@ -115,6 +122,10 @@ impl MessagesRequest {
                 question.prompt = message.content.text();
             }
         }
+        let blocks = messages.iter().flat_map(|message| message.content.blocks());
+        let controls =
+            blocks.map(|block| &block.cache_control).chain(self.tools.iter().map(|tool| &tool.cache_control));
+        question.cache = controls.flatten().map(CacheControl::lifetime).max();
         if question.input_tokens > model.max_input_tokens {
             return Err(AnthropicError::context_length(model.max_input_tokens, question.input_tokens));
         }
@@ -140,8 +151,11 @@ impl MessagesRequest {
             None => false,
         };
         question.stop = self.stop_sequences;
-        question.tools =
-            self.tools.into_iter().map(|ToolDefinition { name, input_schema: schema }| Tool { name, schema }).collect();
+        question.tools = self
+            .tools
+            .into_iter()
+            .map(|ToolDefinition { name, input_schema: schema, .. }| Tool { name, schema })
+            .collect();
         if let Some(choice) = self.tool_choice {
             question.one_tool_only = choice.disable_parallel_tool_use.unwrap_or_default();
             question.tool_choice = choice.read(&question.tools)?;
@@ -205,6 +219,12 @@ impl Content {
                 texts.join("\n")
             }
         }
+    }
+}
+
+impl CacheControl {
+    fn lifetime(&self) -> CacheLifetime {
+        if self.ttl.as_deref() == Some("1h") { CacheLifetime::OneHour } else { CacheLifetime::FiveMinutes }
     }
 }
 

@@ -63,8 +63,8 @@ pub(super) struct Usage {
 
 #[derive(Serialize, Default, Clone, Copy)]
 pub(super) struct CacheCreation {
-    ephemeral_5m_input_tokens: u32,
-    ephemeral_1h_input_tokens: u32,
+    pub ephemeral_5m_input_tokens: u32,
+    pub ephemeral_1h_input_tokens: u32,
 }
 
 #[derive(Serialize, Clone, Copy)]

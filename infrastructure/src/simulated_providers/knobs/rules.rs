@@ -25,13 +25,14 @@ pub const MAX_RULES: usize = 32;
 /// ```json
 /// {"provider": "openai", "model": "gpt-6-luna", "times": 2,
 ///  "ttft_ms": 500, "tokens_per_second": 20, "output_tokens": 100, "usage": "missing",
+///  "hidden_tokens": 50, "thinking": "shown", "cap": "ignored",
 ///  "fail_before": {"kind": "rate_limit", "status": 429, "retry_after_ms": 2000}}
 /// ```
 ///
 /// `provider` is `openai` or `claude`. Instead of `fail_before` one of `"hang": true`, `"fail_after_tokens": n`,
 /// `"tear_after_tokens": n` and `"hang_after_tokens": n`, or of videos `"fail_late": true`, `"hang_late": true` and
 /// `"tear_created": true`. A failure needs its `kind` or its `status`. The kinds are those of
-/// [`FailureKind`](super::FailureKind), the usages those of [`UsageReport`](super::UsageReport), both in snake case.
+/// [`FailureKind`](super::FailureKind), the usages those of [`UsageReport`](super::UsageReport), all in snake case.
 ///
 /// Of videos also, with the values of [`VideoKnobs`](super::video::VideoKnobs) in snake case:
 ///

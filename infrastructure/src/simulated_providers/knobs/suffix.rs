@@ -5,11 +5,11 @@ use std::{str::FromStr, time::Duration};
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 
 use super::{
-    Failure, FailureKind, Knobs, Trouble, UsageReport,
+    CapKnob, Failure, FailureKind, Knobs, ThinkingKnob, Trouble, UsageReport,
     video::{Content, Idempotency, PromptTelling, WebhookSending},
 };
 
-const GRAMMAR: &str = "known are ttft=500ms, rate=20, tokens=60, usage=missing, fail=before[:429], fail=after:5, \
+const GRAMMAR: &str = "known are ttft=500ms, rate=20, tokens=60, hidden=60, thinking=shown, cap=ignored, usage=missing, fail=before[:429], fail=after:5, \
                        tear=after:5, hang=before, hang=after:5 and, with fail=before, retry_after=2s; of videos fail=late, \
                        hang=late, tear=created, vtime=5s, short=2s, idempotency=off, content=garbage, bandwidth=65536, \
                        webhook=twice and prompt=hidden";
@@ -27,6 +27,9 @@ pub(in super::super) fn parse(name: &str) -> Result<(&str, Knobs), String> {
             "ttft" => once(&mut knobs.ttft, duration(value)),
             "rate" => once(&mut knobs.tokens_per_second, number(value)),
             "tokens" => once(&mut knobs.output_tokens, number(value)),
+            "hidden" => once(&mut knobs.work.hidden_tokens, number(value)),
+            "thinking" => once(&mut knobs.work.thinking, named::<ThinkingKnob>(value)),
+            "cap" => once(&mut knobs.work.cap, named::<CapKnob>(value)),
             "usage" => once(&mut knobs.usage, named::<UsageReport>(value)),
             "fail" if value == "late" => once(&mut knobs.trouble, Some(Trouble::FailLate)),
             "fail" => once(&mut knobs.trouble, fail(value)),

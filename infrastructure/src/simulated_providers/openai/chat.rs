@@ -76,6 +76,7 @@ impl Dialect for Chat {
         let message = wire::Message {
             role: "assistant",
             content: answer.calls.is_empty().then_some(answer.text.as_str()),
+            reasoning_content: &answer.thinking,
             tool_calls: calls.map(|(index, one)| tool_call(*call, None, index, &one.name, &one.arguments)).collect(),
             refusal: None,
             annotations: [],
@@ -86,7 +87,7 @@ impl Dialect for Chat {
             created: SystemClock.now().timestamp(),
             model,
             choices: [Choice { index: 0, message, logprobs: None, finish_reason: finish_reason(&answer.finish) }],
-            usage: Usage::reported(reply.usage, reply.input_tokens, answer.output_tokens).pop(),
+            usage: Usage::reported(reply.usage, reply.input_tokens, answer).pop(),
             service_tier: "default",
             system_fingerprint: "fp_simulated",
         })
@@ -94,6 +95,7 @@ impl Dialect for Chat {
 
     fn script(&self, reply: Reply) -> Script {
         let Reply { call, model, answer, .. } = reply;
+        let usages = Usage::reported(reply.usage, reply.input_tokens, &answer);
         let common = format!(
             "data: {{\"id\":\"{}\",\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":\"{model}\",\
              \"service_tier\":\"default\",\"system_fingerprint\":\"fp_simulated\",\"choices\":[",
@@ -108,6 +110,7 @@ impl Dialect for Chat {
         let mut script = Script { failure: failure_event().into(), ..Script::default() };
         let content = if answer.calls.is_empty() { "\"\"" } else { "null" };
         script.event(delta(&format!("{{\"role\":\"assistant\",\"content\":{content},\"refusal\":null{after_delta}")));
+        script.tokens(delta("{\"reasoning_content\":"), answer.thinking, after_delta);
         script.tokens(delta("{\"content\":"), answer.text, after_delta);
         for (index, ToolCall { name, arguments }) in answer.calls.into_iter().enumerate() {
             let opening = to_json(&[tool_call(call, Some(index), index, &name, "")]);
@@ -120,7 +123,7 @@ impl Dialect for Chat {
             "{common}{{\"index\":0,\"delta\":{{}},\"logprobs\":null,\"finish_reason\":\"{finish}\"}}]{null_usage}}}\n\n"
         ));
         if self.includes_usage {
-            for usage in Usage::reported(reply.usage, reply.input_tokens, answer.output_tokens) {
+            for usage in usages {
                 script.event(format!("{common}],\"usage\":{}}}\n\n", to_json(&usage)));
             }
         }

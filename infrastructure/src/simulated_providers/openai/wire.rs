@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::super::knobs::UsageReport;
+use super::super::{answer::Answer, knobs::UsageReport};
 
 #[derive(Serialize)]
 pub(super) struct Completion<'a> {
@@ -31,6 +31,9 @@ pub(super) struct Message<'a> {
     pub role: &'static str,
     /// Null with tool calls.
     pub content: Option<&'a str>,
+    /// As vLLM and llama.cpp call shown thinking.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub reasoning_content: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall<'a>>,
     pub refusal: Option<()>,
@@ -80,25 +83,27 @@ struct CompletionTokensDetails {
 }
 
 impl Usage {
-    fn new(prompt_tokens: u32, completion_tokens: u32) -> Self {
+    fn new(prompt_tokens: u32, completion_tokens: u32, reasoning_tokens: u32) -> Self {
         Self {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,
             prompt_tokens_details: PromptTokensDetails::default(),
-            completion_tokens_details: CompletionTokensDetails::default(),
+            completion_tokens_details: CompletionTokensDetails { reasoning_tokens, ..Default::default() },
         }
     }
 
     /// The counts as they are told, several where a stream tells them several times, and none where it tells nothing.
-    pub fn reported(report: UsageReport, prompt_tokens: u32, completion_tokens: u32) -> Vec<Self> {
-        let right = Self::new(prompt_tokens, completion_tokens);
+    pub fn reported(report: UsageReport, prompt_tokens: u32, answer: &Answer) -> Vec<Self> {
+        let completion_tokens = answer.output_tokens;
+        let reasoning_tokens = answer.hidden_tokens + answer.thinking_tokens;
+        let right = Self::new(prompt_tokens, completion_tokens, reasoning_tokens);
         match report {
             UsageReport::Normal => vec![right],
             UsageReport::Missing => vec![],
-            UsageReport::Zero => vec![Self::new(0, 0)],
+            UsageReport::Zero => vec![Self::new(0, 0, 0)],
             UsageReport::Repeated => vec![right, right],
-            UsageReport::Corrected => vec![Self::new(prompt_tokens / 2, completion_tokens), right],
+            UsageReport::Corrected => vec![Self::new(prompt_tokens / 2, completion_tokens, reasoning_tokens), right],
         }
     }
 }

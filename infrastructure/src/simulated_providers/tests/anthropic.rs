@@ -251,3 +251,20 @@ async fn version_2026_10_21_refuses_what_2023_06_01_takes() {
     let unversioned = harness.request(Method::POST, "/v1/messages").bearer_auth("sk-any").json(&body).send().await;
     assert_eq!(unversioned.unwrap().status(), 400);
 }
+
+#[tokio::test]
+async fn what_is_to_be_kept_is_told_as_written_into_the_cache_by_how_long_it_is_kept() {
+    let harness = Harness::start().await;
+    for (control, minutes, hour) in [
+        (json!({"type": "ephemeral"}), 8, 0),
+        (json!({"type": "ephemeral", "ttl": "5m"}), 8, 0),
+        (json!({"type": "ephemeral", "ttl": "1h"}), 0, 8),
+    ] {
+        let content = json!([{"type": "text", "text": "Why is the sky blue?", "cache_control": control}]);
+        let more = json!({"messages": [{"role": "user", "content": content}]});
+        let usage = parse(&harness.message("", more).await.text().await.unwrap())["usage"].clone();
+        assert_eq!((&usage["input_tokens"], &usage["cache_creation_input_tokens"]), (&json!(0), &json!(8)));
+        let creation = json!({"ephemeral_5m_input_tokens": minutes, "ephemeral_1h_input_tokens": hour});
+        assert_eq!(usage["cache_creation"], creation);
+    }
+}

@@ -7,7 +7,9 @@ use tokio::time::timeout;
 use super::{
     super::{
         SimulatedProvider,
-        knobs::{Failure, FailureKind, Knobs, Trouble, UsageReport, rules::Rule, suffix},
+        knobs::{
+            CapKnob, Failure, FailureKind, Knobs, ThinkingKnob, Trouble, UsageReport, WorkKnobs, rules::Rule, suffix,
+        },
         served::Outcome,
     },
     Harness, PATIENCE, events, header, parse, parse_events, read_until_cut,
@@ -20,12 +22,13 @@ fn streamed() -> Value {
 #[test]
 fn every_knob_has_its_place_in_the_name() {
     let (model, knobs) =
-        suffix::parse("gpt-6-luna+ttft=2s+rate=0.5+tokens=7+usage=zero+fail=before:429+retry_after=1500ms").unwrap();
+        suffix::parse("gpt-6-luna+ttft=2s+rate=0.5+tokens=7+hidden=9+thinking=shown+cap=ignored+usage=zero+fail=before:429+retry_after=1500ms").unwrap();
     let failure = Failure { kind: FailureKind::RateLimit, status: Some(429), retry_after_ms: Some(1500) };
     let expected = Knobs {
         ttft: Some(Duration::from_secs(2)),
         tokens_per_second: Some(0.5),
         output_tokens: Some(7),
+        work: WorkKnobs { hidden_tokens: Some(9), thinking: Some(ThinkingKnob::Shown), cap: Some(CapKnob::Ignored) },
         trouble: Some(Trouble::FailBefore(failure)),
         usage: Some(UsageReport::Zero),
         ..Knobs::default()

@@ -343,3 +343,37 @@ async fn what_is_wrong_with_an_embedding_is_said_with_its_status() {
         assert_eq!(answer.status(), status, "{wrong}");
     }
 }
+
+#[tokio::test]
+async fn hidden_reasoning_is_counted_within_the_limit_and_shown_thinking_comes_before_the_text() {
+    let harness = Harness::start().await;
+    let usage = async |knobs: &str, limit: u32| {
+        let answer = harness.chat(knobs, json!({"max_completion_tokens": limit})).await;
+        let body = parse(&answer.text().await.unwrap());
+        let (choice, usage) = (&body["choices"][0], &body["usage"]);
+        let words = choice["message"]["content"].as_str().unwrap().split_whitespace().count();
+        let reasoning = usage["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
+        (words, usage["completion_tokens"].as_u64().unwrap(), reasoning, choice["finish_reason"].clone())
+    };
+    assert_eq!(usage("+tokens=10+hidden=30", 100).await, (10, 40, 30, json!("stop")));
+    assert_eq!(usage("+tokens=10+hidden=30", 35).await, (5, 35, 30, json!("length")));
+    assert_eq!(usage("+tokens=10+hidden=30", 20).await, (0, 20, 20, json!("length")));
+    assert_eq!(usage("+tokens=50+cap=ignored", 20).await, (50, 50, 0, json!("stop")));
+
+    let options = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let events = events(harness.chat("+tokens=3+thinking=shown", options).await).await;
+    let chunks: Vec<Value> = events.iter().filter(|(_, data)| data != "[DONE]").map(|(_, data)| parse(data)).collect();
+    let deltas = chunks.iter().map(|chunk| chunk["choices"][0]["delta"].clone());
+    let kinds: Vec<&str> = deltas
+        .filter_map(|delta| {
+            ["reasoning_content", "content"]
+                .into_iter()
+                .find(|name| delta[name].as_str().is_some_and(|text| !text.is_empty()))
+        })
+        .collect();
+    let thought = kinds.iter().filter(|kind| **kind == "reasoning_content").count();
+    assert!(thought > 5 && kinds[thought..] == ["content"; 3], "{kinds:?}");
+    let usage = &chunks.last().unwrap()["usage"];
+    assert_eq!(usage["completion_tokens"], thought + 3);
+    assert_eq!(usage["completion_tokens_details"]["reasoning_tokens"], thought);
+}

@@ -88,7 +88,7 @@ fn field(column: &Column) -> String {
         Kind::Day => format!("OPTIONAL INT32 {name} (DATE); "),
         Kind::Instant => format!("OPTIONAL INT64 {name} (TIMESTAMP(MICROS,true)); "),
         Kind::Count => format!("OPTIONAL INT64 {name}; "),
-        Kind::Credits => format!("OPTIONAL INT64 {name} (DECIMAL(18,6)); "),
+        Kind::Credits => format!("OPTIONAL FIXED_LEN_BYTE_ARRAY (16) {name} (DECIMAL(38,6)); "),
         Kind::Usd => format!("OPTIONAL FIXED_LEN_BYTE_ARRAY (16) {name} (DECIMAL(38,12)); "),
     }
 }
@@ -115,17 +115,17 @@ fn write<'a>(
             });
             writer.typed::<Int32Type>().write_batch(&days.collect::<Vec<_>>(), Some(&levels), None)?;
         }
-        Kind::Instant | Kind::Count | Kind::Credits => {
+        Kind::Instant | Kind::Count => {
             let numbers = values.filter_map(|value| match value {
                 Value::Instant(at) => Some(at.timestamp_micros()),
-                Value::Count(number) | Value::Credits(number) => Some(*number),
+                Value::Count(number) => Some(*number),
                 _ => None,
             });
             writer.typed::<Int64Type>().write_batch(&numbers.collect::<Vec<_>>(), Some(&levels), None)?;
         }
-        Kind::Usd => {
+        Kind::Credits | Kind::Usd => {
             let sums = values.filter_map(|value| match value {
-                Value::Usd(pico) => Some(FixedLenByteArray::from(pico.to_be_bytes().to_vec())),
+                Value::Credits(sum) | Value::Usd(sum) => Some(FixedLenByteArray::from(sum.to_be_bytes().to_vec())),
                 _ => None,
             });
             writer.typed::<FixedLenByteArrayType>().write_batch(&sums.collect::<Vec<_>>(), Some(&levels), None)?;

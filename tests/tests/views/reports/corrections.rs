@@ -66,7 +66,7 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
     close(&database, "2024-10").await;
     let price = || {
         let rate = PicoUsdPerToken(200_000);
-        let rates = Rates { input: rate, cached_input: rate, cache_write: rate, output: rate };
+        let rates = Rates { input: rate, cached_input: rate, cache_write: rate, cache_write_1h: rate, output: rate };
         Price {
             id: "corrected".to_owned(),
             rates,
@@ -78,7 +78,7 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
     };
     // A microcredit for five tokens, which come in tens.
     let rate = MicrocreditsPerUsd(1_000_000);
-    let tokens = BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6-2026".to_owned(), vec![price()])]))]);
+    let tokens = BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6".to_owned(), vec![price()])]))]);
     let prices = Prices { tokens, ..Prices::default() };
     let compare = async || {
         let mut month = BookedMonth::of(database.pool(), october).await.unwrap();
@@ -99,7 +99,8 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
     for request in &requests {
         let entry = &request.entry;
         assert_eq!(entry.provider, "openai");
-        let tokens = entry.input_tokens + entry.cached_input_tokens + entry.cache_write_tokens + entry.output_tokens;
+        let written = entry.cache_write_tokens + entry.cache_write_1h_tokens;
+        let tokens = entry.input_tokens + entry.cached_input_tokens + written + entry.output_tokens;
         assert_eq!(request.charge.0, tokens / 5);
         assert_eq!(request.correction(), tokens / 5 - entry.charged_microcredits);
     }
@@ -134,7 +135,7 @@ async fn tokens_are_repriced_at_the_price_of_the_instant_at_which_they_were_aske
         price("of-the-8th", 1_000_000, "2024-10-08T00:00:00Z", Some(midnight)),
         price("of-the-9th", 7_000_000, midnight, None),
     ];
-    let tokens = BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6-2026".to_owned(), prices)]))]);
+    let tokens = BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6".to_owned(), prices)]))]);
     let prices = Prices { tokens, ..Prices::default() };
     let mut month = BookedMonth::of(database.pool(), "2024-10".parse().unwrap()).await.unwrap();
     let requests: Vec<_> = month.requests(&prices, MicrocreditsPerUsd(1_000_000)).try_collect().await.unwrap();
@@ -156,7 +157,7 @@ async fn a_closed_month_is_repriced_once_by_notes_that_name_what_they_correct() 
     catch_up(&database).await;
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let [prices, others] = [("prices.toml", "0.000001"), ("others.toml", "0.000002")].map(|(name, usd)| {
-        let text = format!("[[openai.\"gpt-6-2026\"]]\nid = \"corrected\"\ninput_usd_per_mtok = \"{usd}\"\n");
+        let text = format!("[[openai.\"gpt-6\"]]\nid = \"corrected\"\ninput_usd_per_mtok = \"{usd}\"\n");
         std::fs::write(file(name), text).unwrap();
         file(name)
     });

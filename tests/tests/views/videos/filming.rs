@@ -2,22 +2,21 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use aihub_application::ports::event_log::{Metadata, NewEvent, StreamAppend};
+use aihub_application::ports::event_log::{Metadata, StreamAppend};
 use aihub_domain::{
     account::{command::AccountCommand, event::AccountEvent},
-    content::SealedContent,
+    content::ContentKind,
     money::{Microcredits, MicrocreditsPerUsd, PicoUsd},
     video::{
         VideoJob,
         command::VideoCommand,
-        event::{Doubt, ErasureReason, Media, Offer, Priority, StoredMedia, VideoEvent, VideoRequest},
+        event::{Doubt, ErasureReason, Media, Offer, Priority, StoredMedia, VideoRequest},
         format::{AspectRatio, Resolution},
         price::VideoPrice,
     },
 };
-use aihub_tests::{books::Books, log::unit};
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use cqrs_es::Aggregate;
+use aihub_tests::{books::Books, content, log::unit};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::views::ACCOUNTS;
 
@@ -62,11 +61,7 @@ pub fn request(nth: u64) -> VideoRequest {
         session_id: Some(format!("session-{nth}")),
         workflow_id: (nth % 4 == 1).then(|| format!("workflow-{}", nth / 8)),
         has_webhook: false,
-        content: SealedContent {
-            subject: account.to_owned(),
-            month: NaiveDate::default(),
-            sealed: "c2VhbGVk".to_owned(),
-        },
+        content: content::nothing(account, ContentKind::Video),
         requested_at: at(nth),
     }
 }
@@ -190,6 +185,7 @@ impl<'a> Filming<'a> {
         let reserve = AccountCommand::ReserveCredits {
             reservation_id: id.to_owned(),
             amount: request.reserved_microcredits,
+            at_least: request.reserved_microcredits,
             reserved_at: request.requested_at,
         };
         let account = request.account.clone();
@@ -225,12 +221,7 @@ impl<'a> Filming<'a> {
         }
         let expected_sequence = self.sequence;
         self.sequence += events.len() as u64;
-        StreamAppend {
-            aggregate_type: VideoJob::TYPE,
-            aggregate_id: self.id.clone(),
-            expected_sequence,
-            events: events.iter().map(|event: &VideoEvent| NewEvent::of(event).unwrap()).collect(),
-        }
+        StreamAppend::of::<VideoJob>(&self.id, expected_sequence, &events).unwrap()
     }
 
     async fn execute(&self, command: &AccountCommand, append: StreamAppend) {

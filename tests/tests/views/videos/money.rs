@@ -35,7 +35,8 @@ async fn videos_are_in_usage_with_their_seconds_and_no_tokens_and_the_books_bala
     let ledger = copy(
         &database,
         "SELECT request_id, kind, provider, model, status, video_seconds, charged_microcredits, price_id,
-                input_tokens + cached_input_tokens + cache_write_tokens + output_tokens + reasoning_tokens
+                input_tokens + cached_input_tokens + cache_write_tokens + cache_write_1h_tokens + output_tokens
+                + reasoning_tokens
          FROM usage_ledger_v1 ORDER BY position LIMIT 5",
     );
     assert_eq!(
@@ -231,7 +232,7 @@ async fn balances_are_what_the_accounts_say_with_videos_as_well() {
         let truth = books.accounts.load(account).await.unwrap();
         let of_account = usage_daily::UsageFilter { account: Some(account.to_owned()), ..usage::everything() };
         let used = usage_daily::report(database.pool(), &of_account, &[]).await.unwrap().value.remove(0).usage;
-        assert_eq!(used.charged_microcredits, truth.spent().0);
+        assert_eq!(used.charged_microcredits, truth.spent().0.into());
         spent += truth.spent().0;
     }
     assert_eq!(spent, 630);

@@ -1,8 +1,9 @@
+use aihub_application::ports::provider::{FinishReason, ToolCallDelta};
 use aihub_domain::price::TokenUsage;
 
 use super::*;
 use crate::providers::tests::replay::{
-    assert_cuts_do_not_matter, file, json_file, recorded, recorded_lines, script_of,
+    self, assert_cuts_do_not_matter, file, json_file, recorded, recorded_lines, script_of,
 };
 
 const START: &str = r#"event: message_start
@@ -28,9 +29,8 @@ async fn read(body: impl AsRef<str>) -> String {
     script_of(MessageDecoder::default(), body.as_ref()).await
 }
 
-fn read_body(body: &str) -> Result<Vec<Delta>, ProviderError> {
-    let mut out = VecDeque::new();
-    MessageDecoder::default().body(body.as_bytes(), &mut out).map(|()| out.into())
+async fn read_body(body: &str) -> Result<Vec<Delta>, ProviderError> {
+    replay::read_body(MessageDecoder::default(), body).await
 }
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn a_recorded_stream_is_read() {
     usage input 15 cached 0 written 0 output 1 reasoning 0
     text "1\n2\n3"
     usage input 15 cached 0 written 0 output 9 reasoning 0
-    finish Stop
+    finish Stop (end_turn)
     "#);
     insta::assert_snapshot!(read(recorded_lines("anthropic/messages-text.chunks.txt")).await);
 }
@@ -60,7 +60,10 @@ async fn thinking_is_counted_and_not_shown() {
     assert!(
         script.lines().filter(|line| line.starts_with("thinking")).count() > 10 && !shown.contains("paradox question")
     );
-    assert!(script.ends_with("usage input 80 cached 0 written 0 output 638 reasoning 353\nfinish Stop\n"), "{script}");
+    assert!(
+        script.ends_with("usage input 80 cached 0 written 0 output 638 reasoning 353\nfinish Stop (end_turn)\n"),
+        "{script}"
+    );
     insta::assert_snapshot!(read(recorded_lines("anthropic/messages-clear-thinking.chunks.txt")).await);
 }
 
@@ -77,25 +80,30 @@ async fn recorded_streams_mean_the_same_however_they_are_cut() {
     }
 }
 
-#[test]
-fn recorded_bodies_are_read() {
-    let deltas = read_body(&file("anthropic/messages-text.json")).unwrap();
+#[tokio::test]
+async fn recorded_bodies_are_read() {
+    let deltas = read_body(&file("anthropic/messages-text.json")).await.unwrap();
     assert_eq!(deltas[0], Delta::Model("claude-sonnet-4-5-20250929".into()));
     assert!(matches!(&deltas[1], Delta::Text(text) if text.starts_with("Hello! I'm doing well")));
     let usage = TokenUsage { input: 12, output: 29, ..TokenUsage::default() };
-    assert_eq!(deltas[2..], [Delta::Usage(usage), Delta::Finish(FinishReason::Stop)]);
+    assert_eq!(
+        deltas[2..],
+        [Delta::Usage(usage), Delta::Finish { reason: FinishReason::Stop, said: Some("end_turn".into()) }]
+    );
 
     let (_, tools) = recorded("anthropic/messages-parallel-tools.json").remove(0);
     let call = |index, id: Option<&str>, name: Option<&str>, arguments: &str| {
         let (id, name) = (id.map(Into::into), name.map(Into::into));
-        Delta::ToolCall(ToolCallDelta { index, id, name, arguments: arguments.into() })
+        Delta::ToolCall(ToolCallDelta { index, id, name, arguments: arguments.into(), broken: None })
     };
+    let calls: Vec<_> = read_body(&tools.body).await.unwrap();
+    let calls: Vec<_> = calls.into_iter().filter(|delta| matches!(delta, Delta::ToolCall(_))).collect();
     assert_eq!(
-        read_body(&tools.body).unwrap()[1..5],
+        calls,
         [
             call(0, Some("toolu_01TjHdHxyQNDy4DipRieJU5n"), Some("weather"), ""),
-            call(0, None, None, r#"{"latitude":"52.5200","longitude":"13.4050"}"#),
             call(1, Some("toolu_01QHFWAkMuVLb3VgS4EDGUGY"), Some("best_language_to_learn"), ""),
+            call(0, None, None, r#"{"latitude":"52.5200","longitude":"13.4050"}"#),
             call(1, None, None, "{}"),
         ]
     );
@@ -111,24 +119,28 @@ async fn usage_is_merged_field_by_field_and_the_last_word_counts() {
     usage input 43 cached 7 written 5 output 1 reasoning 0
     text "a"
     usage input 61 cached 7 written 5 output 9 reasoning 0
-    finish Stop
+    finish Stop (end_turn)
     "#);
 }
 
 #[tokio::test]
-async fn usage_of_zero_is_a_count_and_a_missing_one_is_not() {
+async fn usage_of_zero_erases_nothing_and_a_missing_one_is_no_count() {
     let zero = message_delta(
         r#""end_turn""#,
         r#"{"input_tokens":0,"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":0}"#,
     );
-    let script = read([START, &zero, STOP].concat()).await;
-    assert!(script.ends_with("usage input 0 cached 0 written 0 output 0 reasoning 0\nfinish Stop\n"), "{script}");
+    let script = read([START, &text("a"), &zero, STOP].concat()).await;
+    let kept = "usage input 43 cached 7 written 5 output 1 reasoning 0\nfinish Stop (end_turn)\n";
+    assert!(script.ends_with(kept), "a nought erases nothing: {script}");
 
     let start = event(r#"{"type":"message_start","message":{"model":"m","content":[]}}"#);
     let half = message_delta(r#""end_turn""#, r#"{"output_tokens":3}"#);
     let none = event(r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#);
     for end in [half, none] {
-        assert_eq!(read([&start, &text("a"), &end, STOP].concat()).await, "model m\ntext \"a\"\nfinish Stop\n");
+        assert_eq!(
+            read([&start, &text("a"), &end, STOP].concat()).await,
+            "model m\ntext \"a\"\nfinish Stop (end_turn)\n"
+        );
     }
 }
 
@@ -136,7 +148,7 @@ async fn usage_of_zero_is_a_count_and_a_missing_one_is_not() {
 async fn a_second_start_names_no_second_model() {
     let script = read([START, START, &text("a"), &message_delta(r#""refusal""#, "null"), STOP].concat()).await;
     assert_eq!(script.matches("model").count(), 1);
-    assert!(script.ends_with("finish ContentFilter\n"));
+    assert!(script.ends_with("finish ContentFilter (refusal)\n"));
 }
 
 #[tokio::test]
@@ -154,12 +166,13 @@ async fn a_call_without_fragments_has_the_input_that_it_began_with() {
     model claude-x
     usage input 43 cached 7 written 5 output 1 reasoning 0
     tool 0 t1 f 
-    tool 0 - - {}
     tool 1 t2 f 
-    tool 1 - - {"a":1}
     text "b"
     usage input 43 cached 7 written 5 output 3 reasoning 0
-    finish ToolCalls
+    tool 0 - - {}
+    tool 1 - - {"a":1}
+    usage input 43 cached 7 written 5 output 3 reasoning 0
+    finish ToolCalls (tool_use)
     "#);
 }
 
@@ -219,16 +232,20 @@ async fn a_stream_that_ends_before_the_answer_does_was_cut_off() {
     let cut = "error Connection Some(200) the provider's stream ended before the answer did None\n";
     assert!(read([START, &text("a")].concat()).await.ends_with(&format!("text \"a\"\n{cut}")));
     let end = message_delta(r#""end_turn""#, r#"{"output_tokens":3}"#);
-    assert!(read([START, &text("a"), &end].concat()).await.ends_with("finish Stop\n"), "all was said");
+    assert!(read([START, &text("a"), &end].concat()).await.ends_with("finish Stop (end_turn)\n"), "all was said");
     assert!(read([START, &text("a"), STOP].concat()).await.ends_with("finish Stop\n"), "it says that it is over");
 }
 
-#[test]
-fn a_body_that_is_no_message_is_told_apart_from_an_error_in_one() {
-    use aihub_application::ports::provider::FailureKind::{Malformed, Overloaded};
-    let kind = |body| read_body(body).unwrap_err().kind;
-    assert_eq!(kind("<html>"), Malformed);
-    assert_eq!(kind("{}"), Malformed);
-    assert_eq!(kind(r#"{"error":{"code":503,"message":"busy"}}"#), Overloaded);
-    assert_eq!(kind(r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#), Overloaded);
+#[tokio::test]
+async fn a_body_that_is_no_message_is_told_apart_from_an_error_in_one() {
+    use aihub_application::ports::provider::FailureKind::{Empty, Malformed, Overloaded};
+    for (body, kind) in [
+        ("<html>", Malformed),
+        ("", Empty),
+        (r#"{"type":"message","content":[],"stop_reason":"end_turn"}"#, Empty),
+        (r#"{"error":{"code":503,"message":"busy"}}"#, Overloaded),
+        (r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, Overloaded),
+    ] {
+        assert_eq!(read_body(body).await.unwrap_err().kind, kind, "{body}");
+    }
 }

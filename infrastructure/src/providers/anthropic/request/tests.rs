@@ -1,15 +1,15 @@
 use serde_json::json;
 
 use super::*;
-use crate::providers::tests::replay::{generate, recorded};
+use crate::providers::tests::replay::{generate, prompt, recorded};
 
 fn sent(prompt: Value) -> Value {
-    send(prompt, AnthropicVersion::V2023_06_01).unwrap()
+    send(prompt, AnthropicVersion::V2023_06_01)
 }
 
-fn send(prompt: Value, version: AnthropicVersion) -> Result<Value, ProviderError> {
-    let call = generate(serde_json::from_value(prompt).unwrap(), false);
-    Ok(serde_json::to_value(MessagesRequest::new(&call, version)?).unwrap())
+fn send(said: Value, version: AnthropicVersion) -> Value {
+    let call = generate(prompt(said), false);
+    serde_json::to_value(MessagesRequest::new(&call, version)).unwrap()
 }
 
 fn said(prompt: Value) -> Value {
@@ -35,7 +35,7 @@ fn everything_that_a_prompt_has_is_sent() {
     });
     assert_eq!(sent(prompt.clone()), expected);
     expected.as_object_mut().unwrap().retain(|name, _| name != "temperature" && name != "top_p");
-    assert_eq!(send(prompt, AnthropicVersion::V2026_10_21).unwrap(), expected, "that version refuses both");
+    assert_eq!(send(prompt, AnthropicVersion::V2026_10_21), expected, "that version refuses both");
 }
 
 #[test]
@@ -74,15 +74,15 @@ fn a_conversation_with_tools_becomes_the_one_that_was_recorded() {
 }
 
 #[test]
-fn neighbours_of_one_role_are_one_turn_and_empty_text_is_left_out() {
+fn neighbours_of_one_role_are_one_turn_and_blank_text_is_left_out() {
     let text = |text: &str| json!({ "type": "text", "text": text });
     assert_eq!(
         said(json!({ "messages": [
             { "role": "user", "content": "a" },
-            { "role": "user", "content": [text("b"), text("")] },
-            { "role": "assistant", "content": "" },
+            { "role": "user", "content": [text("b"), text("  ")] },
+            { "role": "assistant", "content": " \n" },
             { "role": "user", "content": "c" },
-            { "role": "assistant", "content": "d" },
+            { "role": "assistant", "content": "d \n" },
         ] })),
         json!([
             { "role": "user", "content": [text("a"), text("b"), text("c")] },
@@ -92,29 +92,30 @@ fn neighbours_of_one_role_are_one_turn_and_empty_text_is_left_out() {
 }
 
 #[test]
-fn images_become_sources_and_unknown_parts_stay_as_they_are() {
-    let unknown = json!({ "type": "document", "source": { "type": "url", "url": "https://a/b.pdf" } });
-    let cached = json!({ "type": "text", "text": "long", "cache_control": { "type": "ephemeral" } });
+fn images_become_sources_and_orders_to_keep_something_go_along() {
+    const GIF: &str = "R0lGODlhAQABAAAAACwAAAAAAQABAAACAUwAOw==";
+    let control = json!({ "type": "ephemeral", "ttl": "1h" });
     assert_eq!(
         said(json!({ "messages": [{ "role": "user", "content": [
-            { "type": "image_url", "image_url": { "url": "data:image/png;base64,iVBOR", "detail": "low" } },
-            { "type": "image_url", "image_url": "https://a/b.png" },
-            unknown, cached,
+            { "type": "image_url", "image_url": { "url": format!("data:image/gif;base64,{GIF}"), "detail": "low" } },
+            { "type": "image_url", "image_url": "https://a/b.png", "cache_control": control },
+            { "type": "text", "text": "long", "cache_control": { "type": "ephemeral" } },
         ] }] }))[0]["content"],
         json!([
-            { "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "iVBOR" } },
-            { "type": "image", "source": { "type": "url", "url": "https://a/b.png" } },
-            unknown, cached,
+            { "type": "image", "source": { "type": "base64", "media_type": "image/gif", "data": GIF } },
+            { "type": "image", "source": { "type": "url", "url": "https://a/b.png" }, "cache_control": control },
+            { "type": "text", "text": "long", "cache_control": { "type": "ephemeral" } },
         ])
     );
 }
 
 #[test]
-fn tools_of_the_provider_and_every_choice_have_their_form() {
+fn every_choice_of_tools_has_its_form() {
+    let control = json!({ "type": "ephemeral" });
     let prompt = |choice: Value| {
         json!({
             "messages": [{ "role": "user", "content": "Hi" }],
-            "tools": [{ "type": "web_search_20250305", "name": "web_search" }, { "type": "function", "function": { "name": "f" } }],
+            "tools": [{ "type": "function", "function": { "name": "f" }, "cache_control": control }],
             "toolChoice": choice,
         })
     };
@@ -123,32 +124,45 @@ fn tools_of_the_provider_and_every_choice_have_their_form() {
         (json!("none"), json!({ "type": "none" })),
         (json!("required"), json!({ "type": "any" })),
         (json!({ "type": "function", "function": { "name": "f" } }), json!({ "type": "tool", "name": "f" })),
-        (json!({ "type": "tool", "name": "f" }), json!({ "type": "tool", "name": "f" })),
     ] {
         let sent = sent(prompt(choice));
         assert_eq!(sent["tool_choice"], expected);
-        assert_eq!(
-            sent["tools"],
-            json!([
-                { "type": "web_search_20250305", "name": "web_search" },
-                { "name": "f", "input_schema": { "type": "object", "properties": {} } },
-            ])
-        );
+        let schema = json!({ "type": "object", "properties": {} });
+        assert_eq!(sent["tools"], json!([{ "name": "f", "input_schema": schema, "cache_control": control }]));
     }
 }
 
 #[test]
-fn arguments_that_are_no_object_are_refused_before_anything_is_sent() {
+fn arguments_that_are_no_object_go_along_as_a_text() {
     let call = |arguments: Value| {
         let function = json!({ "name": "f", "arguments": arguments });
         json!({ "messages": [{ "role": "assistant", "toolCalls": [{ "id": "c", "function": function }] }] })
     };
-    for arguments in [json!("[1]"), json!("{\"a\":"), json!("\"a\"")] {
-        let error = send(call(arguments), AnthropicVersion::V2023_06_01).unwrap_err();
-        assert_eq!(error.message, "the arguments of a call of tool \"f\" are not a JSON object");
-        assert_eq!((error.kind, error.status), (aihub_application::ports::provider::FailureKind::InvalidRequest, None));
+    for arguments in ["[1]", "{\"a\":", "\"a\""] {
+        assert_eq!(said(call(json!(arguments)))[0]["content"][0]["input"], json!({ "arguments": arguments }));
     }
     for arguments in [json!(""), json!("{}"), json!(null), json!({})] {
         assert_eq!(said(call(arguments))[0]["content"][0]["input"], json!({}));
+    }
+}
+
+#[test]
+fn ids_of_other_providers_are_mapped_to_the_alphabet_that_is_taken_and_stay_apart() {
+    let call = |id: &str| json!({ "id": id, "type": "function", "function": { "name": "f", "arguments": "{}" } });
+    let result = |id: &str| json!({ "role": "tool", "toolCallId": id, "content": "1" });
+    let ids = ["call.1|x", "call.1_x", "toolu_01-a"];
+    let turns = said(json!({ "messages": [
+        { "role": "user", "content": "a" },
+        { "role": "assistant", "toolCalls": ids.map(call) },
+        result(ids[0]), result(ids[1]), result(ids[2]),
+    ] }));
+    let sent: Vec<&str> = (0..3).map(|at| turns[1]["content"][at]["id"].as_str().unwrap()).collect();
+    assert!(
+        sent.iter().all(|id| id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))),
+        "{sent:?}"
+    );
+    assert!(sent[0] != sent[1] && sent[2] == ids[2], "{sent:?}");
+    for (at, id) in sent.iter().enumerate() {
+        assert_eq!(turns[2]["content"][at]["tool_use_id"], *id);
     }
 }

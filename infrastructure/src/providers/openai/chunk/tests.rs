@@ -1,7 +1,10 @@
+use aihub_application::ports::provider::{FinishReason, ProviderError};
 use aihub_domain::price::TokenUsage;
 
 use super::*;
-use crate::providers::tests::replay::{assert_cuts_do_not_matter, json_file, recorded, recorded_lines, script_of};
+use crate::providers::tests::replay::{
+    self, assert_cuts_do_not_matter, json_file, recorded, recorded_lines, script_of,
+};
 
 fn chunk(choices: &str, rest: &str) -> String {
     format!(r#"data: {{"id":"c","object":"chat.completion.chunk","model":"m-1","choices":[{choices}]{rest}}}"#) + "\n\n"
@@ -19,9 +22,12 @@ async fn read(body: impl AsRef<str>) -> String {
     script_of(ChatDecoder::default(), body.as_ref()).await
 }
 
-fn read_body(body: &str) -> Result<Vec<Delta>, ProviderError> {
-    let mut out = VecDeque::new();
-    ChatDecoder::default().body(body.as_bytes(), &mut out).map(|()| out.into())
+async fn read_body(body: &str) -> Result<Vec<Delta>, ProviderError> {
+    replay::read_body(ChatDecoder::default(), body).await
+}
+
+fn finish(reason: FinishReason) -> Delta {
+    Delta::Finish { reason, said: None }
 }
 
 #[tokio::test]
@@ -34,8 +40,8 @@ async fn a_recorded_stream_is_read() {
     text " a"
     text " test"
     text ".\""
-    finish Stop
     usage input 12 cached 0 written 0 output 5 reasoning 0
+    finish Stop
     "#);
 }
 
@@ -50,7 +56,7 @@ async fn a_long_recorded_stream_with_padding_is_read() {
     let script = read(recorded_lines("openai/chat-text.chunks.txt")).await;
     assert_eq!(script.lines().filter(|line| line.starts_with("text")).count(), 300);
     let end: Vec<_> = script.lines().rev().take(2).collect();
-    assert_eq!(end, ["usage input 16 cached 0 written 0 output 300 reasoning 0", "finish Stop"]);
+    assert_eq!(end, ["finish Stop", "usage input 16 cached 0 written 0 output 300 reasoning 0"]);
 }
 
 #[tokio::test]
@@ -58,7 +64,7 @@ async fn llama_cpp_counts_what_it_had_cached() {
     let (_, answer) = recorded("local/llamacpp-chat-stream-usage.json").remove(0);
     let script = read(answer.body).await;
     assert!(script.starts_with("model smollm2-135m\ntext \"I\"\n"), "{script}");
-    assert!(script.ends_with("finish Length\nusage input 10 cached 24 written 0 output 12 reasoning 0\n"), "{script}");
+    assert!(script.ends_with("usage input 10 cached 24 written 0 output 12 reasoning 0\nfinish Length\n"), "{script}");
 }
 
 #[tokio::test]
@@ -75,33 +81,33 @@ async fn recorded_streams_mean_the_same_however_they_are_cut() {
     assert_cuts_do_not_matter::<ChatDecoder>(&[&text("Grüße 🌱 \\u00e9"), &stop()].map(String::as_str).concat()).await;
 }
 
-#[test]
-fn recorded_bodies_are_read() {
+#[tokio::test]
+async fn recorded_bodies_are_read() {
     let (_, basic) = recorded("openai/chat-basic.json").remove(0);
     let usage = |input, cached_input, output| TokenUsage { input, cached_input, output, ..TokenUsage::default() };
     assert_eq!(
-        read_body(&basic.body).unwrap(),
+        read_body(&basic.body).await.unwrap(),
         [
             Delta::Model("gpt-4o-mini-2024-07-18".into()),
             Delta::Text("This is a test.".into()),
             Delta::Usage(usage(12, 0, 5)),
-            Delta::Finish(FinishReason::Stop),
+            finish(FinishReason::Stop),
         ]
     );
     let (_, local) = recorded("local/llamacpp-chat.json").remove(0);
     assert_eq!(
-        read_body(&local.body).unwrap()[2..],
-        [Delta::Usage(usage(1, 33, 12)), Delta::Finish(FinishReason::Length)]
+        read_body(&local.body).await.unwrap()[2..],
+        [Delta::Usage(usage(1, 33, 12)), finish(FinishReason::Length)]
     );
-    let text = read_body(&json_file("openai/chat-text.json").to_string()).unwrap();
+    let text = read_body(&json_file("openai/chat-text.json").to_string()).await.unwrap();
     assert_eq!(text[2], Delta::Usage(usage(16, 0, 363)));
 }
 
-#[test]
-fn tool_calls_in_a_body_are_numbered_by_their_place() {
+#[tokio::test]
+async fn tool_calls_in_a_body_are_numbered_by_their_place() {
     for (path, calls) in [("openai/chat-tool-calls.json", 2), ("local/ollama-qwen3-parallel-tools.json", 3)] {
         let (_, answer) = recorded(path).remove(0);
-        let deltas = read_body(&answer.body).unwrap();
+        let deltas = read_body(&answer.body).await.unwrap();
         let indexes = deltas.iter().filter_map(|delta| match delta {
             Delta::ToolCall(call) => {
                 assert!(call.id.is_some() && call.name.is_some() && call.arguments.starts_with('{'), "{call:?}");
@@ -110,14 +116,14 @@ fn tool_calls_in_a_body_are_numbered_by_their_place() {
             _ => None,
         });
         assert!(indexes.eq(0..calls), "{deltas:?}");
-        assert_eq!(deltas.last(), Some(&Delta::Finish(FinishReason::ToolCalls)));
+        assert_eq!(deltas.last(), Some(&finish(FinishReason::ToolCalls)));
     }
 }
 
-#[test]
-fn ollamas_reasoning_is_counted_and_not_shown() {
+#[tokio::test]
+async fn ollamas_reasoning_is_counted_and_not_shown() {
     let (_, answer) = recorded("local/ollama-local-json-schema.json").remove(0);
-    let deltas = read_body(&answer.body).unwrap();
+    let deltas = read_body(&answer.body).await.unwrap();
     assert_eq!(deltas[1], Delta::Thinking { bytes: 508 });
     assert_eq!(deltas[2], Delta::Text(r#"{ "city": "Paris", "country": "France" }"#.into()));
 }
@@ -140,8 +146,8 @@ async fn usage_that_is_missing_is_not_invented() {
 #[tokio::test]
 async fn usage_of_zero_is_a_count() {
     let zero = chunk("", r#","usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#);
-    let script = read(stop() + &zero + "data: [DONE]\n\n").await;
-    assert!(script.ends_with("usage input 0 cached 0 written 0 output 0 reasoning 0\n"), "{script}");
+    let script = read(text("a") + &stop() + &zero + "data: [DONE]\n\n").await;
+    assert!(script.ends_with("usage input 0 cached 0 written 0 output 0 reasoning 0\nfinish Stop\n"), "{script}");
 }
 
 #[tokio::test]
@@ -165,9 +171,9 @@ async fn usage_that_is_repeated_or_corrected_counts_as_last_said() {
     usage input 43 cached 0 written 0 output 1 reasoning 0
     text "b"
     usage input 43 cached 0 written 0 output 2 reasoning 0
-    finish Stop
     usage input 1 cached 40 written 20 output 2 reasoning 1
     usage input 1 cached 40 written 20 output 3 reasoning 1
+    finish Stop
     "#);
 }
 
@@ -206,7 +212,11 @@ async fn calls_that_all_have_index_0_are_told_apart_by_their_ids() {
         "",
     );
     let script = read(call("a") + &call("b") + &again + &stop()).await;
-    assert_eq!(script, "model m-1\ntool 0 a roll {}\ntool 1 b roll {}\ntool 1 - - !\nfinish Stop\n");
+    let broken = "tool 1 - -  (its arguments are no JSON)";
+    assert_eq!(
+        script,
+        format!("model m-1\ntool 0 a roll {{}}\ntool 1 b roll {{}}\ntool 1 - - !\n{broken}\nfinish ToolCalls\n")
+    );
 }
 
 #[tokio::test]
@@ -248,9 +258,10 @@ async fn an_error_in_mid_stream_is_recognised_in_every_form() {
 async fn a_stream_that_ends_before_the_answer_does_was_cut_off() {
     let expected = "error Connection Some(200) the provider's stream ended before the answer did None\n";
     assert_eq!(read(text("a")).await, format!("model m-1\ntext \"a\"\n{expected}"));
-    assert_eq!(read("").await, expected);
-    let cut_event = stop();
-    assert!(read(text("a") + cut_event.trim_end()).await.ends_with(expected), "an event needs its blank line");
+    assert_eq!(read("").await, "error Empty Some(200) the provider's answer says nothing None\n");
+    let stop = stop();
+    assert!(read(text("a") + stop.trim_end()).await.ends_with("finish Stop\n"), "all of the last event is there");
+    assert!(read(text("a") + &stop[..stop.len() - 8]).await.ends_with(expected), "half of the last event is none");
 }
 
 #[tokio::test]
@@ -264,15 +275,22 @@ async fn either_a_reason_or_done_ends_an_answer() {
 #[tokio::test]
 async fn an_event_that_is_not_json_breaks_the_format() {
     assert!(read("data: {\"choices\":[\n\n").await.starts_with("error Malformed Some(200)"));
-    assert!(read("data: {\"choices\":7}\n\n").await.starts_with("error Malformed Some(200)"));
+    let flaw = "the provider's answer is malformed: no_json at byte 17";
+    assert_eq!(read("data: {\"choices\":oops}\n\n").await, format!("error Malformed Some(200) {flaw} None\n"));
 }
 
-#[test]
-fn a_body_that_is_no_answer_is_told_apart_from_an_error_in_one() {
-    use aihub_application::ports::provider::FailureKind::{Malformed, Overloaded};
-    let kind = |body| read_body(body).unwrap_err().kind;
-    assert_eq!(kind("<html>"), Malformed);
-    assert_eq!(kind("{}"), Malformed);
-    assert_eq!(kind(r#"{"choices":[]}"#), Malformed);
-    assert_eq!(kind(r#"{"error":{"message":"busy","type":"server_error","code":503}}"#), Overloaded);
+#[tokio::test]
+async fn a_body_that_is_no_answer_is_told_apart_from_an_error_in_one() {
+    use aihub_application::ports::provider::FailureKind::{Empty, Malformed, Overloaded};
+    for (body, kind) in [
+        ("<html>", Malformed),
+        ("", Empty),
+        (r#"{"choices":[]}"#, Empty),
+        (r#"{"choices":7}"#, Empty),
+        (r#"{"error":{"message":"busy","type":"server_error","code":503}}"#, Overloaded),
+    ] {
+        assert_eq!(read_body(body).await.unwrap_err().kind, kind, "{body}");
+    }
+    let words = read_body(r#"{"code":1305,"msg":"the model is being updated"}"#).await.unwrap_err();
+    assert_eq!(words.message, "the model is being updated");
 }

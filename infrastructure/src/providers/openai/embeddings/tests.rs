@@ -30,18 +30,30 @@ fn vectors_are_put_into_the_inputs_order() {
 }
 
 #[test]
+fn vectors_without_indices_that_name_each_input_once_are_taken_in_their_order() {
+    for indices in
+        [["", ""], [r#""index":0,"#, r#""index":0,"#], [r#""index":1,"#, r#""index":2,"#], ["", r#""index":0,"#]]
+    {
+        let [first, second] = indices.map(|index| format!(r#"{{{index}"embedding":"#));
+        let body = format!(r#"{{"data":[{first}[1]}},{second}["2.0"]}}]}}"#);
+        assert_eq!(read(body.as_bytes(), 2).unwrap().vectors, [[1.0], [2.0]], "{body}");
+    }
+}
+
+#[test]
 fn an_answer_that_does_not_fit_the_inputs_is_refused() {
     for (body, inputs) in [
         (r#"{"data":[{"index":0,"embedding":[1]}]}"#, 2),
-        (r#"{"data":[{"index":0,"embedding":[1]},{"index":0,"embedding":[1]}]}"#, 2),
-        (r#"{"data":[{"index":1,"embedding":[1]}]}"#, 1),
+        (r#"{"data":[{"index":0,"embedding":[1]},{"index":1,"embedding":[1]}]}"#, 1),
         (r#"{"data":[{"index":0,"embedding":[]}]}"#, 1),
         (r#"{"data":[{"index":0,"embedding":"AACA"}]}"#, 1),
         (r#"{"data":[{"index":0,"embedding":"%"}]}"#, 1),
-        (r#"{"object":"list"}"#, 1),
     ] {
         assert_eq!(read(body.as_bytes(), inputs).unwrap_err().kind, FailureKind::Malformed, "{body}");
     }
+    assert_eq!(read(br#"{"object":"list","data":[]}"#, 1).unwrap_err().kind, FailureKind::Empty);
+    let flaw = read(br#"{"data":[{"embedding":[1]},{"embedding":null}]}"#, 2).unwrap_err().flaw.unwrap();
+    assert_eq!(flaw.field.as_deref(), Some("data[1].embedding"));
     let error = read(br#"{"error":{"message":"no","code":"insufficient_quota"}}"#, 1).unwrap_err();
     assert_eq!((error.kind, error.status), (FailureKind::QuotaExceeded, Some(200)));
 }

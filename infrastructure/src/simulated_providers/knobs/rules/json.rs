@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{
         super::SimulatedProvider,
-        Failure, FailureKind, Knobs, Trouble, UsageReport,
+        CapKnob, Failure, FailureKind, Knobs, ThinkingKnob, Trouble, UsageReport, WorkKnobs,
         video::{Content, Idempotency, PromptTelling, VideoKnobs, WebhookSending},
     },
     KnobError, Rule,
@@ -27,6 +27,12 @@ pub(super) struct RuleJson {
     tokens_per_second: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hidden_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking: Option<ThinkingKnob>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cap: Option<CapKnob>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<UsageReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,8 +98,10 @@ impl TryFrom<RuleJson> for Rule {
             ttft: json.ttft_ms.map(Duration::from_millis),
             tokens_per_second: json.tokens_per_second,
             output_tokens: json.output_tokens,
+            work: WorkKnobs { hidden_tokens: json.hidden_tokens, thinking: json.thinking, cap: json.cap },
             trouble: troubles.pop().flatten(),
             usage: json.usage,
+            case: None,
             video: VideoKnobs {
                 time: json.video_time_ms.map(Duration::from_millis),
                 short_s: json.short_s,
@@ -128,6 +136,9 @@ impl From<Rule> for RuleJson {
             ttft_ms: knobs.ttft.map(ms),
             tokens_per_second: knobs.tokens_per_second,
             output_tokens: knobs.output_tokens,
+            hidden_tokens: knobs.work.hidden_tokens,
+            thinking: knobs.work.thinking,
+            cap: knobs.work.cap,
             usage: knobs.usage,
             video_time_ms: knobs.video.time.map(ms),
             short_s: knobs.video.short_s,

@@ -1,0 +1,27 @@
+//! A WebSocket (RFC 6455) as bytes: what comes in, and what goes out.
+//!
+//! The library that knows the frames' headers also reads whole messages, but it takes memory for as much as a frame announces, keeps it
+//! after the frame, and can neither say how much of a message has come nor read one over. Here a message counts in its user's memory
+//! from its first byte, comes with a stated least speed, and is read over where there is no memory for it; and what goes out is made
+//! while it is taken, so that a large answer is never there as a text.
+
+pub mod reader;
+pub mod writer;
+
+use tokio::io::split;
+
+use self::{reader::Reader, writer::Writer};
+use crate::server::moving::Moving;
+
+pub struct Wire {
+    pub reader: Reader,
+    pub writer: Writer,
+}
+
+impl Wire {
+    /// `read` has been read already.
+    pub fn new(socket: Moving, read: &[u8], max_message_bytes: usize) -> Self {
+        let (reading, writing) = split(socket);
+        Self { reader: Reader::new(reading, read, max_message_bytes), writer: Writer::new(writing) }
+    }
+}

@@ -1,0 +1,7 @@
+mod connections;
+mod faults;
+mod frames;
+mod kept;
+mod polls;
+mod reports;
+mod slow;

@@ -1,0 +1,73 @@
+//! Deadlines are for progress: whoever takes something may be slow, and whoever takes nothing is given up.
+
+use std::time::Duration;
+
+use aihub_tests::{
+    app::TestApp,
+    client::{Client, chat},
+    until,
+};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncReadExt,
+    time::{Instant, sleep},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+#[tokio::test]
+async fn a_large_answer_that_is_read_slowly_comes_whole_while_a_cancel_and_pings_are_heard() {
+    let app = TestApp::start(|config| config.server.ping_interval_ms = 1_500).await;
+    app.providers.rule(json!({ "model": "gpt-6-astra", "hang_after_tokens": 1 }));
+    let mut client = Client::narrow(app.address, &app.token("ann"), 64 << 10).await;
+    client.send(&aihub_tests::client::with(chat("hangs", "Go on"), &json!({ "model": "gpt-6-astra" }))).await;
+    client.chunks("hangs", 1).await;
+    let inputs: Vec<String> = (0..400).map(|nth| format!("text {nth}")).collect();
+    client
+        .send(&json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-small", "input": inputs }))
+        .await;
+    until("it waits to be read", async || (app.audit().await.open().len() == 1).then_some(())).await;
+    client.send(&json!({ "type": "cancel", "id": "hangs" })).await;
+    until("the cancel is heard", async || app.audit().await.open().is_empty().then_some(())).await;
+    // Some eight megabytes, at one a second: more than twice as long as a ping is waited for.
+    let mut raw = client.socket.into_inner();
+    let (mut read, started) = (0_u32, Instant::now());
+    let mut buffer = vec![0; 64 << 10];
+    while read < 7_000_000 {
+        let more = u32::try_from(raw.read(&mut buffer).await.unwrap()).unwrap();
+        assert!(more > 0, "the socket was closed after {read} bytes");
+        read += more;
+        let due = Duration::from_micros(read.into());
+        sleep(due.saturating_sub(started.elapsed())).await;
+    }
+    assert!(started.elapsed() > Duration::from_secs(6));
+    drop(raw);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_answer_comes_in_parts_of_one_message_and_what_is_said_meanwhile_after_it() {
+    let app = TestApp::start(|_| ()).await;
+    let mut client = Client::narrow(app.address, &app.token("ann"), 64 << 10).await;
+    let inputs: Vec<String> = (0..200).map(|nth| format!("text {nth}")).collect();
+    client
+        .send(&json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-small", "input": inputs }))
+        .await;
+    until("it has ended", async || {
+        let audit = app.audit().await;
+        (audit.requests.len() == 1 && audit.open().is_empty()).then_some(())
+    })
+    .await;
+    client.send(&json!({ "type": "ping" })).await;
+    client.send(&json!({ "type": "dance", "id": "wrong" })).await;
+    let mut told: Vec<Value> = Vec::new();
+    while told.len() < 3 {
+        match client.socket.next().await.unwrap().unwrap() {
+            Message::Text(text) => told.push(serde_json::from_str(&text).unwrap()),
+            other => assert!(matches!(other, Message::Ping(_)), "{other:?}"),
+        }
+    }
+    assert_eq!(told[0]["data"].as_array().unwrap().len(), 200);
+    assert_eq!((&told[1]["type"], &told[2]["type"]), (&json!("pong"), &json!("error")));
+    app.stop().await;
+}
