@@ -353,7 +353,7 @@ impl Gateway {
         if job.request.kind == RequestKind::Embedding {
             return self.embed(job, progress).await;
         }
-        if job.request.stream { self.stream(job, progress, beside).await } else { self.gather(job, progress).await }
+        if job.request.stream { self.stream(job, progress, beside).await } else { self.gather(job, progress, beside).await }
     }
 
     /// Resolves when the request is to end before its provider is done.

@@ -167,7 +167,7 @@ pub struct GatewayKeys {
     pub on_disconnect: Disconnect,
     /// With `drain`: how long it goes on.
     pub drain_after_leaving_ms: u64,
-    /// After how long without a first piece of a stream the next provider is asked as well; left out, never.
+    /// After how long without a first piece the next provider is asked as well; left out, never.
     pub hedge_after_ms: Option<u64>,
     /// How long an answer can be resumed after its end.
     pub resumable_for_ms: u64,

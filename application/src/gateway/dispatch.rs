@@ -93,7 +93,23 @@ impl Gateway {
     }
 
     /// An answer that is shown when it is whole: until then another candidate can still be asked.
-    pub(super) async fn gather(&self, job: &Job, progress: &mut Progress) -> Ending {
+    pub(super) async fn gather(&self, job: &Job, progress: &mut Progress, beside: &mut Option<Progress>) -> Ending {
+        let mut progress = progress;
+        if self.hedges_after(job).is_some() {
+            let Chosen { candidate, mut turn, begun, is_second } = match self.begin(job, progress, beside).await {
+                Ok(chosen) => chosen,
+                Err(ending) => return ending,
+            };
+            if let (Some(second), true) = (beside, is_second) {
+                progress = second;
+            }
+            match self.gather_rest(job, &candidate, begun, progress).await {
+                Ok(ending) => return finished(ending, &mut turn, progress),
+                Err(Unanswered::Ended(ending)) => return ending,
+                Err(Unanswered::Failed(error)) => self.fail(job, &candidate, &mut turn, &error, progress),
+            }
+            progress.passed_over.push(candidate.upstream.name.clone());
+        }
         match self.ask(job, progress, Self::gather_from).await {
             Ok((_, mut turn, ending)) => finished(ending, &mut turn, progress),
             Err(ending) => ending,
@@ -128,9 +144,8 @@ impl Gateway {
         call: impl AsyncFn(&Self, &Job, Chance<'_>, &mut Progress) -> Result<T, Unanswered>,
     ) -> Result<(Candidate, Turn, T), Ending> {
         let mut back_off = FIRST_BACK_OFF;
-        let mut too_slow = vec![];
         for round in 1..=MAX_ROUNDS {
-            match self.ask_each(job, progress, &mut too_slow, &call).await {
+            match self.ask_each(job, progress, &call).await {
                 Round::Answered(candidate, turn, answered) => return Ok((*candidate, turn, answered)),
                 Round::Ended(ending) => return Err(ending),
                 Round::Later(wait) => {
@@ -150,7 +165,6 @@ impl Gateway {
         &self,
         job: &Job,
         progress: &mut Progress,
-        too_slow: &mut Vec<String>,
         call: &impl AsyncFn(&Self, &Job, Chance<'_>, &mut Progress) -> Result<T, Unanswered>,
     ) -> Round<T> {
         let mut later: Option<Duration> = None;
@@ -159,7 +173,7 @@ impl Gateway {
             // Without fallback, whoever was called first stays the only one; passing over others is no fallback.
             let mut called = progress.attempts.iter().filter(|attempt| !attempt.skipped);
             let is_other = called.next().is_some_and(|first| first.provider != candidate.upstream.name);
-            if too_slow.contains(&candidate.upstream.name) || (!job.request.fallback && is_other) {
+            if progress.passed_over.contains(&candidate.upstream.name) || (!job.request.fallback && is_other) {
                 continue;
             }
             if progress.side.as_ref().is_some_and(|side| !side.takes(&candidate.upstream.name)) {
@@ -191,7 +205,7 @@ impl Gateway {
             let wait = candidate.timing().first_piece;
             let can_do = |other: &&Candidate| {
                 let is_there = other.upstream.is_available_within(wait);
-                job.request.fallback && is_there && !too_slow.contains(&other.upstream.name)
+                job.request.fallback && is_there && !progress.passed_over.contains(&other.upstream.name)
             };
             let others = job.candidates.iter().skip(nth + 1).filter(can_do).count();
             let patience = Patience::of(candidate, &job.request, others, turn.is_finding_out(), job.deadline);
@@ -199,14 +213,11 @@ impl Gateway {
                 Ok(answered) => return Round::Answered(Box::new(candidate.clone()), turn, answered),
                 Err(Unanswered::Ended(ending)) => return Round::Ended(ending),
                 Err(Unanswered::Failed(error)) => {
-                    turn.failed(&error);
-                    progress.end_attempt(Some(&error));
-                    progress.leave_attempt(CallEnd::Failed, self.settings.rate, self.settings.charge_abandoned);
-                    log_failure(job, candidate, &error);
+                    self.fail(job, candidate, &mut turn, &error, progress);
                     match error.kind {
                         FailureKind::InvalidRequest => return Round::Ended(Ending::Failed(refused_by(&error))),
                         FailureKind::ContextTooLong => too_long += 1,
-                        FailureKind::Timeout => too_slow.push(candidate.upstream.name.clone()),
+                        FailureKind::Timeout => progress.passed_over.push(candidate.upstream.name.clone()),
                         FailureKind::RateLimited
                         | FailureKind::Overloaded
                         | FailureKind::Connection
@@ -227,6 +238,14 @@ impl Gateway {
             Some(wait) => Round::Later(wait),
             None => Round::Ended(all_failed(progress, None)),
         }
+    }
+
+    /// Puts an attempt behind that came to nothing.
+    fn fail(&self, job: &Job, candidate: &Candidate, turn: &mut Turn, error: &ProviderError, progress: &mut Progress) {
+        turn.failed(error);
+        progress.end_attempt(Some(error));
+        progress.leave_attempt(CallEnd::Failed, self.settings.rate, self.settings.charge_abandoned);
+        log_failure(job, candidate, error);
     }
 
     /// Asks for an answer and reads up to its first visible piece. What the model thinks before is held for as it comes.
@@ -275,6 +294,16 @@ impl Gateway {
     async fn gather_from(&self, job: &Job, chance: Chance<'_>, progress: &mut Progress) -> Result<Ending, Unanswered> {
         let candidate = chance.candidate;
         let begun = self.begin_stream(job, chance, progress).await?;
+        self.gather_rest(job, candidate, begun, progress).await
+    }
+
+    async fn gather_rest(
+        &self,
+        job: &Job,
+        candidate: &Candidate,
+        begun: Begun,
+        progress: &mut Progress,
+    ) -> Result<Ending, Unanswered> {
         let gathered = self.drive(job, candidate, begun, progress).await;
         if let Err(Unanswered::Failed(_)) = gathered {
             job.answer.forget_gathered();

@@ -1,12 +1,15 @@
-//! Where the operator wants it, a second provider is asked for a stream of which the first one has shown nothing for a while. The
+//! Where the operator wants it, a second provider is asked for an answer of which the first one has said nothing for a while. The
 //! first to show something goes on; the other is left, and paid for by the rule for what is left. Each has its own account of its
 //! work, and what both may come to is held.
 
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use aihub_domain::money::Microcredits;
@@ -59,6 +62,11 @@ pub struct Chosen {
 }
 
 impl Gateway {
+    /// How long the first provider alone is waited for, where a second one may be asked beside it.
+    pub(super) fn hedges_after(&self, job: &Job) -> Option<Duration> {
+        self.settings.hedge_after.filter(|_| job.request.fallback && job.candidates.len() > 1)
+    }
+
     /// The first stream that has something to show. What the second one does is in `beside`, whatever becomes of this.
     pub(super) async fn begin(
         &self,
@@ -67,7 +75,7 @@ impl Gateway {
         beside: &mut Option<Progress>,
     ) -> Result<Chosen, Ending> {
         let chosen = |is_second| move |(candidate, turn, begun)| Chosen { candidate, turn, begun, is_second };
-        let Some(after) = self.settings.hedge_after.filter(|_| job.request.fallback && job.candidates.len() > 1) else {
+        let Some(after) = self.hedges_after(job) else {
             return self.ask(job, progress, Self::begin_stream).await.map(chosen(false));
         };
         let pair = Arc::<Pair>::default();

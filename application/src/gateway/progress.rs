@@ -33,6 +33,8 @@ pub struct Progress {
     /// What the account had left when it was last asked.
     pub spare: Microcredits,
     pub attempts: Vec<Attempt>,
+    /// Providers that are not asked again: each time would begin the work anew.
+    pub passed_over: Vec<String>,
     /// The call that is being made, or was made last, unless it failed: then it is an attempt like the ones before it.
     pub call: Option<Call>,
     pub first_chunk_ms: Option<u64>,
@@ -74,6 +76,7 @@ impl Progress {
             reserved,
             spare,
             attempts: vec![],
+            passed_over: vec![],
             call: None,
             first_chunk_ms: None,
             finish_reason: None,

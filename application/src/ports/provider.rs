@@ -157,6 +157,20 @@ pub trait Provider: Send + Sync {
     fn generate(&self, call: GenerateCall) -> BoxFuture<'_, Result<DeltaStream, ProviderError>>;
 
     fn embed(&self, call: EmbedCall) -> BoxFuture<'_, Result<Embeddings, ProviderError>>;
+
+    /// What of a prompt it would refuse and has no other form for: it is not asked then.
+    fn cannot_take(&self, _prompt: &Prompt) -> Option<Untaken> {
+        None
+    }
+}
+
+/// A part of a prompt that a provider would refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untaken {
+    /// As in the client's request.
+    pub field: String,
+    /// For the client, behind the field's name.
+    pub reason: &'static str,
 }
 
 /// Why a call failed, recognised as what it is.

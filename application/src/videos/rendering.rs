@@ -127,6 +127,17 @@ impl Driver {
                 () = self.stop.cancelled() => return Ok(()),
             }
         }
+        // Whoever has no word for it that we know may have made it all the same.
+        if let (Some(backend), Some(_), VideoStatus::Rendering) = (&backend, &unclear, known.status()) {
+            let give_up_at = jobs.clock.now() + self.videos.settings.storing;
+            let fetch = timeout(self.videos.settings.storing, self.fetch(known, backend, &provider_job_id, Variant::Video));
+            let Some(fetched) = self.stop.run_until_cancelled(fetch).await else { return Ok(()) };
+            if let Ok(Ok(Some(video))) = fetched
+                && video.duration_ms.is_some()
+            {
+                return self.keep(known, backend, &provider_job_id, video, give_up_at).await;
+            }
+        }
         if known.status() == VideoStatus::Rendering {
             let reason = match (&unclear, is_refused) {
                 _ if backend.is_none() => "its provider is not configured any more",
@@ -174,8 +185,9 @@ impl Driver {
         let video = loop {
             let rest = self.rest_of(&backend.name);
             if !rest.is_zero() {
+                let left = (give_up_at - jobs.clock.now()).to_std().unwrap_or_default();
                 tokio::select! {
-                    () = sleep(rest) => {}
+                    () = sleep(rest.min(left)) => {}
                     () = hand.wake.notified() => {}
                     () = self.stop.cancelled() => return Ok(()),
                 }
@@ -222,6 +234,19 @@ impl Driver {
                 return Ok(());
             }
         };
+        self.keep(known, backend, provider_job_id, video, give_up_at).await
+    }
+
+    /// Writes down that its file is here, with its thumbnail if there is one.
+    async fn keep(
+        &self,
+        known: &mut Known,
+        backend: &VideoBackend,
+        provider_job_id: &str,
+        video: StoredMedia,
+        give_up_at: DateTime<Utc>,
+    ) -> anyhow::Result<()> {
+        let jobs = &self.videos.jobs;
         let thumbnail = self.thumbnail(known, backend, provider_job_id, give_up_at);
         // Whoever takes it up stores the same under the same name.
         let Some(thumbnail) = self.stop.run_until_cancelled(thumbnail).await else { return Ok(()) };

@@ -5,7 +5,7 @@
 //! just before `Finish` and is what Anthropic bills.
 
 use aihub_application::ports::provider::{
-    DeltaStream, EmbedCall, Embeddings, FailureKind, GenerateCall, Provider, ProviderError,
+    DeltaStream, EmbedCall, Embeddings, FailureKind, GenerateCall, Provider, ProviderError, Untaken, prompt::Prompt,
 };
 use futures::future::BoxFuture;
 use serde::Deserialize;
@@ -79,5 +79,10 @@ impl Provider for AnthropicProvider {
                 flaw: None,
             })
         })
+    }
+
+    fn cannot_take(&self, prompt: &Prompt) -> Option<Untaken> {
+        let nth = prompt.stop.iter().position(|stop| stop.trim().is_empty())?;
+        Some(Untaken { field: format!("stop[{nth}]"), reason: "is white space, at which Claude's models cannot be stopped" })
     }
 }

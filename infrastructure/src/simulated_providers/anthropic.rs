@@ -103,7 +103,7 @@ pub(super) fn authenticate(headers: &HeaderMap) -> Result<(), AnthropicError> {
 /// The model that a name with knobs means.
 fn find_model(name: Option<&str>) -> Result<(&'static Model, Knobs), AnthropicError> {
     let name = name.ok_or_else(|| AnthropicError::invalid_request("model: Field required".to_owned()))?;
-    if let Some(case) = cases::named(SimulatedProvider::Claude, name) {
+    if let Some(case) = cases::named(cases::of(SimulatedProvider::Claude), name) {
         return Ok((models::default(SimulatedProvider::Claude), Knobs { case: Some(case), ..Knobs::default() }));
     }
     let (name, knobs) = suffix::parse(name).map_err(AnthropicError::invalid_request)?;

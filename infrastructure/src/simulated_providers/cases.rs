@@ -21,8 +21,10 @@ use super::{
 /// What the names of cases begin with, where a model is named.
 pub const PREFIX: &str = "sim:case/";
 
-static CASES: LazyLock<[Vec<Case>; 2]> =
-    LazyLock::new(|| [include_str!("cases/openai.toml"), include_str!("cases/anthropic.toml")].map(read));
+static CASES: LazyLock<[Vec<Case>; 3]> = LazyLock::new(|| {
+    [include_str!("cases/openai.toml"), include_str!("cases/anthropic.toml"), include_str!("cases/embeddings.toml")]
+        .map(read)
+});
 
 /// One answer.
 #[derive(Debug, PartialEq, Deserialize)]
@@ -72,7 +74,7 @@ fn events() -> String {
     "text/event-stream".to_owned()
 }
 
-/// The cases in this provider's dialect.
+/// The cases of a chat in this provider's dialect.
 pub fn of(provider: SimulatedProvider) -> &'static [Case] {
     match provider {
         SimulatedProvider::OpenAi => &CASES[0],
@@ -80,11 +82,16 @@ pub fn of(provider: SimulatedProvider) -> &'static [Case] {
     }
 }
 
-/// The case that a model's name means; of `A1`, the first of those that are called `A1-…`.
-pub(super) fn named(provider: SimulatedProvider, model: &str) -> Option<&'static Case> {
+/// The cases of embeddings, which only `OpenAI`'s dialect has.
+pub fn of_embeddings() -> &'static [Case] {
+    &CASES[2]
+}
+
+/// The one of these cases that a model's name means; of `A1`, the first of those that are called `A1-…`.
+pub(super) fn named<'a>(cases: &'a [Case], model: &str) -> Option<&'a Case> {
     let name = model.strip_prefix(PREFIX)?;
     let begins_so = |case: &&Case| case.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
-    of(provider).iter().find(|case| case.name == name).or_else(|| of(provider).iter().find(begins_so))
+    cases.iter().find(|case| case.name == name).or_else(|| cases.iter().find(begins_so))
 }
 
 impl Case {

@@ -71,6 +71,10 @@ pub(super) fn find(provider: SimulatedProvider, name: &str) -> Option<&'static M
     MODELS.iter().find(|model| model.provider == provider && model.name == name)
 }
 
+pub(super) fn default_embedding() -> &'static Model {
+    &MODELS[4]
+}
+
 /// The model that answers where none is named.
 pub(super) fn default(provider: SimulatedProvider) -> &'static Model {
     match provider {

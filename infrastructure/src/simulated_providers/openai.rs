@@ -64,8 +64,14 @@ fn find_model(name: Option<&str>) -> Result<(&'static Model, Knobs), OpenAiError
     let Some(name) = name else {
         return Err(OpenAiError::invalid_request("you must provide a model parameter".to_owned()));
     };
-    if let Some(case) = cases::named(SimulatedProvider::OpenAi, name) {
-        return Ok((models::default(SimulatedProvider::OpenAi), Knobs { case: Some(case), ..Knobs::default() }));
+    let chats = cases::of(SimulatedProvider::OpenAi);
+    for (cases, model) in [
+        (chats, models::default(SimulatedProvider::OpenAi)),
+        (cases::of_embeddings(), models::default_embedding()),
+    ] {
+        if let Some(case) = cases::named(cases, name) {
+            return Ok((model, Knobs { case: Some(case), ..Knobs::default() }));
+        }
     }
     let (name, knobs) = suffix::parse(name).map_err(|why| OpenAiError::invalid_request(why).with_param("model"))?;
     let model = models::find(SimulatedProvider::OpenAi, name).ok_or_else(|| OpenAiError::model_not_found(name))?;

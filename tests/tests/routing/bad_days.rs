@@ -103,6 +103,52 @@ async fn every_bad_day_is_told_and_charged_as_its_table_says_streamed_and_whole(
     app.stop().await;
 }
 
+#[tokio::test]
+async fn every_bad_day_of_embeddings_is_told_and_charged_as_its_table_says() {
+    let app = TestApp::start(|config| {
+        let openai = config.providers.get_mut("openai").unwrap();
+        openai.simulated = true;
+        (openai.breaker.min_calls, openai.breaker.consecutive_failures) = (u32::MAX, u32::MAX);
+    })
+    .await;
+    for case in cases::of_embeddings() {
+        let model = format!("{}{}", cases::PREFIX, case.name);
+        let request = json!({ "id": "a", "type": "embedding", "provider": "openai", "model": model, "fallback": false,
+                              "input": ["one text", "another"] });
+        let answer = app.connect(&case.name.to_lowercase()).await.ask(&request).await;
+        if let Some(kind) = said(case, "error") {
+            let attempts = &answer.error("ALL_PROVIDERS_FAILED")["details"]["attempts"];
+            assert_eq!(attempts[0]["kind"], kind.to_lowercase(), "{}: {}", case.name, answer.end);
+        } else {
+            let vectors: Vec<Vec<f64>> = serde_json::from_value(answer.end["data"].clone()).unwrap();
+            assert_eq!(vectors, [[1.0, 0.0], [0.0, 1.0]], "{}", case.name);
+        }
+    }
+    let audit = app.audit().await;
+    for case in cases::of_embeddings() {
+        let account = &audit.accounts[&case.name.to_lowercase()];
+        assert_eq!((account.held(), account.uncovered), (0, 0), "{}", case.name);
+        assert_eq!(account.spent > 0, said(case, "error").is_none(), "{}", case.name);
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_provider_would_refuse_and_has_no_other_form_for_is_asked_of_others_or_refused_by_its_field() {
+    let app = TestApp::start(|_| {}).await;
+    let mut client = app.connect("ann").await;
+    let model = "claude-haiku-5-5";
+    let blank = |fallback: bool| json!({ "provider": "claude", "model": model, "stop": ["END", "\n\n"], "fallback": fallback });
+    let answer = client.ask(&with(chat("a", "Why is the sky blue?"), &blank(true))).await;
+    assert_eq!(answer.done()["metadata"]["provider"], "openai");
+    let refused = client.ask(&with(chat("b", "Why is the sky blue?"), &blank(false))).await;
+    let faults = &refused.error("VALIDATION_ERROR")["details"]["fields"];
+    assert_eq!(faults[0]["field"], "stop[1]", "{}", refused.end);
+    let audit = app.audit().await;
+    assert_eq!((audit.requests.len(), app.providers.calls().len()), (1, 1));
+    app.stop().await;
+}
+
 /// What a report says to Ann, once it has seen all there is.
 async fn told(app: &TestApp, path: &str) -> Value {
     until("the views have caught up", async || {

@@ -156,19 +156,21 @@ async fn attempts(app: &TestApp) -> Vec<(String, Option<String>, bool)> {
 
 #[tokio::test]
 async fn where_it_is_wanted_the_next_provider_is_asked_beside_one_that_shows_nothing_and_the_first_to_speak_wins() {
-    for (slow, hedge_after_ms, expected) in [
+    for (slow, hedge_after_ms, streamed, expected) in [
         // The first one is slower: it is left, and paid for by rule.
-        (3_000, Some(100), vec![("openai", Some("hedged"), true), ("claude", None, false)]),
+        (3_000, Some(100), true, vec![("openai", Some("hedged"), true), ("claude", None, false)]),
+        (3_000, Some(100), false, vec![("openai", Some("hedged"), true), ("claude", None, false)]),
         // The second one is slower.
-        (300, Some(100), vec![("claude", Some("hedged"), true), ("openai", None, false)]),
-        (300, None, vec![("openai", None, false)]),
+        (300, Some(100), true, vec![("claude", Some("hedged"), true), ("openai", None, false)]),
+        (300, Some(100), false, vec![("claude", Some("hedged"), true), ("openai", None, false)]),
+        (300, None, true, vec![("openai", None, false)]),
     ] {
         let app = TestApp::start(|config| config.gateway.hedge_after_ms = hedge_after_ms).await;
         app.providers.rule(json!({ "model": "gpt-6-luna", "ttft_ms": slow }));
         let of_second = if slow == 300 { 3_000 } else { 0 };
         app.providers.rule(json!({ "model": "claude-haiku-5-5", "ttft_ms": of_second }));
-        let answer = app.connect("ann").await.ask(&question(&json!({}))).await;
-        let metadata = &answer.done()["metadata"];
+        let answer = app.connect("ann").await.ask(&question(&json!({ "stream": streamed }))).await;
+        let metadata = &answer.end["metadata"];
         let expected: Vec<(String, Option<String>, bool)> = expected
             .into_iter()
             .map(|(provider, failure, billed)| (provider.to_owned(), failure.map(str::to_owned), billed))
@@ -206,5 +208,24 @@ async fn a_hedged_request_that_is_cancelled_pays_both_by_rule_and_where_one_fail
     app.providers.rule(json!({ "model": "claude-haiku-5-5", "fail_before": { "kind": "unauthorized" } }));
     let answer = app.connect("ann").await.ask(&question(&json!({}))).await;
     assert_eq!(answer.done()["metadata"]["provider"], "openai");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_hedged_whole_answer_that_breaks_off_is_made_by_whoever_is_left() {
+    let app = TestApp::start(|config| {
+        config.gateway.hedge_after_ms = Some(100);
+        let mut third = config.providers["openai"].clone();
+        third.priority = 3;
+        config.providers.insert("third".to_owned(), third);
+    })
+    .await;
+    app.providers.rule(json!({ "model": "gpt-6-luna", "hang": true, "times": 1 }));
+    app.providers.rule(json!({ "model": "claude-haiku-5-5", "tear_after_tokens": 3 }));
+    let answer = app.connect("ann").await.ask(&question(&json!({ "stream": false }))).await;
+    assert_eq!(answer.end["metadata"]["provider"], "third");
+    let mut asked: Vec<_> = attempts(&app).await.into_iter().map(|(who, failure, _)| (who, failure.is_some())).collect();
+    asked.sort();
+    assert_eq!(asked, [("claude", true), ("openai", true), ("third", false)].map(|(who, failed)| (who.to_owned(), failed)));
     app.stop().await;
 }

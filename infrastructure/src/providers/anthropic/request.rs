@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 use super::AnthropicVersion;
 
+/// Anthropic's temperatures end here, those of others at 2.
+const HOTTEST: f64 = 1.0;
 /// Makes ids that Anthropic takes out of others.
 const CALL_NAMESPACE: Uuid = Uuid::from_u128(0x6d0a_41c5_9a7e_4c0b_8f2d_51b6_3e9c_77a4);
 
@@ -52,13 +54,18 @@ impl<'a> MessagesRequest<'a> {
     pub(super) fn new(call: &'a GenerateCall, version: AnthropicVersion) -> Self {
         let prompt = &*call.prompt;
         let takes_sampling = version == AnthropicVersion::V2023_06_01;
+        let (mut system, mut messages) = (system(prompt), turns(&prompt.messages));
+        // Orders alone are refused; whoever gives nothing else has said them.
+        if messages.is_empty() {
+            messages.push(Turn { role: "user", content: std::mem::take(&mut system) });
+        }
         Self {
             model: &call.model,
             max_tokens: call.max_output_tokens,
             stream: call.stream,
-            system: system(prompt),
-            messages: turns(&prompt.messages),
-            temperature: prompt.temperature.filter(|_| takes_sampling),
+            system,
+            messages,
+            temperature: prompt.temperature.filter(|_| takes_sampling).map(|temperature| temperature.min(HOTTEST)),
             top_p: prompt.top_p.filter(|_| takes_sampling),
             stop_sequences: &prompt.stop,
             tools: prompt.tools.iter().map(tool).collect(),
@@ -122,6 +129,7 @@ fn block(part: &Part) -> Option<Value> {
         Part::Text { text, cache_control } => Some(text_block(text, *cache_control)),
         Part::ImageUrl { image_url, cache_control } => {
             let source = match image_url.url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,")) {
+                Some(("image/jpg", data)) => json!({ "type": "base64", "media_type": "image/jpeg", "data": data }),
                 Some((media_type, data)) => json!({ "type": "base64", "media_type": media_type, "data": data }),
                 None => json!({ "type": "url", "url": image_url.url }),
             };

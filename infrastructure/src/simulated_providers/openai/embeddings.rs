@@ -105,6 +105,9 @@ pub(in super::super) async fn embed(
             if let Some(failed) = before::<Chat>(&settings, &serving).await {
                 return failed;
             }
+            if let Some(case) = settings.case {
+                return case.respond(&serving);
+            }
             let body = to_json(&embeddings.body(settings.usage));
             whole::<Chat>(&settings, serving, (embeddings.tokens, 0), body).await
         }

@@ -50,6 +50,20 @@ fn what_a_prompt_does_not_have_is_not_sent() {
 }
 
 #[test]
+fn what_anthropic_has_another_form_for_is_sent_in_that() {
+    let orders = json!({ "system": "Say hello.", "messages": [{ "role": "system", "content": "In French." }], "temperature": 1.5 });
+    assert_eq!(
+        sent(orders),
+        json!({
+            "model": "some-model", "max_tokens": 100, "stream": false, "temperature": 1.0,
+            "messages": [{ "role": "user", "content": [
+                { "type": "text", "text": "Say hello." }, { "type": "text", "text": "In French." },
+            ] }],
+        })
+    );
+}
+
+#[test]
 fn a_conversation_with_tools_becomes_the_one_that_was_recorded() {
     let (recorded, _) = recorded("anthropic/messages-parallel-tools.json").remove(1);
     let calls = [

@@ -2,7 +2,10 @@ use aihub_application::ports::provider::FailureKind;
 use aihub_domain::price::TokenUsage;
 
 use super::*;
-use crate::providers::tests::replay::recorded;
+use crate::{
+    providers::tests::replay::recorded,
+    simulated_providers::cases::{self, End},
+};
 
 #[test]
 fn numbers_and_base64_are_both_read() {
@@ -56,4 +59,22 @@ fn an_answer_that_does_not_fit_the_inputs_is_refused() {
     assert_eq!(flaw.field.as_deref(), Some("data[1].embedding"));
     let error = read(br#"{"error":{"message":"no","code":"insufficient_quota"}}"#, 1).unwrap_err();
     assert_eq!((error.kind, error.status), (FailureKind::QuotaExceeded, Some(200)));
+}
+
+#[test]
+fn every_bad_day_of_embeddings_means_what_its_table_says() {
+    let cases = cases::of_embeddings();
+    assert!(cases.len() > 10, "{}", cases.len());
+    // Of one that breaks off nothing is read.
+    for case in cases.iter().filter(|case| case.end == End::Close) {
+        let says = match read(case.body.as_bytes(), 2) {
+            Ok(Embeddings { vectors, usage, .. }) => {
+                let numbers = |vector: &Vec<f32>| vector.iter().map(|number| format!(" {number}")).collect::<String>();
+                let vectors = vectors.iter().map(|vector| format!("vector{}\n", numbers(vector)));
+                vectors.chain(usage.map(|usage| format!("usage {}\n", usage.input))).collect()
+            }
+            Err(error) => format!("error {:?}\n", error.kind),
+        };
+        assert_eq!(says, case.says, "{}", case.name);
+    }
 }
