@@ -18,14 +18,16 @@ CREATE TABLE work.open_requests (
 -- Every request comes and goes here: what is gone is to be swept up before it is many times what is there.
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
--- The request that a client asked for last under a name of its own, for who comes back for its answer on another node. Old ones are
--- forgotten.
+-- The request that a client asked for last under a name of its own on a connection, for who comes back for its answer on another
+-- node. Old ones are forgotten.
 CREATE TABLE work.client_requests (
     -- Of account, user and name.
-    client_key  uuid             PRIMARY KEY,
-    request_id  text COLLATE "C" NOT NULL,
+    client_key    uuid             NOT NULL,
+    connection_id uuid             NOT NULL,
+    request_id    text COLLATE "C" NOT NULL,
     -- By the clock of the database.
-    accepted_at timestamptz      NOT NULL
+    accepted_at   timestamptz      NOT NULL,
+    PRIMARY KEY (client_key, connection_id)
 -- Every request comes and goes here as well.
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 

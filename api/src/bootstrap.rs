@@ -15,7 +15,7 @@ use aihub_application::{
     accounts::Accounts,
     answer::MAX_ANSWER_BYTES,
     catalog::Catalog,
-    gateway::{Answers, Gateway, GatewaySettings},
+    gateway::{Answers, Gateway, GatewaySettings, SEALED_AT_ONCE},
     limits::Limits,
     lost_answers::LostAnswers,
     ports::{clock::Clock, event_log::EventLog},
@@ -59,7 +59,10 @@ use aihub_infrastructure::{
 use aihub_projections::rebuild::views;
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Semaphore,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::housekeeping::{House, keep_records};
@@ -198,8 +201,10 @@ impl App {
         let told = (subscriptions.live(), subscriptions.waiter());
         workers.spawn(erasure::follow(database.clone(), told, vault, forget, stop_workers.clone()));
         keep_records(&config, &gateway, &database, &workers, &stop_workers);
-        let client_requests = Arc::new(PostgresClientRequests::new(database.pool().clone()));
-        let requests = Arc::new(PostgresClientRequests::new(reads.pool().clone()));
+        let requests_of = |database: &Database| {
+            Arc::new(PostgresClientRequests::new(database.pool().clone(), gateway.settings.resumable_for))
+        };
+        let (client_requests, requests) = (requests_of(&database), requests_of(&reads));
         let lost_answers = Arc::new(LostAnswers::new(gateway.log.clone(), requests, gateway.tasks.clone()));
         let clock = database_clock;
         let house = House { gateway, orphaned, due, clock, client_requests, metrics: metrics.clone() };
@@ -264,6 +269,7 @@ fn gateway(
         limits: Limits::new(config.limits.per_user, config.limits.per_account, config.limits.node),
         asked: Share::new("bytes of requests at work", config.server.asked()),
         answers: Answers::new(Share::new("bytes of answers that are kept", config.server.answers())),
+        sealing: Semaphore::new(SEALED_AT_ONCE),
         refusals: Refusals::default(),
         tasks: TaskTracker::new(),
         draining: CancellationToken::new(),

@@ -72,11 +72,12 @@ impl Problem {
             "METHOD_NOT_ALLOWED" => StatusCode::METHOD_NOT_ALLOWED,
             "REQUEST_TIMEOUT" => StatusCode::REQUEST_TIMEOUT,
             "PAYLOAD_TOO_LARGE" => StatusCode::PAYLOAD_TOO_LARGE,
-            "DUPLICATE_REQUEST" | "CONFLICT" => StatusCode::CONFLICT,
+            "DUPLICATE_REQUEST" | "AMBIGUOUS_ID" | "CONFLICT" => StatusCode::CONFLICT,
+            "ANSWER_GONE" => StatusCode::GONE,
             "UPGRADE_REQUIRED" => StatusCode::UPGRADE_REQUIRED,
             "USAGE_LIMIT_EXCEEDED" | "RATE_LIMIT_EXCEEDED" => StatusCode::TOO_MANY_REQUESTS,
             "ALL_PROVIDERS_FAILED" | "STREAM_INTERRUPTED" => StatusCode::BAD_GATEWAY,
-            "QUEUE_FULL" | "SHUTTING_DOWN" | "UNAVAILABLE" => StatusCode::SERVICE_UNAVAILABLE,
+            "QUEUE_FULL" | "SHUTTING_DOWN" | "UNAVAILABLE" | "ANSWER_ELSEWHERE" => StatusCode::SERVICE_UNAVAILABLE,
             "TIMEOUT" => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -90,7 +91,10 @@ impl From<&GatewayError> for Problem {
             | GatewayError::OthersToken { .. }
             | GatewayError::ShuttingDown
             | GatewayError::Unavailable { .. }
+            | GatewayError::OthersAnswer
             | GatewayError::NothingToResume => Value::Null,
+            GatewayError::EndedAlready { request_id } => json!({ "requestId": request_id }),
+            GatewayError::AmbiguousName { request_ids } => json!({ "requestIds": request_ids }),
             GatewayError::Validation(faults) => match faults.more() {
                 0 => json!({ "fields": faults.told() }),
                 more => json!({ "fields": faults.told(), "more": more }),

@@ -90,6 +90,19 @@ impl Accounts {
         Self { log, slots: Mutex::default() }
     }
 
+    /// Whether the account might refuse this command, by what is known of it here, without waiting.
+    pub fn may_refuse(&self, account_id: &str, command: &AccountCommand) -> bool {
+        let slot = self.slot(account_id);
+        slot.state.try_lock().map_or(true, |state| decide(state.as_ref(), command).is_err())
+    }
+
+    /// Whether the account would refuse this command as it is now; nothing is changed.
+    pub async fn foresee(&self, account_id: &str, command: &AccountCommand) -> Result<(), ExecuteError> {
+        let slot = self.slot(account_id);
+        let mut state = slot.state.lock().await;
+        self.decided(&slot, &mut state, account_id, command).await.map(drop)
+    }
+
     /// Decides `command` and commits its events, together with what `companions` adds on other streams, as one
     /// unit. Returns the account's events; none means that the command had nothing to do.
     ///
@@ -107,15 +120,7 @@ impl Accounts {
             let (events, append, snapshot) = {
                 let mut state = slot.state.lock().await;
                 slot.breathe().await;
-                if state.is_none() || slot.stale.load(Ordering::Acquire) {
-                    self.reload(&slot, &mut state, account_id).await?;
-                }
-                let mut decided = decide(state.as_ref(), command);
-                if decided.is_err() {
-                    self.reload(&slot, &mut state, account_id).await?;
-                    decided = decide(state.as_ref(), command);
-                }
-                let events = decided?;
+                let events = self.decided(&slot, &mut state, account_id, command).await?;
                 if events.is_empty() {
                     return Ok(events);
                 }
@@ -188,6 +193,25 @@ impl Accounts {
         let slot = Arc::<Slot>::default();
         slots.insert(account_id.to_owned(), slot.clone());
         slot
+    }
+
+    /// What comes of `command`; where that is a refusal, by what the log has.
+    async fn decided(
+        &self,
+        slot: &Slot,
+        state: &mut Option<Loaded>,
+        account_id: &str,
+        command: &AccountCommand,
+    ) -> Result<Vec<AccountEvent>, ExecuteError> {
+        if state.is_none() || slot.stale.load(Ordering::Acquire) {
+            self.reload(slot, state, account_id).await?;
+        }
+        let decided = decide(state.as_ref(), command);
+        if decided.is_ok() {
+            return Ok(decided?);
+        }
+        self.reload(slot, state, account_id).await?;
+        Ok(decide(state.as_ref(), command)?)
     }
 
     /// Brings the state to what the log has, once nothing of ours is in flight any more. Nothing new can start

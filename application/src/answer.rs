@@ -4,6 +4,7 @@
 //! read on from where it was. A buffer is bounded by the request's own limits, its output tokens and [`MAX_ANSWER_BYTES`],
 //! and by what its user may have in memory: an answer holds its bytes from the first to when nobody can read it any more.
 
+pub mod name;
 #[cfg(test)]
 mod tests;
 
@@ -270,6 +271,11 @@ impl Answer {
     /// The joined tool calls so far.
     pub fn tool_calls(&self) -> Vec<ToolCallDelta> {
         joined_calls(&self.state.borrow().chunks)
+    }
+
+    /// How many chunks there are so far.
+    pub fn chunk_count(&self) -> usize {
+        self.state.borrow().chunks.len()
     }
 
     /// The chunk of this index, from 0.

@@ -112,6 +112,13 @@ pub enum GatewayError {
     Timeout { limit_ms: u64, attempts: Vec<Attempt> },
     #[error("no answer is known under this id: this user of this account has not asked for one lately")]
     NothingToResume,
+    #[error("the request {request_id} of this id has ended already")]
+    EndedAlready { request_id: String },
+    #[error("that request is another user's")]
+    OthersAnswer,
+    /// Several connections have a request of that name.
+    #[error("several requests of yours have this id, on {} connections: say which with its requestId or connectionId", request_ids.len())]
+    AmbiguousName { request_ids: Vec<String> },
     /// It was made, and cannot be continued here. What was charged is durable.
     #[error("this answer cannot be continued: its request {} and {charged} credits were charged", match *ended {
         "abandoned" => "was given up because its node died".to_owned(),
@@ -244,10 +251,15 @@ impl GatewayError {
     /// The stable code of the protocol.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Forbidden(_) | Self::OthersToken { .. } | Self::AccountNotOpen { .. } | Self::Erased { .. } => {
-                "FORBIDDEN"
-            }
-            Self::Validation(_) | Self::NothingToResume => "VALIDATION_ERROR",
+            Self::Forbidden(_)
+            | Self::OthersToken { .. }
+            | Self::OthersAnswer
+            | Self::AccountNotOpen { .. }
+            | Self::Erased { .. } => "FORBIDDEN",
+            Self::Validation(_) => "VALIDATION_ERROR",
+            Self::NothingToResume => "NOT_FOUND",
+            Self::AmbiguousName { .. } => "AMBIGUOUS_ID",
+            Self::EndedAlready { .. } => "CONFLICT",
             Self::ModelNotFound { .. } => "MODEL_NOT_FOUND",
             Self::VideoNotOffered { .. } => "VIDEO_NOT_OFFERED",
             Self::InsufficientCredits { .. } => "INSUFFICIENT_CREDITS",
@@ -258,8 +270,11 @@ impl GatewayError {
             Self::DuplicateRequest { .. } => "DUPLICATE_REQUEST",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::AllProvidersFailed { .. } => "ALL_PROVIDERS_FAILED",
+            Self::AnswerLost { ended, .. } if *ended != "abandoned" => "ANSWER_GONE",
             Self::StreamInterrupted { .. } | Self::AnswerLost { .. } => "STREAM_INTERRUPTED",
             Self::Timeout { .. } => "TIMEOUT",
+            // Where its node is gone, what it cost is still to be settled.
+            Self::AnswerElsewhere { node: Some(_), .. } => "ANSWER_ELSEWHERE",
             Self::Unavailable { .. } | Self::AnswerElsewhere { .. } => "UNAVAILABLE",
             Self::Internal { .. } => "INTERNAL",
         }

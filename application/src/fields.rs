@@ -18,6 +18,13 @@ pub(crate) struct Fields {
     faults: Faults,
 }
 
+impl Object {
+    /// What nobody asked for is a fault.
+    pub fn finish(self) -> Result<(), Faults> {
+        Fields::new(self).finish()
+    }
+}
+
 impl Fields {
     pub(crate) fn new(object: impl Into<Object>) -> Self {
         Self { object: object.into(), faults: Faults::default() }

@@ -33,15 +33,15 @@ use aihub_domain::{
 };
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-pub use answers::Answers;
+pub use answers::{Answers, KeptAnswer};
 
 use crate::{
     accounts::Accounts,
-    answer::{Answer, AnswerEnd, AnswerItems, Done, Failed, RUNNING_BYTES, VECTOR_BYTES},
+    answer::{Answer, AnswerEnd, AnswerItems, Done, Failed, RUNNING_BYTES, VECTOR_BYTES, name::Called},
     catalog::{Candidate, Catalog},
     error::GatewayError,
     limits::{Limits, Place, Running, Waiting},
@@ -61,6 +61,9 @@ use answers::Known;
 use eligible::eligible;
 use finish::Finish;
 use progress::Progress;
+
+/// So many large prompts are sealed at the same time: what takes long is done for who came first before others begin.
+pub const SEALED_AT_ONCE: usize = 2;
 
 /// Makes request ids out of idempotency keys.
 const REQUEST_NAMESPACE: Uuid = Uuid::from_u128(0x5b1f_3f0c_7d0e_4a52_9c1d_6f6a_0d9b_21e7);
@@ -101,6 +104,8 @@ pub struct Gateway {
     /// Memory for what is asked: from the first byte of a frame to the end of its request.
     pub asked: Arc<Share>,
     pub answers: Answers,
+    /// Large prompts that are sealed at the same time, in the order in which they came.
+    pub sealing: Semaphore,
     /// Of requests, and whatever else callers ask for.
     pub refusals: Refusals,
     /// Every request's task. Shutdown waits for it.
@@ -127,8 +132,8 @@ struct Job {
     _memory: Held,
     answer: Arc<Answer>,
     metadata: Arc<Metadata>,
-    /// The client's own name for it, hashed; `None` where nobody comes back for it under one.
-    client_key: Option<Uuid>,
+    /// The client's own name for it, hashed, and the connection on which it came; `None` where nobody comes back for it.
+    asked_as: Option<(Uuid, Uuid)>,
     started: Instant,
     deadline: Instant,
     /// When it came in, which its candidates' prices are of.
@@ -157,6 +162,7 @@ impl Job {
 
 /// A request that was admitted.
 pub struct Submitted {
+    pub request_id: Arc<str>,
     pub answer: Arc<Answer>,
     /// From the first chunk on. It was there before the request began, so that nobody takes the client for gone.
     pub items: AnswerItems,
@@ -181,11 +187,11 @@ impl Gateway {
     pub fn submit(
         self: &Arc<Self>,
         principal: &Arc<Principal>,
-        client_id: &str,
+        called: &Called,
         request: AnswerRequest,
         memory: Held,
     ) -> Result<Submitted, GatewayError> {
-        self.admit(principal, client_id, request, memory, true).inspect_err(|error| self.note(principal, error))
+        self.admit(principal, called, request, memory, true).inspect_err(|error| self.note(principal, error))
     }
 
     /// The same for a workflow, which tells itself what it was refused, and asks again: that is no refusal of its user.
@@ -198,7 +204,8 @@ impl Gateway {
         let said = request.content().map_err(|error| GatewayError::internal(&error))?.concat();
         self.limits.take_bytes(principal, said.len())?;
         let memory = self.asked.take(Holder::of(principal), bytes_once_read(said.as_bytes()))?;
-        self.admit(principal, workflow_id, request, memory, false)
+        let called = Called { id: workflow_id.to_owned(), connection: Uuid::nil() };
+        self.admit(principal, &called, request, memory, false)
     }
 
     /// Refuses new work while it is not taken.
@@ -222,7 +229,7 @@ impl Gateway {
     fn admit(
         self: &Arc<Self>,
         principal: &Arc<Principal>,
-        client_id: &str,
+        called: &Called,
         request: AnswerRequest,
         memory: Held,
         is_callers: bool,
@@ -230,7 +237,7 @@ impl Gateway {
         self.require_open()?;
         let id = request_id(principal, request.idempotency_key.as_deref());
         if request.idempotency_key.is_some()
-            && let Some(known) = self.answers.join(principal, client_id, &id, &request)
+            && let Some(known) = self.answers.join(principal, called, &id, &request)
         {
             return joined(known, id);
         }
@@ -252,7 +259,7 @@ impl Gateway {
 
         let answer = Arc::new(Answer::new(room));
         // The same key may have come in meanwhile, on another socket.
-        if let Some(known) = self.answers.insert(principal, client_id, &id, &request, &answer) {
+        if let Some(known) = self.answers.insert(principal, called, &id, &request, &answer) {
             return joined(known, id);
         }
         let items = answer.read(0);
@@ -273,13 +280,14 @@ impl Gateway {
             _memory: memory,
             answer: answer.clone(),
             metadata: Arc::new(metadata),
-            client_key: is_callers.then(|| client_key(principal, client_id)),
+            asked_as: is_callers.then(|| (client_key(principal, &called.id), called.connection)),
             started,
             deadline: started + self.settings.request_timeout,
             asked_at: now,
         };
+        let request_id = job.id.as_str().into();
         self.tasks.spawn(self.clone().serve(job, entry, running));
-        Ok(Submitted { answer, items })
+        Ok(Submitted { request_id, answer, items })
     }
 
     /// The request's whole life. Ends with the answer's end, always.
@@ -353,7 +361,11 @@ impl Gateway {
         if job.request.kind == RequestKind::Embedding {
             return self.embed(job, progress).await;
         }
-        if job.request.stream { self.stream(job, progress, beside).await } else { self.gather(job, progress, beside).await }
+        if job.request.stream {
+            self.stream(job, progress, beside).await
+        } else {
+            self.gather(job, progress, beside).await
+        }
     }
 
     /// Resolves when the request is to end before its provider is done.
@@ -378,7 +390,7 @@ impl Gateway {
 
 fn joined(known: Known, request_id: String) -> Result<Submitted, GatewayError> {
     match known {
-        Known::Same(answer) => Ok(Submitted { items: answer.read(0), answer }),
+        Known::Same(answer) => Ok(Submitted { request_id: request_id.into(), items: answer.read(0), answer }),
         Known::Different => {
             let reason = "this idempotency key was used for a different request";
             Err(GatewayError::DuplicateRequest { request_id: Some(request_id), reason })

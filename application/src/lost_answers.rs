@@ -16,7 +16,10 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
-    answer::{Answer, AnswerEnd, Failed},
+    answer::{
+        Answer, AnswerEnd, Failed,
+        name::{Wanted, only},
+    },
     error::GatewayError,
     limits::Running,
     ports::{client_requests::ClientRequests, event_log::EventLog},
@@ -31,6 +34,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// So many are looked up at the same time.
 const LOOK_UPS: usize = 2;
+/// The same of looks whether somebody else has the name, which are brief.
+const CHECKS: usize = 4;
 
 /// Makes keys out of clients' names for their requests.
 const CLIENT_NAMESPACE: Uuid = Uuid::from_u128(0x8c0f_41d7_6b1e_4e0d_9d53_7a2e_18c4_b96f);
@@ -41,6 +46,7 @@ pub struct LostAnswers {
     requests: Arc<dyn ClientRequests>,
     tasks: TaskTracker,
     turns: Semaphore,
+    checks: Semaphore,
 }
 
 /// What the log has of the latest request under this name: the same for the same user, account and name, and nothing that tells the
@@ -54,41 +60,75 @@ pub fn client_key(principal: &Principal, client_id: &str) -> Uuid {
 
 impl LostAnswers {
     pub fn new(log: Arc<dyn EventLog>, requests: Arc<dyn ClientRequests>, tasks: TaskTracker) -> Self {
-        Self { log, requests, tasks, turns: Semaphore::new(LOOK_UPS) }
+        Self { log, requests, tasks, turns: Semaphore::new(LOOK_UPS), checks: Semaphore::new(CHECKS) }
     }
 
     /// An answer that ends with what became of the one that is meant, once that is known. Nobody is kept waiting meanwhile, and
     /// `room` is what it takes; it counts as a request of its user's that is `running`.
     pub fn look_up(
         self: &Arc<Self>,
-        principal: &Principal,
-        client_id: &str,
+        principal: &Arc<Principal>,
+        wanted: Wanted,
         room: Held,
         running: Running,
     ) -> Arc<Answer> {
         let answer = Arc::new(Answer::new(room));
-        let (lost, key, told) = (self.clone(), client_key(principal, client_id), answer.clone());
+        let (lost, principal, told) = (self.clone(), principal.clone(), answer.clone());
         self.tasks.spawn(async move {
-            let end = timeout(PATIENCE, lost.end(key)).await.unwrap_or_else(|_| GatewayError::unavailable().into());
+            let end = timeout(PATIENCE, lost.end(&principal, &wanted)).await;
+            let end = end.unwrap_or_else(|_| GatewayError::unavailable().into());
             told.end(AnswerEnd::Failed(end));
             drop(running);
         });
         answer
     }
 
-    async fn end(&self, key: Uuid) -> Failed {
-        let _turn = self.turns.acquire().await;
-        match self.requests.find(key).await {
-            Ok(Some(request_id)) => self.end_of(request_id).await,
-            Ok(None) => GatewayError::NothingToResume.into(),
-            Err(error) => {
-                tracing::warn!(error.message = format!("{error:#}"), "what became of an answer cannot be looked up");
-                GatewayError::unavailable().into()
-            }
+    /// That a name that is said without its connection means this one request, on whichever node.
+    pub async fn require_only(
+        &self,
+        principal: &Principal,
+        client_id: &str,
+        request_id: &str,
+    ) -> Result<(), GatewayError> {
+        let find = async {
+            let _turn = self.checks.acquire().await;
+            // This node's own are known without the log's readers, and of others' the last moment is none too many.
+            self.requests.find_read(client_key(principal, client_id)).await
+        };
+        let found = match timeout(PATIENCE, find).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return Err(away(&error)),
+            Err(_) => return Err(GatewayError::unavailable()),
+        };
+        only(found.iter().map(String::as_str).chain([request_id])).map(drop)
+    }
+
+    async fn find(
+        &self,
+        principal: &Principal,
+        client_id: &str,
+        connection: Option<Uuid>,
+    ) -> Result<Option<String>, GatewayError> {
+        match self.requests.find(client_key(principal, client_id), connection).await {
+            Ok(found) => Ok(only(found.iter().map(String::as_str))?.map(str::to_owned)),
+            Err(error) => Err(away(&error)),
         }
     }
 
-    async fn end_of(&self, request_id: String) -> Failed {
+    async fn end(&self, principal: &Principal, wanted: &Wanted) -> Failed {
+        let _turn = self.turns.acquire().await;
+        let found = match wanted {
+            Wanted::Request(request_id) => Ok(Some(request_id.clone())),
+            Wanted::Called { id, connection } => self.find(principal, id, *connection).await,
+        };
+        match found {
+            Ok(Some(request_id)) => self.end_of(principal, request_id).await,
+            Ok(None) => GatewayError::NothingToResume.into(),
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn end_of(&self, principal: &Principal, request_id: String) -> Failed {
         let events = match self.log.load(Request::TYPE, &request_id, 0).await {
             Ok(events) => events,
             Err(error) => return GatewayError::outside(&error).into(),
@@ -96,7 +136,12 @@ impl LostAnswers {
         let mut accepted: Option<Box<Accepted>> = None;
         for event in events {
             match event.decode(Request::TYPE, &request_id) {
-                Ok(RequestEvent::RequestAccepted(acceptance)) => accepted = Some(acceptance),
+                Ok(RequestEvent::RequestAccepted(acceptance)) => {
+                    if (&acceptance.account, &acceptance.user) != (&principal.account, &principal.user) {
+                        return GatewayError::OthersAnswer.into();
+                    }
+                    accepted = Some(acceptance);
+                }
                 Ok(end) => return lost(request_id, &end),
                 Err(error) => return GatewayError::internal(&error).into(),
             }
@@ -115,6 +160,11 @@ impl LostAnswers {
             }
         }
     }
+}
+
+fn away(error: &anyhow::Error) -> GatewayError {
+    tracing::warn!(error.message = format!("{error:#}"), "what became of an answer cannot be looked up");
+    GatewayError::unavailable()
 }
 
 /// The honest end of an answer that is not here any more, with what was charged.

@@ -185,6 +185,9 @@ fn grounds(error: &GatewayError) -> Option<Grounds> {
         | GatewayError::StreamInterrupted { .. }
         | GatewayError::Timeout { .. }
         | GatewayError::NothingToResume
+        | GatewayError::OthersAnswer
+        | GatewayError::EndedAlready { .. }
+        | GatewayError::AmbiguousName { .. }
         | GatewayError::AnswerLost { .. }
         | GatewayError::AnswerElsewhere { .. }
         | GatewayError::Unavailable { .. }

@@ -60,7 +60,7 @@ impl EventHandler for OpenRequests {
 async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) -> anyhow::Result<()> {
     let mut opened: BTreeMap<&str, OpenRequest<'_>> = BTreeMap::new();
     let mut ended: Vec<&str> = Vec::new();
-    let mut asked: BTreeMap<Uuid, (&str, DateTime<Utc>)> = BTreeMap::new();
+    let mut asked: BTreeMap<(Uuid, Uuid), (&str, DateTime<Utc>)> = BTreeMap::new();
     for change in events_of::<Request>(events) {
         let (event, change) = change?;
         let request_id = event.aggregate_id.as_str();
@@ -68,8 +68,8 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
             RequestEvent::RequestAccepted(accepted) => {
                 let Accepted { account, node, deadline_at, .. } = &**accepted;
                 let (deadline_at, accepted_at) = (*deadline_at, event.recorded_at);
-                if let Some(key) = client_key(&event.metadata) {
-                    asked.insert(key, (request_id, accepted_at));
+                if let Some(name) = asked_as(&event.metadata) {
+                    asked.insert(name, (request_id, accepted_at));
                 }
                 opened.insert(request_id, OpenRequest { request_id, account, node, deadline_at, accepted_at });
             }
@@ -92,14 +92,16 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         .await?;
     }
     if !asked.is_empty() {
-        let (keys, requests): (Vec<Uuid>, Vec<(&str, DateTime<Utc>)>) = asked.into_iter().unzip();
+        let (names, requests): (Vec<(Uuid, Uuid)>, Vec<(&str, DateTime<Utc>)>) = asked.into_iter().unzip();
+        let (keys, connections): (Vec<Uuid>, Vec<Uuid>) = names.into_iter().unzip();
         let (request_ids, accepted_at): (Vec<&str>, Vec<DateTime<Utc>>) = requests.into_iter().unzip();
         // The latest one is meant.
         sqlx::query!(
-            "INSERT INTO client_requests SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[])
+            "INSERT INTO client_requests SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
              ON CONFLICT ON CONSTRAINT client_requests_pkey
                  DO UPDATE SET request_id = excluded.request_id, accepted_at = excluded.accepted_at",
             &keys,
+            &connections,
             &request_ids as &[&str],
             &accepted_at,
         )
@@ -114,14 +116,16 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
     Ok(())
 }
 
-/// As the acceptance's metadata have it.
-fn client_key(metadata: &str) -> Option<Uuid> {
+/// The client's key for it and the connection, as the acceptance's metadata have them.
+fn asked_as(metadata: &str) -> Option<(Uuid, Uuid)> {
     #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Metadata {
-        #[serde(rename = "clientKey")]
-        client_key: Option<Uuid>,
+        client_key: Uuid,
+        connection_id: Uuid,
     }
-    serde_json::from_str::<Metadata>(metadata).ok()?.client_key
+    let Metadata { client_key, connection_id } = serde_json::from_str(metadata).ok()?;
+    Some((client_key, connection_id))
 }
 
 /// The search. It is as good as the view is up to date, and as the nodes' heartbeats are.

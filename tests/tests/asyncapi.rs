@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 use super::videos::{generate, video};
 
+const NOBODY: &str = "00000000-0000-7000-8000-000000000000";
+
 fn document() -> Value {
     serde_json::from_str(DOCUMENT).unwrap()
 }
@@ -96,6 +98,8 @@ async fn every_frame_and_every_message_of_a_topic_is_as_described() {
         json!({ "type": "auth", "token": "bad" }),
         json!({ "type": "cancel", "id": "nobody" }),
         json!({ "type": "resume", "id": "nobody", "after": 3 }),
+        json!({ "type": "cancel", "id": "nobody", "requestId": NOBODY }),
+        json!({ "type": "resume", "id": "nobody", "connectionId": NOBODY }),
         json!({ "type": "subscribe", "topics": ["credits"] }),
         json!({ "type": "unsubscribe", "id": "enough", "topics": ["credits"] }),
         json!({ "type": "ping" }),
@@ -140,7 +144,7 @@ async fn every_frame_and_every_message_of_a_topic_is_as_described() {
             break;
         }
     }
-    let queued = ServerFrame::Queued { id: "a", position: 3 }.to_json();
+    let queued = ServerFrame::Queued { id: "a", request_id: Some(NOBODY), position: 3 }.to_json();
     check(&payload("server.queued"), &serde_json::from_str(&queued).unwrap());
     assert!(seen.is_superset(&BTreeSet::from(
         ["chunk", "done", "response", "error", "subscribed", "credits", "authAccepted", "pong"].map(str::to_owned)

@@ -3,4 +3,5 @@
 mod answers;
 mod departures;
 mod idempotency;
+mod names;
 mod readers;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use aihub_application::{
+    answer::name::Wanted,
     error::{Faults, FaultyField},
     fields::Object,
     request::AnswerRequest,
@@ -10,6 +11,7 @@ use aihub_application::{
 use aihub_domain::request::event::RequestKind;
 use serde::Deserialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::frame::Topic;
 
@@ -20,12 +22,31 @@ const KNOWN_TOPICS: &str = "videos, workflows, credits";
 /// What a client says.
 #[derive(Debug)]
 pub enum ClientFrame {
-    Request { id: String, request: AnswerRequest },
-    Cancel { id: String },
-    Resume { id: String, after: u64 },
-    Subscribe { id: Option<String>, topics: BTreeSet<Topic> },
-    Unsubscribe { id: Option<String>, topics: BTreeSet<Topic> },
-    Auth { token: String },
+    Request {
+        id: String,
+        request: AnswerRequest,
+    },
+    /// `id` is what is said of it from now on, as for the next.
+    Cancel {
+        id: String,
+        wanted: Wanted,
+    },
+    Resume {
+        id: String,
+        wanted: Wanted,
+        after: u64,
+    },
+    Subscribe {
+        id: Option<String>,
+        topics: BTreeSet<Topic>,
+    },
+    Unsubscribe {
+        id: Option<String>,
+        topics: BTreeSet<Topic>,
+    },
+    Auth {
+        token: String,
+    },
     Ping,
 }
 
@@ -62,34 +83,63 @@ impl ClientFrame {
         let faulty =
             |id: Option<String>, fault: FaultyField| FaultyFrame { id, faults: fault.into(), malformed: false };
         let required = |id: Option<String>| id.ok_or_else(|| faulty(None, FaultyField::new("id", "is required")));
-        match kind.as_str() {
-            "chat" => request(RequestKind::Chat, required(id)?, fields),
-            "completion" => request(RequestKind::Completion, required(id)?, fields),
-            "embedding" => request(RequestKind::Embedding, required(id)?, fields),
-            "cancel" => Ok(Self::Cancel { id: required(id)? }),
-            "resume" => match fields.remove("after").unwrap_or(Value::from(0)).as_u64() {
-                Some(after) => Ok(Self::Resume { id: required(id)?, after }),
-                None => Err(faulty(id, FaultyField::new("after", "must be the number of the last chunk you have"))),
-            },
-            "subscribe" => match topics(&mut fields) {
-                Ok(topics) => Ok(Self::Subscribe { id, topics }),
-                Err(fault) => Err(faulty(id, fault)),
-            },
-            "unsubscribe" => match topics(&mut fields) {
-                Ok(topics) => Ok(Self::Unsubscribe { id, topics }),
-                Err(fault) => Err(faulty(id, fault)),
-            },
+        let named = id.clone();
+        let frame = match kind.as_str() {
+            "chat" => return request(RequestKind::Chat, required(id)?, fields),
+            "completion" => return request(RequestKind::Completion, required(id)?, fields),
+            "embedding" => return request(RequestKind::Embedding, required(id)?, fields),
+            "cancel" => {
+                let (id, wanted) = wanted(id, &mut fields).map_err(|fault| faulty(named.clone(), fault))?;
+                Self::Cancel { id, wanted }
+            }
+            "resume" => {
+                let after = fields.remove("after").unwrap_or(Value::from(0)).as_u64().ok_or_else(|| {
+                    faulty(named.clone(), FaultyField::new("after", "must be the number of the last chunk you have"))
+                })?;
+                let (id, wanted) = wanted(id, &mut fields).map_err(|fault| faulty(named.clone(), fault))?;
+                Self::Resume { id, wanted, after }
+            }
+            "subscribe" => {
+                let topics = topics(&mut fields).map_err(|fault| faulty(named.clone(), fault))?;
+                Self::Subscribe { id, topics }
+            }
+            "unsubscribe" => {
+                let topics = topics(&mut fields).map_err(|fault| faulty(named.clone(), fault))?;
+                Self::Unsubscribe { id, topics }
+            }
             "auth" => match fields.remove("token") {
-                Some(Value::String(token)) => Ok(Self::Auth { token }),
-                _ => Err(faulty(id, FaultyField::new("token", "is required"))),
+                Some(Value::String(token)) => Self::Auth { token },
+                _ => return Err(faulty(id, FaultyField::new("token", "is required"))),
             },
-            "ping" => Ok(Self::Ping),
+            "ping" => Self::Ping,
             _ => {
                 let known = "must be one of chat, completion, embedding, cancel, resume, subscribe, unsubscribe, auth, \
                              ping";
-                Err(faulty(id, FaultyField::new("type", known)))
+                return Err(faulty(id, FaultyField::new("type", known)));
             }
+        };
+        let finished = fields.finish().map_err(|faults| FaultyFrame { id: named, faults, malformed: false });
+        finished.map(|()| frame)
+    }
+}
+
+/// Which answer is wanted, and by what it is called from now on.
+fn wanted(id: Option<String>, fields: &mut Object) -> Result<(String, Wanted), FaultyField> {
+    let mut named = |field: &str| match fields.remove(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(name) => match name.as_str().and_then(|name| Uuid::parse_str(name).ok()) {
+            Some(name) => Ok(Some(name)),
+            None => Err(FaultyField::new(field, "must be one that this service has told")),
+        },
+    };
+    match (id, named("requestId")?, named("connectionId")?) {
+        (_, Some(_), Some(_)) => Err(FaultyField::new("connectionId", "says nothing more beside requestId")),
+        (id, Some(request_id), None) => {
+            let request_id = request_id.to_string();
+            Ok((id.unwrap_or_else(|| request_id.clone()), Wanted::Request(request_id)))
         }
+        (Some(id), None, connection) => Ok((id.clone(), Wanted::Called { id, connection })),
+        (None, None, _) => Err(FaultyField::new("id", "is required, or requestId in its place")),
     }
 }
 

@@ -39,11 +39,16 @@ pub enum ServerFrame<'a> {
     /// The request waits for a place.
     Queued {
         id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
         position: usize,
     },
     Chunk {
         id: &'a str,
         seq: u64,
+        /// In the first one that a socket is told of a request.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        request_id: Option<&'a str>,
         data: &'a str,
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
         tool_calls: &'a [ToolCallDelta],
@@ -137,8 +142,9 @@ impl ServerFrame<'_> {
         to_json(self)
     }
 
-    pub fn chunk(id: &str, chunk: &Chunk) -> String {
-        ServerFrame::Chunk { id, seq: chunk.seq, data: &chunk.text, tool_calls: &chunk.tool_calls }.to_json()
+    pub fn chunk(id: &str, request_id: Option<&str>, chunk: &Chunk) -> String {
+        let Chunk { seq, text, tool_calls } = chunk;
+        ServerFrame::Chunk { id, seq: *seq, request_id, data: text, tool_calls }.to_json()
     }
 
     /// The end of a streamed answer.
@@ -196,6 +202,8 @@ mod tests {
     #[test]
     fn a_chunk_has_tool_calls_only_where_there_are_any() {
         let chunk = Chunk { seq: 1, text: "hi".into(), tool_calls: vec![] };
-        assert_eq!(ServerFrame::chunk("a", &chunk), r#"{"type":"chunk","id":"a","seq":1,"data":"hi"}"#);
+        assert_eq!(ServerFrame::chunk("a", None, &chunk), r#"{"type":"chunk","id":"a","seq":1,"data":"hi"}"#);
+        let first = ServerFrame::chunk("a", Some("r"), &chunk);
+        assert_eq!(first, r#"{"type":"chunk","id":"a","seq":1,"requestId":"r","data":"hi"}"#);
     }
 }

@@ -2,15 +2,16 @@
 //! alive and watches the clock on its token. It reads while it writes, and makes what it writes only when there is room for it.
 //! Requests run in tasks of their own and outlive the socket.
 
+mod requests;
+
 use std::{collections::HashMap, convert::Infallible, io, sync::Arc, time::Duration};
 
 use aihub_application::{
-    answer::{Answer, AnswerEnd, AnswerItem, AnswerItems, RUNNING_BYTES},
+    answer::{Answer, AnswerEnd, AnswerItem},
     error::{FaultyField, GatewayError},
-    gateway::Submitted,
+    gateway::KeptAnswer,
     principal::Principal,
-    request::AnswerRequest,
-    shares::{Held, Holder, Scope},
+    shares::{Held, Holder},
 };
 use futures::{
     FutureExt, StreamExt,
@@ -61,6 +62,7 @@ type AnswerStream = BoxStream<'static, (Arc<str>, AnswerItem)>;
 
 pub struct Session {
     hub: Arc<Hub>,
+    connection_id: Uuid,
     principal: Arc<Principal>,
     holder: Holder,
     wire: Wire,
@@ -77,11 +79,22 @@ pub struct Session {
 
 struct Running {
     answer: Arc<Answer>,
+    /// `None` while it is not known whose answer it is.
+    request_id: Option<Arc<str>>,
+    /// A chunk of it has been told on this socket.
+    is_told: bool,
     stream: bool,
 }
 
 enum Pending {
     Understood(Understood),
+    /// Whether the answer that is here is the only one of this name.
+    Found {
+        id: String,
+        kept: KeptAnswer,
+        after: u64,
+        only: Result<(), GatewayError>,
+    },
     /// Whose the fresh token is.
     Renewed(Result<Principal, AuthError>),
 }
@@ -113,11 +126,12 @@ impl From<Broken> for Ended {
 
 /// Serves the socket until either side ends it.
 pub async fn run(hub: Arc<Hub>, principal: Principal, wire: Wire) {
-    let connection_id = Uuid::now_v7().to_string();
+    let connection_id = Uuid::now_v7();
     metrics::gauge!("aihub_sockets").increment(1);
     tracing::debug!(connection.id = %connection_id, user.id = %principal.user, "socket opened");
     let mut session = Session {
         hub,
+        connection_id,
         holder: Holder::of(&principal),
         principal: Arc::new(principal),
         wire,
@@ -129,7 +143,7 @@ pub async fn run(hub: Arc<Hub>, principal: Principal, wire: Wire) {
         said_after: Vec::new(),
         malformed: 0,
     };
-    let ended = match session.serve(&connection_id).await {
+    let ended = match session.serve().await {
         Ok(never) => match never {},
         Err(ended) => ended,
     };
@@ -149,8 +163,8 @@ pub async fn run(hub: Arc<Hub>, principal: Principal, wire: Wire) {
 }
 
 impl Session {
-    async fn serve(&mut self, connection_id: &str) -> Result<Infallible, Ended> {
-        self.greet(connection_id).await?;
+    async fn serve(&mut self) -> Result<Infallible, Ended> {
+        self.greet().await?;
         let hub = self.hub.clone();
         let mut ping = interval(hub.settings.ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -201,12 +215,13 @@ impl Session {
         }
     }
 
-    async fn greet(&mut self, connection_id: &str) -> Result<(), Ended> {
+    async fn greet(&mut self) -> Result<(), Ended> {
         let credits = self.hub.gateway.available(&self.principal).await;
         match credits {
             Ok(credits) => {
                 let (limits, credits) = (self.limits(), credits.as_credits());
-                self.say(&ServerFrame::Ready { connection_id, limits, credits }.to_json());
+                let connection_id = self.connection_id.to_string();
+                self.say(&ServerFrame::Ready { connection_id: &connection_id, limits, credits }.to_json());
                 Ok(())
             }
             Err(error) => {
@@ -247,6 +262,13 @@ impl Session {
     fn take_up(&mut self, done: Pending) -> Result<(), Ended> {
         match done {
             Pending::Understood(understood) => self.act_on(understood),
+            Pending::Found { id, kept, after, only } => {
+                match only {
+                    Ok(()) => self.go_on(id, kept, after),
+                    Err(error) => self.refuse(Some(&id), &error),
+                }
+                Ok(())
+            }
             Pending::Renewed(fresh) => {
                 self.renew(fresh);
                 Ok(())
@@ -273,11 +295,8 @@ impl Session {
     fn act(&mut self, frame: ClientFrame, memory: Held) {
         match frame {
             ClientFrame::Request { id, request } => self.start(id, request, memory),
-            ClientFrame::Cancel { id } => match self.running.get(id.as_str()) {
-                Some(running) => running.answer.cancelled.cancel(),
-                None => self.refuse(Some(&id), &GatewayError::NothingToResume),
-            },
-            ClientFrame::Resume { id, after } => self.resume(id, after),
+            ClientFrame::Cancel { id, wanted } => self.cancel(id, wanted),
+            ClientFrame::Resume { id, wanted, after } => self.resume(id, wanted, after),
             ClientFrame::Subscribe { id, topics } => {
                 for topic in topics {
                     // In place of the one that may be there: the present state is told again.
@@ -303,74 +322,6 @@ impl Session {
     fn tell_subscribed(&mut self, id: Option<&str>) {
         let topics = self.subscribed.keys().copied().collect();
         self.say(&ServerFrame::Subscribed { id, topics }.to_json());
-    }
-
-    fn start(&mut self, id: String, request: AnswerRequest, memory: Held) {
-        let stream = request.stream;
-        let submitted = if self.running.contains_key(id.as_str()) {
-            let reason = "a request with this id is running on this socket";
-            Err(GatewayError::DuplicateRequest { request_id: None, reason })
-        } else if let Some(error) = self.full() {
-            Err(error)
-        } else {
-            self.hub.gateway.submit(&self.principal, &id, request, memory)
-        };
-        match submitted {
-            Ok(Submitted { answer, items }) => self.follow(id, answer, items, stream),
-            Err(error) => self.refuse(Some(&id), &error),
-        }
-    }
-
-    fn resume(&mut self, id: String, after: u64) {
-        if self.running.contains_key(id.as_str()) {
-            let reason = "the request with this id is running on this very socket";
-            let error = GatewayError::DuplicateRequest { request_id: None, reason };
-            return self.refuse(Some(&id), &error);
-        }
-        if let Some(error) = self.full() {
-            return self.refuse(Some(&id), &error);
-        }
-        let answers = &self.hub.gateway.answers;
-        if let Some(kept) = answers.resume(&self.principal, &id) {
-            let items = kept.answer.read(after);
-            return self.follow(id, kept.answer, items, kept.stream);
-        }
-        // It is looked for in the database, which costs as much as a request does.
-        let running = self.hub.gateway.limits.admit(&self.principal, 0);
-        let room = running.and_then(|running| Ok((answers.room(&self.principal, RUNNING_BYTES)?, running)));
-        match room {
-            Ok((room, running)) => {
-                let lost = self.hub.settings.lost_answers.look_up(&self.principal, &id, room, running);
-                let items = lost.read(0);
-                self.follow(id, lost, items, true);
-            }
-            Err(error) => {
-                self.hub.gateway.note(&self.principal, &error);
-                self.refuse(Some(&id), &error);
-            }
-        }
-    }
-
-    /// Why this socket takes no further request now, if so.
-    fn full(&self) -> Option<GatewayError> {
-        let most = self.limits().max_requests_per_socket;
-        (self.running.len() >= most).then(|| {
-            let error = GatewayError::RateLimitExceeded {
-                what: "running requests",
-                scope: Scope::Socket,
-                limit: most as u64,
-                retry_after: Duration::from_secs(1),
-            };
-            self.hub.gateway.note(&self.principal, &error);
-            error
-        })
-    }
-
-    fn follow(&mut self, id: String, answer: Arc<Answer>, items: AnswerItems, stream: bool) {
-        let id: Arc<str> = id.into();
-        let name = id.clone();
-        self.answers.push(items.map(move |item| (name.clone(), item)).boxed());
-        self.running.insert(id, Running { answer, stream });
     }
 
     fn renew(&mut self, fresh: Result<Principal, AuthError>) {
@@ -405,15 +356,19 @@ impl Session {
     }
 
     fn pass_on_one(&mut self, id: &Arc<str>, item: AnswerItem) {
-        let Some(running) = self.running.get(id) else { return };
+        let Some(running) = self.running.get_mut(id) else { return };
+        let request_id = running.request_id.as_deref();
         let frame = match item {
-            AnswerItem::Queued { position } => ServerFrame::Queued { id, position }.to_json(),
-            AnswerItem::Chunk(chunk) if running.stream => ServerFrame::chunk(id, &chunk),
+            AnswerItem::Queued { position } => ServerFrame::Queued { id, request_id, position }.to_json(),
+            AnswerItem::Chunk(chunk) if running.stream => {
+                let is_first = !std::mem::replace(&mut running.is_told, true);
+                ServerFrame::chunk(id, request_id.filter(|_| is_first), &chunk)
+            }
             AnswerItem::Chunk(_) => return,
             AnswerItem::End(end) => {
                 let ended = self.running.remove(id);
                 match (&*end, ended) {
-                    (AnswerEnd::Done(_), Some(Running { answer, stream: false })) => {
+                    (AnswerEnd::Done(_), Some(Running { answer, stream: false, .. })) => {
                         self.whole = Some((Whole::new(id.clone(), answer), end));
                         return self.say_piece();
                     }

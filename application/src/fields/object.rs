@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 use crate::error::MAX_TOLD_FAULTS;
 
 /// Every field that any request has. One that is none of this kind's is left over, and told as such.
-const KNOWN: [&str; 31] = [
+const KNOWN: [&str; 33] = [
     "after",
     "aspectRatio",
+    "connectionId",
     "duration",
     "fallback",
     "id",
@@ -24,6 +25,7 @@ const KNOWN: [&str; 31] = [
     "priority",
     "prompt",
     "provider",
+    "requestId",
     "resolution",
     "sessionId",
     "stop",

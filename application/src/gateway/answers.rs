@@ -12,9 +12,14 @@ use std::{
 };
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::{
-    answer::{Answer, Full},
+    answer::{
+        Answer, Full,
+        name::{Called, Wanted, only},
+    },
+    error::GatewayError,
     ports::provider::ToolCallDelta,
     principal::Principal,
     request::{AnswerRequest, Fingerprint},
@@ -32,8 +37,8 @@ pub struct Answers {
 #[derive(Default)]
 struct Kept {
     by_request: HashMap<String, KeptAnswer>,
-    /// By account, user and the client's own id, the latest.
-    by_client_id: HashMap<ClientKey, String>,
+    /// By account, user and the client's own id: of each connection the latest, the latest of all at the end.
+    by_client_id: HashMap<ClientKey, Vec<(Uuid, String)>>,
     /// When the ended ones go, oldest first.
     expiring: VecDeque<(Instant, String)>,
     /// Those that ended of each user, oldest first.
@@ -49,11 +54,12 @@ struct ClientKey {
 
 #[derive(Clone)]
 pub struct KeptAnswer {
+    pub request_id: Arc<str>,
     pub answer: Arc<Answer>,
     pub stream: bool,
     /// Of a request with an idempotency key, to compare the next one with.
     request: Option<Fingerprint>,
-    names: VecDeque<ClientKey>,
+    names: VecDeque<(ClientKey, Uuid)>,
     whose: Holder,
     /// From the answer's end on: how long it is kept.
     until: Option<Instant>,
@@ -69,6 +75,10 @@ pub(super) enum Known {
 impl ClientKey {
     fn new(principal: &Principal, client_id: &str) -> Self {
         Self { account: principal.account.clone(), user: principal.user.clone(), client_id: client_id.to_owned() }
+    }
+
+    fn named(principal: &Principal, called: &Called) -> (Self, Uuid) {
+        (Self::new(principal, &called.id), called.connection)
     }
 }
 
@@ -121,40 +131,54 @@ impl Answers {
         true
     }
 
-    /// The latest answer that this principal asked for under this id.
-    pub fn resume(&self, principal: &Principal, client_id: &str) -> Option<KeptAnswer> {
+    /// The answer that this principal wants, where it is here. Another's is refused, and so is a name that several have.
+    pub fn find(&self, principal: &Principal, wanted: &Wanted) -> Result<Option<KeptAnswer>, GatewayError> {
         let mut kept = self.lock();
         kept.forget_expired();
-        let request_id = kept.by_client_id.get(&ClientKey::new(principal, client_id))?;
-        kept.by_request.get(request_id).cloned()
+        let request_id = match wanted {
+            Wanted::Request(request_id) => Some(request_id.as_str()),
+            Wanted::Called { id, connection } => {
+                let called = kept.by_client_id.get(&ClientKey::new(principal, id)).map_or(&[][..], Vec::as_slice);
+                match connection {
+                    Some(connection) => called.iter().find(|(on, _)| on == connection).map(|(_, id)| id.as_str()),
+                    None => only(called.iter().map(|(_, id)| id.as_str()))?,
+                }
+            }
+        };
+        let found = request_id.and_then(|request_id| kept.by_request.get(request_id));
+        match found {
+            Some(found) if found.whose != Holder::of(principal) => Err(GatewayError::OthersAnswer),
+            found => Ok(found.cloned()),
+        }
     }
 
-    /// What is kept under this id. If it is the same request's answer, `client_id` leads to it from now on.
+    /// What is kept under this id. If it is the same request's answer, what it was `called` leads to it from now on.
     pub(super) fn join(
         &self,
         principal: &Principal,
-        client_id: &str,
+        called: &Called,
         request_id: &str,
         request: &AnswerRequest,
     ) -> Option<Known> {
-        self.lock().join(ClientKey::new(principal, client_id), request_id, request)
+        self.lock().join(ClientKey::named(principal, called), request_id, request)
     }
 
     /// Keeps `answer`, unless there is one under this id by now: then [`join`](Self::join)s that one.
     pub(super) fn insert(
         &self,
         principal: &Principal,
-        client_id: &str,
+        called: &Called,
         request_id: &str,
         request: &AnswerRequest,
         answer: &Arc<Answer>,
     ) -> Option<Known> {
         let mut kept = self.lock();
-        let name = ClientKey::new(principal, client_id);
+        let name = ClientKey::named(principal, called);
         if let Some(known) = kept.join(name.clone(), request_id, request) {
             return Some(known);
         }
         let entry = KeptAnswer {
+            request_id: request_id.into(),
             answer: answer.clone(),
             stream: request.stream,
             request: request.idempotency_key.is_some().then(|| request.fingerprint()),
@@ -193,7 +217,7 @@ impl Answers {
     /// Nothing of this account can be read or resumed any more: its content was erased. What still runs goes on unseen.
     pub fn forget_account(&self, account: &str) {
         let mut kept = self.lock();
-        let of_account = |entry: &KeptAnswer| entry.names.iter().any(|name| name.account == account);
+        let of_account = |entry: &KeptAnswer| entry.names.iter().any(|(name, _)| name.account == account);
         let requests: Vec<String> =
             kept.by_request.iter().filter(|(_, entry)| of_account(entry)).map(|(id, _)| id.clone()).collect();
         for request_id in requests {
@@ -212,7 +236,7 @@ impl Answers {
 }
 
 impl Kept {
-    fn join(&mut self, name: ClientKey, request_id: &str, request: &AnswerRequest) -> Option<Known> {
+    fn join(&mut self, name: (ClientKey, Uuid), request_id: &str, request: &AnswerRequest) -> Option<Known> {
         self.forget_expired();
         let entry = self.by_request.get(request_id)?;
         if entry.request.as_ref() != Some(&request.fingerprint()) {
@@ -223,22 +247,27 @@ impl Kept {
         Some(Known::Same(answer))
     }
 
-    fn name(&mut self, name: ClientKey, request_id: &str) {
+    fn name(&mut self, name: (ClientKey, Uuid), request_id: &str) {
         let Some(entry) = self.by_request.get_mut(request_id) else { return };
         if !entry.names.contains(&name) {
             entry.names.push_back(name.clone());
         }
         let surplus = if entry.names.len() > MAX_NAMES { entry.names.pop_front() } else { None };
-        self.by_client_id.insert(name, request_id.to_owned());
+        let (key, connection) = name;
+        let called = self.by_client_id.entry(key).or_default();
+        called.retain(|(on, _)| *on != connection);
+        called.push((connection, request_id.to_owned()));
         if let Some(surplus) = surplus {
             self.unname(&surplus, request_id);
         }
     }
 
-    fn unname(&mut self, name: &ClientKey, request_id: &str) {
+    fn unname(&mut self, (key, connection): &(ClientKey, Uuid), request_id: &str) {
+        let Some(called) = self.by_client_id.get_mut(key) else { return };
         // The id may have been used again since, for another request.
-        if self.by_client_id.get(name).is_some_and(|latest| latest == request_id) {
-            self.by_client_id.remove(name);
+        called.retain(|(on, latest)| on != connection || latest != request_id);
+        if called.is_empty() {
+            self.by_client_id.remove(key);
         }
     }
 

@@ -33,6 +33,8 @@ use crate::{
     principal::Principal,
 };
 
+/// A prompt of more waits for its turn to be sealed.
+const LARGE_BYTES: usize = 64 << 10;
 /// How long it may take until a request is written down. Then its client is told to come back, and what comes of it is undone.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -83,15 +85,39 @@ impl Gateway {
         };
         let wish = Wish::of(&job.request, first, &self.settings);
         let tariff = self.tariff(job, first, Microcredits::ZERO);
+        let now = self.clock.now();
+        // A model that costs nothing still holds something, so that every request has its reservation.
+        let command = AccountCommand::ReserveCredits {
+            reservation_id: job.id.clone(),
+            amount: tariff.cost(wish.hold).max(LEAST),
+            at_least: tariff.cost(wish.least).max(LEAST),
+            reserved_at: now,
+        };
         let parts = job.request.content().map_err(|error| GatewayError::internal(&error))?;
         let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
         let account = &job.principal.account;
+        let turn = if parts.iter().map(|part| part.len()).sum::<usize>() > LARGE_BYTES {
+            let mut turn = self.sealing.acquire().await.ok();
+            // What is refused is not sealed for nothing. What that waits for keeps nobody else from their turn.
+            if self.accounts.may_refuse(account, &command) {
+                drop(turn.take());
+                if let Err(ExecuteError::Refused(refused)) = self.accounts.foresee(account, &command).await
+                    && refused != AccountError::NotOpen
+                {
+                    return Err(GatewayError::from_account(refused, account, now));
+                }
+                turn = self.sealing.acquire().await.ok();
+            }
+            turn
+        } else {
+            None
+        };
         let prompt = self.vault.seal(account, job.content_kind(), &parts).await.map_err(|error| match error {
             VaultError::Erased => GatewayError::Erased { account: account.clone() },
             error => GatewayError::outside(&error),
         })?;
+        drop(turn);
         let (prompt, contents) = prompt.map(|Sealed { content, pieces }| (content, pieces)).unzip();
-        let now = self.clock.now();
         let Asked { account, user, kind, provider, model } = job.asked()?;
         let accepted = Accepted {
             account,
@@ -120,14 +146,6 @@ impl Gateway {
                 events.iter().cloned().map(|event| with_reserved(event, reserved, &tariff, wish)).collect();
             Ok(StreamAppend::of::<Request>(&job.id, 0, &events)?.with(contents.clone()))
         };
-        // A model that costs nothing still holds something, so that every request has its reservation.
-        let command = AccountCommand::ReserveCredits {
-            reservation_id: job.id.clone(),
-            amount: tariff.cost(wish.hold).max(LEAST),
-            at_least: tariff.cost(wish.least).max(LEAST),
-            reserved_at: now,
-        };
-
         let mut executed = self.hold(job, &command, &accept).await;
         if let Err(ExecuteError::Refused(AccountError::NotOpen)) = executed
             && let Some(amount) = self.settings.welcome_credits
@@ -211,8 +229,10 @@ impl Gateway {
     ) -> Result<Vec<AccountEvent>, ExecuteError> {
         let companions = |events: &[AccountEvent]| Ok(vec![accept(events)?]);
         let mut metadata = job.metadata.clone();
-        if let Some(key) = job.client_key {
-            Arc::make_mut(&mut metadata).insert("clientKey", key.to_string());
+        if let Some((key, connection)) = job.asked_as {
+            let metadata = Arc::make_mut(&mut metadata);
+            metadata.insert("clientKey", key.to_string());
+            metadata.insert("connectionId", connection.to_string());
         }
         self.accounts.execute(&job.principal.account, command, &companions, &metadata).await
     }

@@ -18,7 +18,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 /// Who caused an event and in which context: `actor`, `correlationId`, `node`; with an acceptance `clientKey`, see
-/// [`client_key`](crate::lost_answers::client_key); the log adds `databaseRole`, the login that appended it. Never content.
+/// [`client_key`](crate::lost_answers::client_key), and `connectionId`; the log adds `databaseRole`, the login that appended it. Never content.
 pub type Metadata = BTreeMap<&'static str, String>;
 
 /// One event as it goes into the log.

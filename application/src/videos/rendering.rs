@@ -130,7 +130,8 @@ impl Driver {
         // Whoever has no word for it that we know may have made it all the same.
         if let (Some(backend), Some(_), VideoStatus::Rendering) = (&backend, &unclear, known.status()) {
             let give_up_at = jobs.clock.now() + self.videos.settings.storing;
-            let fetch = timeout(self.videos.settings.storing, self.fetch(known, backend, &provider_job_id, Variant::Video));
+            let fetch =
+                timeout(self.videos.settings.storing, self.fetch(known, backend, &provider_job_id, Variant::Video));
             let Some(fetched) = self.stop.run_until_cancelled(fetch).await else { return Ok(()) };
             if let Ok(Ok(Some(video))) = fetched
                 && video.duration_ms.is_some()

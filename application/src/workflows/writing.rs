@@ -116,7 +116,7 @@ impl Workflows {
         principal: &Arc<Principal>,
         request: AnswerRequest,
     ) -> Result<(), GatewayError> {
-        let Submitted { answer, mut items } =
+        let Submitted { answer, mut items, .. } =
             self.videos.gateway.submit_for_workflow(principal, &run.workflow_id, request)?;
         loop {
             tokio::select! {

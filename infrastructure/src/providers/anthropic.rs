@@ -83,6 +83,9 @@ impl Provider for AnthropicProvider {
 
     fn cannot_take(&self, prompt: &Prompt) -> Option<Untaken> {
         let nth = prompt.stop.iter().position(|stop| stop.trim().is_empty())?;
-        Some(Untaken { field: format!("stop[{nth}]"), reason: "is white space, at which Claude's models cannot be stopped" })
+        Some(Untaken {
+            field: format!("stop[{nth}]"),
+            reason: "is white space, at which Claude's models cannot be stopped",
+        })
     }
 }

@@ -65,7 +65,7 @@ async fn large_answers_of_others_do_not_shorten_how_long_ones_own_is_kept() {
     // Whoever has more than their share loses their own, the oldest first.
     bob.send(&json!({ "id": "0", "type": "resume", "after": 0 })).await;
     let gone = bob.next_of("0").await;
-    assert_eq!(gone["error"]["code"], "STREAM_INTERRUPTED", "{:.200}", gone.to_string());
+    assert_eq!(gone["error"]["code"], "ANSWER_GONE", "{:.200}", gone.to_string());
     assert_eq!(gone["error"]["details"]["ended"], "completed");
     let mut ann = app.connect("ann").await;
     ann.send(&json!({ "id": "mine", "type": "resume", "after": 0 })).await;

@@ -15,8 +15,9 @@ use std::{
 use aihub::config::Config;
 use aihub_application::{
     accounts::Accounts,
+    answer::name::Called,
     catalog::Catalog,
-    gateway::{Answers, Gateway, GatewaySettings, Submitted},
+    gateway::{Answers, Gateway, GatewaySettings, SEALED_AT_ONCE, Submitted},
     limits::{Allowance, Capacity, Limits},
     refusals::Refusals,
     shares::{Holder, Portions, Share},
@@ -25,7 +26,9 @@ use aihub_application::{
 use aihub_domain::money::Microcredits;
 use aihub_tests::{app::TestApp, audit::Audit, until};
 use futures::{StreamExt, future::join_all};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 use check::{Seen, check};
 use provider::{Plans, Scripted, Served};
@@ -85,6 +88,7 @@ fn gateway(app: &TestApp, world: &World, books: &Books) -> Arc<Gateway> {
         limits: Limits::new(allowance, allowance, capacity),
         asked: memory("asked"),
         answers: Answers::new(memory("answers")),
+        sealing: Semaphore::new(SEALED_AT_ONCE),
         refusals: Refusals::default(),
         tasks: TaskTracker::new(),
         draining: CancellationToken::new(),
@@ -114,7 +118,8 @@ async fn ask(gateway: &Arc<Gateway>, ask: &Ask) {
     tokio::time::sleep(ask.after).await;
     let principal = world::principal(&ask.account);
     let room = gateway.asked.take(Holder::of(&principal), 1).unwrap();
-    let Ok(Submitted { answer, mut items }) = gateway.submit(&principal, &ask.key, ask.request.clone(), room) else {
+    let called = Called { id: ask.key.clone(), connection: Uuid::nil() };
+    let Ok(Submitted { answer, mut items, .. }) = gateway.submit(&principal, &called, ask.request.clone(), room) else {
         return;
     };
     let read = async { while items.next().await.is_some() {} };

@@ -34,14 +34,14 @@ async fn who_resumes_what_died_with_its_node_is_told_to_wait_until_it_is_settled
     // While it is made elsewhere, that is said.
     let mut client = survivor.connect("ann").await;
     let answer = resume(&mut client, "lost").await;
-    let error = answer.error("UNAVAILABLE");
+    let error = answer.error("ANSWER_ELSEWHERE");
     assert!(error["message"].as_str().unwrap().contains("another node"), "{error}");
     assert!(error["retryAfterMs"].as_u64().is_some(), "{error}");
     dying.kill().await;
     let settled = until("it is settled", async || {
         let answer = resume(&mut client, "lost").await;
         let error = answer.end["error"].clone();
-        if error["code"] == "UNAVAILABLE" {
+        if error["code"] == "ANSWER_ELSEWHERE" || error["code"] == "UNAVAILABLE" {
             assert!(error["retryAfterMs"].as_u64().is_some(), "{error}");
             tokio::time::sleep(Duration::from_millis(100)).await;
             return None;
@@ -60,7 +60,9 @@ async fn who_resumes_what_died_with_its_node_is_told_to_wait_until_it_is_settled
     assert_eq!(microcredits(&settled["details"]["credits"]), charged);
     // Nobody else's.
     let mut eve = survivor.connect("eve").await;
-    resume(&mut eve, "lost").await.error("VALIDATION_ERROR");
+    resume(&mut eve, "lost").await.error("NOT_FOUND");
+    let others = eve.ask(&json!({ "type": "resume", "id": "b", "requestId": request_id })).await;
+    others.error("FORBIDDEN");
     survivor.stop().await;
 }
 
@@ -72,20 +74,30 @@ async fn what_ended_on_another_node_is_told_with_its_charge_and_what_nobody_aske
     first.done();
     let mut client = other.connect("ann").await;
     let answer = resume(&mut client, "1").await;
-    let error = answer.error("STREAM_INTERRUPTED");
+    let error = answer.error("ANSWER_GONE");
     assert_eq!(
         (&error["details"]["requestId"], &error["details"]["ended"]),
         (&json!(first.request_id()), &json!("completed"))
     );
     assert_eq!(microcredits(&error["details"]["credits"]), first.charged());
     let answer = resume(&mut client, "2").await;
-    let error = answer.error("VALIDATION_ERROR");
+    let error = answer.error("NOT_FOUND");
     assert!(error["message"].as_str().unwrap().contains("no answer is known"), "{error}");
-    // The latest request under a name is the one that is meant, and where it is kept it goes on.
+    // Where two connections have one of this name, on whichever nodes, it means neither.
     let second = other.connect("ann").await.ask(&chat("1", "And the sea?")).await;
-    assert_eq!(resume(&mut client, "1").await.done()["metadata"]["requestId"], second.request_id());
+    for node in [&one, &other] {
+        let answer = resume(&mut node.connect("ann").await, "1").await;
+        let told = &answer.error("AMBIGUOUS_ID")["details"]["requestIds"];
+        let mut both = [first.request_id(), second.request_id()];
+        both.sort_unstable();
+        assert_eq!(told, &json!(both));
+    }
+    let named = json!({ "type": "resume", "id": "b", "requestId": second.request_id() });
+    assert_eq!(client.ask(&named).await.done()["metadata"]["requestId"], second.request_id());
+    let named = json!({ "type": "resume", "id": "b", "requestId": first.request_id() });
+    client.ask(&named).await.error("ANSWER_GONE");
     let answer = resume(&mut one.connect("bob").await, "1").await;
-    answer.error("VALIDATION_ERROR");
+    answer.error("NOT_FOUND");
     one.stop().await;
     other.stop().await;
 }

@@ -138,7 +138,8 @@ async fn what_a_provider_would_refuse_and_has_no_other_form_for_is_asked_of_othe
     let app = TestApp::start(|_| {}).await;
     let mut client = app.connect("ann").await;
     let model = "claude-haiku-5-5";
-    let blank = |fallback: bool| json!({ "provider": "claude", "model": model, "stop": ["END", "\n\n"], "fallback": fallback });
+    let blank =
+        |fallback: bool| json!({ "provider": "claude", "model": model, "stop": ["END", "\n\n"], "fallback": fallback });
     let answer = client.ask(&with(chat("a", "Why is the sky blue?"), &blank(true))).await;
     assert_eq!(answer.done()["metadata"]["provider"], "openai");
     let refused = client.ask(&with(chat("b", "Why is the sky blue?"), &blank(false))).await;

@@ -224,8 +224,12 @@ async fn a_hedged_whole_answer_that_breaks_off_is_made_by_whoever_is_left() {
     app.providers.rule(json!({ "model": "claude-haiku-5-5", "tear_after_tokens": 3 }));
     let answer = app.connect("ann").await.ask(&question(&json!({ "stream": false }))).await;
     assert_eq!(answer.end["metadata"]["provider"], "third");
-    let mut asked: Vec<_> = attempts(&app).await.into_iter().map(|(who, failure, _)| (who, failure.is_some())).collect();
+    let mut asked: Vec<_> =
+        attempts(&app).await.into_iter().map(|(who, failure, _)| (who, failure.is_some())).collect();
     asked.sort();
-    assert_eq!(asked, [("claude", true), ("openai", true), ("third", false)].map(|(who, failed)| (who.to_owned(), failed)));
+    assert_eq!(
+        asked,
+        [("claude", true), ("openai", true), ("third", false)].map(|(who, failed)| (who.to_owned(), failed))
+    );
     app.stop().await;
 }

@@ -49,7 +49,7 @@ async fn an_answer_is_resumed_by_nobody_else() {
     let resume = json!({ "type": "resume", "id": "a", "after": 0 });
     for (user, account) in [("eve", "eve"), ("eve", "ann"), ("ann", "eve")] {
         let token = app.token_for(user, account, TimeDelta::hours(1));
-        Client::connect(app.address, &token).await.ask(&resume).await.error("VALIDATION_ERROR");
+        Client::connect(app.address, &token).await.ask(&resume).await.error("NOT_FOUND");
     }
     app.connect("ann").await.ask(&resume).await.done();
     app.stop().await;
@@ -144,6 +144,8 @@ async fn a_request_that_is_cancelled_before_anything_was_produced_costs_its_inpu
     let input = usage["promptTokens"].as_i64().unwrap();
     assert_eq!((audit.accounts["ann"].spent, audit.accounts["ann"].held()), (input * 100, 0));
     // There is nothing left to cancel.
-    client.ask(&json!({ "type": "cancel", "id": "a" })).await.error("VALIDATION_ERROR");
+    let told = client.ask(&json!({ "type": "cancel", "id": "a" })).await;
+    assert_eq!(told.error("CONFLICT")["details"]["requestId"], answer.request_id());
+    client.ask(&json!({ "type": "cancel", "id": "b" })).await.error("NOT_FOUND");
     app.stop().await;
 }

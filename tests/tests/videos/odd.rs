@@ -1,8 +1,11 @@
 //! Video providers that answer oddly: a server of `/v1/videos` that says whatever a test wants.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use aihub::{auth::secret::Secret, config::Config};
@@ -13,6 +16,7 @@ use aihub_application::{
 use aihub_domain::video::event::{Doubt, VideoEvent};
 use aihub_tests::{app::TestApp, until};
 use axum::{Router, body::Body, extract::Request, response::Response};
+use futures::{StreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
@@ -29,6 +33,8 @@ type Say = Box<dyn Fn(&Method, &str, usize) -> Said + Send + Sync>;
 enum Said {
     Json(u16, Value),
     File(Vec<u8>),
+    /// These bytes, and then no more, and no end.
+    Beginning(Vec<u8>),
 }
 
 struct Odd {
@@ -61,8 +67,10 @@ impl Odd {
                         }
                         response.body(Body::from(body.to_string())).unwrap()
                     }
-                    Said::File(bytes) => {
-                        Response::builder().header("content-type", "video/mp4").body(Body::from(bytes)).unwrap()
+                    Said::File(bytes) => film_of(Body::from(bytes)),
+                    Said::Beginning(bytes) => {
+                        let beginning = stream::iter([Ok::<_, Infallible>(bytes)]).chain(stream::pending());
+                        film_of(Body::from_stream(beginning))
                     }
                 }
             }
@@ -79,17 +87,24 @@ impl Odd {
 
     /// The service with this provider alone.
     async fn app(&self, change: impl FnOnce(&mut Config)) -> TestApp {
-        let base_url = self.base_url.clone();
         TestApp::start(|config| {
-            config.videos.recover_after_ms = 1_000;
-            config.videos.whole_within_ms = 5_000;
-            let sora = config.video_providers.get_mut("sora").unwrap();
-            (sora.base_url, sora.api_key, sora.idempotent) = (Some(base_url), Some(Secret::new("k")), false);
-            sora.timeouts.first_byte_ms = 900;
+            self.is_the_one_of(config);
             change(config);
         })
         .await
     }
+
+    fn is_the_one_of(&self, config: &mut Config) {
+        config.videos.recover_after_ms = 1_000;
+        config.videos.whole_within_ms = 5_000;
+        let sora = config.video_providers.get_mut("sora").unwrap();
+        (sora.base_url, sora.api_key, sora.idempotent) = (Some(self.base_url.clone()), Some(Secret::new("k")), false);
+        sora.timeouts.first_byte_ms = 900;
+    }
+}
+
+fn film_of(body: Body) -> Response {
+    Response::builder().header("content-type", "video/mp4").body(body).unwrap()
 }
 
 /// A film of four seconds.
@@ -254,6 +269,30 @@ async fn a_file_that_is_there_is_fetched_though_its_provider_never_found_a_known
     let answer = ended(&app, "ada", &id).await;
     assert_eq!(answer["status"], "completed", "{answer}");
     app.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_fetched_when_its_node_is_shut_down_is_fetched_by_the_next_one() {
+    let film = film().await;
+    let odd = Odd::start(Box::new(move |method, path, nth| match (method, path) {
+        (&Method::POST, _) => job("queued"),
+        (_, "/v1/videos/job-1") => job("completed"),
+        (_, "/v1/videos/job-1/content") if nth == 0 => Said::Beginning(film[..film.len() / 2].to_vec()),
+        (_, "/v1/videos/job-1/content") => Said::File(film.clone()),
+        _ => Said::Json(404, json!({})),
+    }))
+    .await;
+    let app = odd.app(|_| {}).await;
+    let (database, providers) = (app.database.clone(), app.providers.clone());
+    let id = generate(&app, "ada", &video("in the midst")).await;
+    until("its file is asked for", async || (odd.count("GET /v1/videos/job-1/content") == 1).then_some(())).await;
+    app.stop().await;
+    let at_the_end = odd.calls.lock().unwrap().len();
+    let next = TestApp::start_on(&database, &providers, |config| odd.is_the_one_of(config)).await;
+    assert_eq!(ended(&next, "ada", &id).await["status"], "completed");
+    assert!(odd.calls.lock().unwrap().len() > at_the_end);
+    assert_eq!((odd.count("POST /v1/videos"), odd.count("DELETE /v1/videos/job-1")), (1, 0));
+    next.stop().await;
 }
 
 #[tokio::test]

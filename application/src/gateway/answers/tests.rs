@@ -32,6 +32,15 @@ fn request(prompt: &str) -> AnswerRequest {
     AnswerRequest::from_fields(RequestKind::Chat, fields).unwrap()
 }
 
+/// What is called so on the one connection that there is.
+fn called(id: &str) -> Called {
+    Called { id: id.to_owned(), connection: Uuid::nil() }
+}
+
+fn wanted(id: &str) -> Wanted {
+    Wanted::Called { id: id.to_owned(), connection: None }
+}
+
 fn answers() -> Answers {
     Answers::new(Share::new("bytes", Portions::of(MEMORY)))
 }
@@ -43,7 +52,9 @@ fn answer_of(answers: &Answers) -> Arc<Answer> {
 /// An answer of `bytes` that has ended.
 fn ended(answers: &Answers, principal: &Principal, id: &str, bytes: usize) -> Result<(), Full> {
     let answer = Arc::new(Answer::new(answers.room(principal, RUNNING_BYTES).map_err(Full::Memory)?));
-    assert!(answers.insert(principal, id, &format!("{} {id}", principal.user), &request("hi"), &answer).is_none());
+    assert!(
+        answers.insert(principal, &called(id), &format!("{} {id}", principal.user), &request("hi"), &answer).is_none()
+    );
     answers.push(principal, &answer, true, ("x".repeat(bytes), vec![]))?;
     answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown.into()));
     answers.ended(&format!("{} {id}", principal.user), &answer, MINUTE);
@@ -58,31 +69,31 @@ fn is_same(known: Option<Known>, answer: &Arc<Answer>) -> bool {
 async fn two_requests_with_one_key_at_once_share_one_answer() {
     let answers = answers();
     let (first, second) = (answer_of(&answers), answer_of(&answers));
-    assert!(answers.insert(&ann(), "a", "r", &request("hi"), &first).is_none());
-    assert!(is_same(answers.insert(&ann(), "b", "r", &request("hi"), &second), &first));
-    assert!(Arc::ptr_eq(&answers.resume(&ann(), "b").unwrap().answer, &first));
-    assert!(matches!(answers.insert(&ann(), "c", "r", &request("ho"), &second), Some(Known::Different)));
-    assert!(answers.resume(&ann(), "c").is_none());
+    assert!(answers.insert(&ann(), &called("a"), "r", &request("hi"), &first).is_none());
+    assert!(is_same(answers.insert(&ann(), &called("b"), "r", &request("hi"), &second), &first));
+    assert!(Arc::ptr_eq(&answers.find(&ann(), &wanted("b")).unwrap().unwrap().answer, &first));
+    assert!(matches!(answers.insert(&ann(), &called("c"), "r", &request("ho"), &second), Some(Known::Different)));
+    assert!(answers.find(&ann(), &wanted("c")).unwrap().is_none());
 }
 
 #[tokio::test]
 async fn a_request_that_was_never_accepted_may_come_again_under_its_key() {
     let answers = answers();
     let (refused, again) = (answer_of(&answers), answer_of(&answers));
-    assert!(answers.insert(&ann(), "a", "r", &request("hi"), &refused).is_none());
+    assert!(answers.insert(&ann(), &called("a"), "r", &request("hi"), &refused).is_none());
     answers.forget("r", &refused);
-    assert!(answers.insert(&ann(), "a", "r", &request("hi"), &again).is_none());
+    assert!(answers.insert(&ann(), &called("a"), "r", &request("hi"), &again).is_none());
     // What is over has no hold on what came after it.
     answers.forget("r", &refused);
     answers.ended("r", &refused, MINUTE);
-    assert!(is_same(answers.join(&ann(), "a", "r", &request("hi")), &again));
+    assert!(is_same(answers.join(&ann(), &called("a"), "r", &request("hi")), &again));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_ends_twice_is_counted_once() {
     let answers = answers();
     let answer = answer_of(&answers);
-    assert!(answers.insert(&ann(), "a", "r", &request("hi"), &answer).is_none());
+    assert!(answers.insert(&ann(), &called("a"), "r", &request("hi"), &answer).is_none());
     answer.push("text".to_owned(), vec![]).unwrap();
     answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown.into()));
     answers.ended("r", &answer, MINUTE);
@@ -99,13 +110,13 @@ async fn an_answer_that_ends_twice_is_counted_once() {
 async fn only_the_latest_names_lead_to_an_answer() {
     let answers = answers();
     let answer = answer_of(&answers);
-    assert!(answers.insert(&ann(), "first", "r", &request("hi"), &answer).is_none());
+    assert!(answers.insert(&ann(), &called("first"), "r", &request("hi"), &answer).is_none());
     for name in 0..100 {
-        assert!(is_same(answers.join(&ann(), &(name % 50).to_string(), "r", &request("hi")), &answer));
+        assert!(is_same(answers.join(&ann(), &called(&(name % 50).to_string()), "r", &request("hi")), &answer));
     }
     assert_eq!(answers.lock().by_client_id.len(), MAX_NAMES);
-    assert!(answers.resume(&ann(), "first").is_none());
-    assert!(answers.resume(&ann(), "49").is_some());
+    assert!(answers.find(&ann(), &wanted("first")).unwrap().is_none());
+    assert!(answers.find(&ann(), &wanted("49")).unwrap().is_some());
 }
 
 #[tokio::test]
@@ -115,14 +126,40 @@ async fn who_needs_more_than_their_share_loses_their_own_oldest_answer_and_nobod
     for nth in 0..50 {
         ended(&answers, &ann(), &nth.to_string(), 100_000).unwrap();
     }
-    let is_kept = |principal: &Principal, id: &str| answers.resume(principal, id).is_some();
+    let is_kept = |principal: &Principal, id: &str| answers.find(principal, &wanted(id)).unwrap().is_some();
     assert!(!is_kept(&ann(), "0") && !is_kept(&ann(), "38") && is_kept(&ann(), "43") && is_kept(&ann(), "49"));
     assert!(is_kept(&user("bob"), "b"));
     // What nobody but a slow reader has is held all the same, and then there is no more.
-    let read: Vec<_> = (0..50).filter_map(|nth| answers.resume(&ann(), &nth.to_string())).collect();
+    let read: Vec<_> = (0..50).filter_map(|nth| answers.find(&ann(), &wanted(&nth.to_string())).unwrap()).collect();
     assert!(matches!(ended(&answers, &ann(), "more", 900_000), Err(Full::Memory(UsedUp { scope: Scope::User, .. }))));
     assert!(is_kept(&ann(), "49"), "what is being read is not let go of for nothing");
     drop(read);
     ended(&answers, &ann(), "after", 900_000).unwrap();
     assert!(is_kept(&user("bob"), "b"));
+}
+
+#[tokio::test]
+async fn a_name_that_requests_on_two_connections_have_means_neither_without_the_connection() {
+    let answers = answers();
+    let (here, there) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let on = |connection| Called { id: "1".to_owned(), connection };
+    let (first, second) = (answer_of(&answers), answer_of(&answers));
+    assert!(answers.insert(&ann(), &on(here), "r1", &request("hi"), &first).is_none());
+    assert_eq!(&*answers.find(&ann(), &wanted("1")).unwrap().unwrap().request_id, "r1");
+    assert!(answers.insert(&ann(), &on(there), "r2", &request("ho"), &second).is_none());
+    let GatewayError::AmbiguousName { request_ids } = answers.find(&ann(), &wanted("1")).err().unwrap() else {
+        panic!()
+    };
+    assert_eq!(request_ids, ["r1", "r2"]);
+    for (connection, request_id) in [(here, "r1"), (there, "r2")] {
+        let found = answers.find(&ann(), &Wanted::Called { id: "1".to_owned(), connection: Some(connection) });
+        assert_eq!(&*found.unwrap().unwrap().request_id, request_id);
+        let found = answers.find(&ann(), &Wanted::Request(request_id.to_owned()));
+        assert_eq!(&*found.unwrap().unwrap().request_id, request_id);
+    }
+    let refused = answers.find(&user("bob"), &Wanted::Request("r1".to_owned()));
+    assert!(matches!(refused, Err(GatewayError::OthersAnswer)));
+    // What is over leaves the name to the other one.
+    answers.forget("r1", &first);
+    assert_eq!(&*answers.find(&ann(), &wanted("1")).unwrap().unwrap().request_id, "r2");
 }
