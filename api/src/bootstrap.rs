@@ -265,7 +265,11 @@ fn gateway(
         accounts: Arc::new(Accounts::new(log.clone())),
         log,
         vault,
-        catalog: Catalog { upstreams, equivalents: config.routing.equivalents.clone() },
+        catalog: Catalog {
+            upstreams,
+            equivalents: config.routing.equivalents.clone(),
+            aliases: config.routing.aliases.clone(),
+        },
         limits: Limits::new(config.limits.per_user, config.limits.per_account, config.limits.node),
         asked: Share::new("bytes of requests at work", config.server.asked()),
         answers: Answers::new(Share::new("bytes of answers that are kept", config.server.answers())),

@@ -31,6 +31,7 @@ mod webhooks;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
@@ -53,6 +54,9 @@ pub struct Cli {
     /// Where development keeps its database and its secrets [default: .aihub]
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<String>,
+    /// Of `serve`, which is meant without a command.
+    #[command(flatten)]
+    serve: serve::Serve,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -146,8 +150,11 @@ impl Cli {
     }
 
     async fn dispatch(self) -> anyhow::Result<()> {
+        let mut flags: Vec<Flag> = self.serve.flags().collect();
         let command = self.command.unwrap_or_else(|| Command::Serve(serve::Serve::default()));
-        let mut flags = Vec::new();
+        if let (Some(flag), false) = (flags.first(), matches!(command, Command::Serve(_))) {
+            bail!("{} goes with serve alone", flag.name);
+        }
         flags.extend(self.data_dir.map(|value| Flag { name: "--data-dir", key: "server.data_dir", value }));
         if let Command::Serve(serve) = &command {
             flags.extend(serve.flags());
@@ -242,7 +249,8 @@ mod tests {
             assert_eq!(cli.data_dir.as_deref(), Some("d"));
             assert!(matches!(cli.command, Some(Command::Serve(_))));
         }
-        assert!(Cli::try_parse_from(["aihub"]).unwrap().command.is_none());
+        let cli = Cli::try_parse_from(["aihub", "--listen", "127.0.0.1:0"]).unwrap();
+        assert!(cli.command.is_none() && cli.serve.flags().count() == 1);
     }
 
     #[test]

@@ -146,6 +146,7 @@ impl Config {
                 Disconnect::Abort => Duration::ZERO,
             },
             resumable_for: duration_ms(self.gateway.resumable_for_ms),
+            top_up: self.credits.top_up.as_deref().map(Into::into),
             welcome_credits: self.welcome_credits(),
         }
     }

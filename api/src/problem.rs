@@ -99,16 +99,18 @@ impl From<&GatewayError> for Problem {
                 0 => json!({ "fields": faults.told() }),
                 more => json!({ "fields": faults.told(), "more": more }),
             },
-            GatewayError::ModelNotFound { model, provider, known } => {
+            GatewayError::ModelNotFound { model, provider, known, .. } => {
                 let provider = (provider != AUTO).then_some(provider);
                 json!({ "model": model, "provider": provider, "known": known })
             }
             GatewayError::VideoNotOffered { available, .. } => json!({ "available": available }),
-            GatewayError::InsufficientCredits { available, required } => json!({
-                "available": available.as_credits(),
-                "required": required.as_credits(),
-                "topUp": "ask whoever manages credits for a grant: aihub account grant --account <account> --credits <n> --reason <why>",
-            }),
+            GatewayError::InsufficientCredits { available, required, top_up } => {
+                let mut details = json!({ "available": available.as_credits(), "required": required.as_credits() });
+                if let Some(top_up) = top_up {
+                    details["topUp"] = json!(**top_up);
+                }
+                details
+            }
             GatewayError::AccountNotOpen { account } | GatewayError::Erased { account } => {
                 json!({ "account": account })
             }
@@ -196,6 +198,11 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(retry_after_ms) = self.retry_after_ms {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_ms.div_ceil(1000)));
+        }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         if let Some(challenge) = self.www_authenticate.and_then(|challenge| HeaderValue::try_from(challenge).ok()) {
             headers.insert(header::WWW_AUTHENTICATE, challenge);

@@ -13,13 +13,15 @@ use crate::{
     hub::Hub,
     problem::Problem,
     routes::{
-        asyncapi, audit, credits, health, mcp, media, metrics, providers, reports, requests, videos, webhooks,
+        asyncapi, audit, credits, health, mcp, media, metrics, pages, providers, reports, requests, videos, webhooks,
         workflows,
     },
 };
 
 pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
+        .route("/", get(pages::front))
+        .route("/docs", get(pages::manual))
         .route("/mcp", get(mcp::upgrade))
         .route("/media/{*key}", get(media::show).layer(from_fn_with_state(hub.clone(), doors::as_stranger)))
         .route("/api/credits", get(credits::show))

@@ -9,6 +9,7 @@ pub mod health;
 pub mod mcp;
 pub mod media;
 pub mod metrics;
+pub mod pages;
 pub mod providers;
 pub mod reports;
 pub mod requests;

@@ -93,6 +93,8 @@ pub struct Done {
     pub estimated: bool,
     /// Who answered; `None` where it was cancelled before anybody did.
     pub provider: Option<String>,
+    /// The other name that the client had for the model, where it had one.
+    pub requested_model: Option<String>,
     /// By the name that clients use.
     pub model: Option<String>,
     /// By the provider's, where it said so.

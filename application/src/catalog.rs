@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     error::GatewayError,
-    request::{AUTO, pictures::Pictures},
+    request::{AUTO, AnswerRequest, pictures::Pictures},
     upstream::{Timing, Upstream},
 };
 
@@ -16,6 +16,8 @@ pub struct Catalog {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Groups of models that may answer for each other.
     pub equivalents: Vec<Vec<String>>,
+    /// Other names for models, and the names that they have here.
+    pub aliases: BTreeMap<String, String>,
 }
 
 /// A model as one provider offers it.
@@ -42,6 +44,12 @@ pub enum Serves {
     /// Chat and completion.
     Text,
     Embedding,
+}
+
+impl Serves {
+    fn of(kind: RequestKind) -> Self {
+        if kind == RequestKind::Embedding { Self::Embedding } else { Self::Text }
+    }
 }
 
 /// The models of one provider by the names that clients use.
@@ -107,6 +115,20 @@ impl Models {
 }
 
 impl Catalog {
+    /// Puts a model's own name in the place of another that the client has for it, which is returned. A name that a provider
+    /// has itself is meant as it is.
+    pub fn resolve(&self, request: &mut AnswerRequest) -> Option<String> {
+        let asked = request.model.as_ref()?;
+        let target = self.aliases.get(asked)?;
+        let serves = Serves::of(request.kind);
+        let may_be_asked = |upstream: &&Arc<Upstream>| request.provider == AUTO || upstream.name == request.provider;
+        let is_own = |upstream: &Arc<Upstream>| upstream.model(asked, serves).is_some();
+        if self.upstreams.iter().filter(may_be_asked).any(is_own) {
+            return None;
+        }
+        request.model.replace(target.clone())
+    }
+
     /// Whom to ask for `model`, best first. An explicit provider comes first; the others follow in the order of
     /// `auto`, each with the model itself or else the first equivalent that it has. Without `fallback` an explicit
     /// provider is the only one; of those of `auto` only the first that can be called is to be asked.
@@ -118,15 +140,18 @@ impl Catalog {
         fallback: bool,
         now: DateTime<Utc>,
     ) -> Result<Vec<Candidate>, GatewayError> {
-        let serves = if kind == RequestKind::Embedding { Serves::Embedding } else { Serves::Text };
+        let serves = Serves::of(kind);
         let not_found = |model: &str| GatewayError::ModelNotFound {
             model: model.to_owned(),
             provider: provider.to_owned(),
+            makes: self.makes_otherwise(provider, model, serves),
             known: self.known_models(provider, serves),
         };
         let explicit = self.upstreams.iter().find(|upstream| upstream.name == provider);
         if provider != AUTO && explicit.is_none() {
-            return Err(not_found(model.unwrap_or("(default)")));
+            let mut names: Vec<&str> = self.upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+            names.sort_unstable();
+            return Err(GatewayError::faulty("provider", format!("is none of {AUTO}, {}", names.join(", "))));
         }
         let mut order: Vec<&Arc<Upstream>> = explicit.into_iter().collect();
         order.extend(self.auto_order().into_iter().filter(|upstream| upstream.name != provider));
@@ -190,6 +215,17 @@ impl Catalog {
             .collect();
         order.sort_by(|(a, key_a), (b, key_b)| a.priority.cmp(&b.priority).then(key_b.total_cmp(key_a)));
         order.into_iter().map(|(upstream, _)| upstream).collect()
+    }
+
+    /// What a model of this name is for, where no such model is for this.
+    fn makes_otherwise(&self, provider: &str, model: &str, serves: Serves) -> Option<&'static str> {
+        let may_be_asked = |upstream: &&Arc<Upstream>| provider == AUTO || upstream.name == provider;
+        let listed = |upstream: &Arc<Upstream>| upstream.models.listed.get(model).map(|model| model.serves);
+        let found = self.upstreams.iter().filter(may_be_asked).find_map(listed)?;
+        (found != serves).then_some(match found {
+            Serves::Text => "texts",
+            Serves::Embedding => "embeddings",
+        })
     }
 
     fn known_models(&self, provider: &str, serves: Serves) -> Vec<String> {

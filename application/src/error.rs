@@ -1,7 +1,7 @@
 //! Why a request got no answer, in the words of the protocol. One place in `api` turns these into frames and
 //! `application/problem+json`.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aihub_domain::{
     account::{AccountError, Period},
@@ -75,14 +75,21 @@ pub enum GatewayError {
     OthersToken { account: String, user: String },
     #[error("the request has {} faulty field{}", .0.count(), if .0.count() == 1 { "" } else { "s" })]
     Validation(Faults),
-    #[error("no provider that may be asked has the model {model}, or none has a price for it that is valid today")]
-    ModelNotFound { model: String, provider: String, known: Vec<String> },
+    /// `makes` is what the model is for, where that is something else than was asked for.
+    #[error("{}", match makes {
+        Some(makes) => format!("the model {model} makes {makes}, which is not what was asked for"),
+        None => format!(
+            "no provider that may be asked has the model {model}, or none has a price for it that is valid today"
+        ),
+    })]
+    ModelNotFound { model: String, provider: String, makes: Option<&'static str>, known: Vec<String> },
     #[error(
         "no video provider that may be asked makes {asked}; see `details.available` for what could be asked instead"
     )]
     VideoNotOffered { asked: Box<AskedVideo>, available: Vec<Offering> },
     #[error("{available} credits are available and {required} are required")]
-    InsufficientCredits { available: Microcredits, required: Microcredits },
+    /// `top_up` is where more are to be had, if the operator says so.
+    InsufficientCredits { available: Microcredits, required: Microcredits, top_up: Option<Arc<str>> },
     #[error("account {account} is not open: ask for a grant of credits, which opens it")]
     AccountNotOpen { account: String },
     #[error("the content of account {account} was erased, and nothing more is kept for it")]
@@ -294,11 +301,11 @@ impl GatewayError {
     }
 
     /// What an account's refusal means to the client.
-    pub fn from_account(error: AccountError, account: &str, now: DateTime<Utc>) -> Self {
+    pub fn from_account(error: AccountError, account: &str, top_up: Option<&Arc<str>>, now: DateTime<Utc>) -> Self {
         match error {
             AccountError::NotOpen => Self::AccountNotOpen { account: account.to_owned() },
             AccountError::InsufficientCredits { available, required } => {
-                Self::InsufficientCredits { available, required }
+                Self::InsufficientCredits { available, required, top_up: top_up.cloned() }
             }
             AccountError::UsageLimitExceeded { period, limit, used, required, resets_at } => {
                 let retry_after = (resets_at - now).to_std().unwrap_or_default();

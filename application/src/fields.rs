@@ -1,5 +1,6 @@
 //! The fields of a JSON object that a client sent, taken one by one: every fault is told, and what is left over is one.
 
+mod halves;
 mod object;
 
 use serde::de::DeserializeOwned;

@@ -91,6 +91,8 @@ pub struct GatewaySettings {
     pub resumable_for: Duration,
     /// What an unknown account is granted; `None` refuses it.
     pub welcome_credits: Option<Microcredits>,
+    /// Where credits are to be had, for whoever has too few.
+    pub top_up: Option<Arc<str>>,
 }
 
 pub struct Gateway {
@@ -124,6 +126,8 @@ struct Job {
     /// It came from outside, and not from a workflow.
     is_callers: bool,
     request: AnswerRequest,
+    /// The client's name for the model, where that is another one.
+    alias: Option<String>,
     candidates: Vec<Candidate>,
     /// About, for what goes by rates, as the next.
     input_tokens: u64,
@@ -235,6 +239,8 @@ impl Gateway {
         is_callers: bool,
     ) -> Result<Submitted, GatewayError> {
         self.require_open()?;
+        let mut request = request;
+        let alias = self.catalog.resolve(&mut request);
         let id = request_id(principal, request.idempotency_key.as_deref());
         if request.idempotency_key.is_some()
             && let Some(known) = self.answers.join(principal, called, &id, &request)
@@ -274,6 +280,7 @@ impl Gateway {
             principal: principal.clone(),
             is_callers,
             request,
+            alias,
             candidates,
             input_tokens,
             output_tokens,

@@ -147,7 +147,7 @@ fn dropped(code: &'static str, count: u64) {
 fn grounds(error: &GatewayError) -> Option<Grounds> {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     Some(match error {
-        GatewayError::InsufficientCredits { available, required } => {
+        GatewayError::InsufficientCredits { available, required, .. } => {
             Grounds::Credits { available_microcredits: *available, required_microcredits: *required }
         }
         GatewayError::UsageLimitExceeded { period, limit, used, required, .. } => Grounds::UsageLimit {

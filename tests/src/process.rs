@@ -19,7 +19,12 @@ pub struct Process {
 impl Process {
     /// Runs `program` with nothing but `variables` in its environment, until it says where it listens.
     pub async fn start(program: &str, variables: &[(String, String)]) -> Self {
+        Self::start_with(program, &[], variables).await
+    }
+
+    pub async fn start_with(program: &str, arguments: &[&str], variables: &[(String, String)]) -> Self {
         let mut child = Command::new(program)
+            .args(arguments)
             .env_clear()
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

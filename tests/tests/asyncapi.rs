@@ -119,7 +119,7 @@ async fn every_frame_and_every_message_of_a_topic_is_as_described() {
         loop {
             let said = client.next().await;
             let name = match said["type"].as_str().unwrap() {
-                "chat" | "completion" | "embedding" => "response",
+                "completion" => "response",
                 "auth" => "authAccepted",
                 name => name,
             };

@@ -108,9 +108,11 @@ async fn a_socket_ends_with_its_token_unless_a_fresh_one_came_in_time() {
     let brief = app.token_for("ann", "ann", TimeDelta::seconds(4));
     let mut renewed = Client::connect(app.address, &brief).await;
     let mut expired = Client::connect(app.address, &brief).await;
-    renewed.send(&json!({ "type": "auth", "token": app.token("ann") })).await;
+    renewed.send(&json!({ "type": "auth", "id": "fresh", "token": app.token("ann") })).await;
     let accepted = renewed.next().await;
-    assert_eq!(accepted["type"], "auth");
+    assert_eq!((&accepted["type"], &accepted["id"]), (&json!("auth"), &json!("fresh")));
+    let refused = renewed.ask(&json!({ "type": "auth", "id": "bad", "token": "bad" })).await;
+    refused.error("UNAUTHORIZED");
     assert!(accepted["expiresAt"].is_string(), "{accepted}");
     assert_eq!(expired.closed().await.0, 4401);
     renewed.ask(&chat("a", "Why is the sky blue?")).await.done();

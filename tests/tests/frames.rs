@@ -1,4 +1,5 @@
 //! Frames that are wrong, and bytes that are no frames.
 
+mod ends;
 mod malformed;
 mod noise;

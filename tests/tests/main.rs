@@ -10,6 +10,7 @@ mod corpus;
 mod crashes;
 mod erasure;
 mod expiry;
+mod first_hour;
 mod frames;
 mod kafka;
 mod limits;

@@ -137,6 +137,8 @@ pub struct CreditSettings {
     pub per_usd: CreditsPerUsd,
     /// What an unknown account is granted; 0 refuses it. Left out: 1000 in development, 0 in production.
     pub welcome: Option<Credits>,
+    /// Where credits are to be had, a text or an address: told to whoever has too few.
+    pub top_up: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -189,6 +191,9 @@ pub enum Disconnect {
 pub struct RoutingSettings {
     /// Groups of models that may answer for each other.
     pub equivalents: Vec<Vec<String>>,
+    /// Other names that clients have for models, and ours, which answers, is charged and stands in reports.
+    #[serde(default)]
+    pub aliases: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

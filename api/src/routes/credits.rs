@@ -1,7 +1,8 @@
 //! `GET /api/credits[?account=A]`: what an account has. One's own, or anybody's for those who read all reports.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use aihub_application::error::GatewayError;
 use aihub_domain::money::Microcredits;
 use aihub_projections::account_balance;
 use axum::{
@@ -10,9 +11,14 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::{Caller, access};
 use crate::{hub::Hub, problem::Problem};
+
+/// How long it is waited for an account's first row.
+const OPENING: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,7 +37,21 @@ pub async fn show(
     let Query(parameters) = parameters.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
     let account = parameters.account.unwrap_or_else(|| caller.account.clone());
     caller.require_reports_on(&account).map_err(|missing| hub.forbidden(&caller, missing))?;
-    let view = account_balance::find(hub.reads.pool(), &account).await.map_err(|error| Problem::internal(&error))?;
+    let find =
+        || async { account_balance::find(hub.reads.pool(), &account).await.map_err(|error| Problem::internal(&error)) };
+    let mut view = find().await?;
+    if view.value.is_none() && account == caller.account && hub.gateway.settings.welcome_credits.is_some() {
+        // Whoever asks for the first time has them from now on.
+        hub.gateway.available(&caller).await?;
+        let give_up_at = Instant::now() + OPENING;
+        while view.value.is_none() {
+            if Instant::now() > give_up_at {
+                return Err(GatewayError::unavailable().into());
+            }
+            sleep(LOOK_EVERY).await;
+            view = find().await?;
+        }
+    }
     let Some(balance) = view.value else {
         return Err(Problem::not_found(format!("account {account} is not open")));
     };

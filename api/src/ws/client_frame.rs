@@ -9,7 +9,6 @@ use aihub_application::{
     request::AnswerRequest,
 };
 use aihub_domain::request::event::RequestKind;
-use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -45,6 +44,7 @@ pub enum ClientFrame {
         topics: BTreeSet<Topic>,
     },
     Auth {
+        id: Option<String>,
         token: String,
     },
     Ping,
@@ -63,7 +63,7 @@ pub struct FaultyFrame {
 impl ClientFrame {
     pub fn parse(text: &str) -> Result<Self, FaultyFrame> {
         let malformed = |reason: String| FaultyFrame {
-            id: None,
+            id: id_of(text.as_bytes()),
             faults: FaultyField::new("(frame)", reason).into(),
             malformed: true,
         };
@@ -78,7 +78,7 @@ impl ClientFrame {
             }
         };
         let Some(Value::String(kind)) = fields.remove("type") else {
-            return Err(FaultyFrame { id, ..malformed("has no `type`".to_owned()) });
+            return Err(malformed("has no `type`".to_owned()));
         };
         let faulty =
             |id: Option<String>, fault: FaultyField| FaultyFrame { id, faults: fault.into(), malformed: false };
@@ -108,7 +108,7 @@ impl ClientFrame {
                 Self::Unsubscribe { id, topics }
             }
             "auth" => match fields.remove("token") {
-                Some(Value::String(token)) => Self::Auth { token },
+                Some(Value::String(token)) => Self::Auth { id, token },
                 _ => return Err(faulty(id, FaultyField::new("token", "is required"))),
             },
             "ping" => Self::Ping,
@@ -143,14 +143,9 @@ fn wanted(id: Option<String>, fields: &mut Object) -> Result<(String, Wanted), F
     }
 }
 
-/// The id of a frame that is not read otherwise, where it has one.
-pub fn id_of(text: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct OnlyId {
-        id: String,
-    }
-    let OnlyId { id } = serde_json::from_str(text).ok()?;
-    (1..=MAX_ID_BYTES).contains(&id.len()).then_some(id)
+/// The id of a frame that is not read otherwise, or only in part, where it has one.
+pub fn id_of(frame: &[u8]) -> Option<String> {
+    Object::text_of(frame, "id").filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()))
 }
 
 fn request(kind: RequestKind, id: String, fields: Object) -> Result<ClientFrame, FaultyFrame> {

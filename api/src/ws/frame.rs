@@ -7,7 +7,7 @@ use aihub_application::{
     ports::provider::ToolCallDelta,
     videos::queue::Places,
 };
-use aihub_domain::money::Microcredits;
+use aihub_domain::{money::Microcredits, request::event::RequestKind};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -89,6 +89,8 @@ pub enum ServerFrame<'a> {
     },
     /// A fresh token was accepted.
     Auth {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
         expires_at: DateTime<Utc>,
     },
     Pong,
@@ -117,6 +119,11 @@ pub struct Usage {
 #[serde(rename_all = "camelCase")]
 pub struct AnswerMetadata<'a> {
     request_id: &'a str,
+    /// What was asked for: chat, completion or embedding.
+    kind: RequestKind,
+    /// The other name that the client had for the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requested_model: Option<&'a str>,
     /// As clients call it.
     model: Option<&'a str>,
     /// As its provider calls it, where it said so.
@@ -173,6 +180,8 @@ impl<'a> AnswerMetadata<'a> {
     pub fn of(done: &'a Done) -> Self {
         Self {
             request_id: &done.request_id,
+            kind: done.kind,
+            requested_model: done.requested_model.as_deref(),
             model: done.model.as_deref(),
             answered_model: done.answered_model.as_deref(),
             provider: done.provider.as_deref(),

@@ -11,7 +11,10 @@ use aihub_application::{
 };
 use futures::{FutureExt, future::BoxFuture};
 
-use super::client_frame::{ClientFrame, FaultyFrame, id_of};
+use super::{
+    client_frame::{ClientFrame, FaultyFrame, id_of},
+    wire::reader::Message,
+};
 use crate::hub::Hub;
 
 /// What is longer is read beside the socket, and not many at once: it takes milliseconds.
@@ -27,37 +30,39 @@ pub enum Understood {
         id: Option<String>,
         error: GatewayError,
     },
-    NotUtf8,
+    /// A text, or else bytes that were to be one.
+    NotUtf8 {
+        is_text: bool,
+    },
 }
 
 /// What the message says, at once or after a while.
 pub fn understand(
     hub: &Arc<Hub>,
     principal: &Arc<Principal>,
-    bytes: Vec<u8>,
-    held: Option<Held>,
+    message: Message,
 ) -> Result<Understood, BoxFuture<'static, Understood>> {
-    if bytes.len() <= LARGE_BYTES {
-        return Ok(read(hub, principal, bytes, held));
+    if message.bytes.len() <= LARGE_BYTES {
+        return Ok(read(hub, principal, message));
     }
     let (hub, principal) = (hub.clone(), principal.clone());
     Err(async move {
         let _turn = hub.doors.large_frames.acquire().await;
         let reading = {
             let hub = hub.clone();
-            hub.sessions.clone().spawn_blocking(move || read(&hub, &principal, bytes, held))
+            hub.sessions.clone().spawn_blocking(move || read(&hub, &principal, message))
         };
         reading.await.unwrap_or_else(|error| Understood::Refused { id: None, error: GatewayError::internal(&error) })
     }
     .boxed())
 }
 
-fn read(hub: &Hub, principal: &Principal, bytes: Vec<u8>, held: Option<Held>) -> Understood {
-    let Ok(text) = std::str::from_utf8(&bytes) else { return Understood::NotUtf8 };
+fn read(hub: &Hub, principal: &Principal, Message { is_text, bytes, held }: Message) -> Understood {
+    let Ok(text) = std::str::from_utf8(&bytes) else { return Understood::NotUtf8 { is_text } };
     let asked = &hub.gateway.asked;
     let refused = |error: GatewayError| {
         hub.gateway.note(principal, &error);
-        Understood::Refused { id: id_of(text), error }
+        Understood::Refused { id: id_of(&bytes), error }
     };
     if let Err(error) = hub.gateway.limits.take_bytes(principal, bytes.len()) {
         return refused(error);
@@ -68,7 +73,7 @@ fn read(hub: &Hub, principal: &Principal, bytes: Vec<u8>, held: Option<Held>) ->
         let reason =
             format!("takes {needed} bytes of memory to be read, of {most} for one user: fewer, longer parts take less");
         let faults = FaultyField::new("(frame)", reason).into();
-        return Understood::Faulty(FaultyFrame { id: id_of(text), faults, malformed: false });
+        return Understood::Faulty(FaultyFrame { id: id_of(&bytes), faults, malformed: false });
     }
     let memory = match held {
         Some(mut held) => held.resize(needed).map(|()| held),

@@ -4,11 +4,11 @@
 
 mod requests;
 
-use std::{collections::HashMap, convert::Infallible, io, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use aihub_application::{
     answer::{Answer, AnswerEnd, AnswerItem},
-    error::{FaultyField, GatewayError},
+    error::GatewayError,
     gateway::KeptAnswer,
     principal::Principal,
     shares::{Held, Holder},
@@ -20,13 +20,14 @@ use futures::{
 };
 use tokio::{
     task::yield_now,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_stream::{StreamMap, wrappers::ReceiverStream};
 use uuid::Uuid;
 
 use super::{
-    client_frame::{ClientFrame, FaultyFrame},
+    client_frame::{ClientFrame, FaultyFrame, id_of},
+    close::Code,
     feed,
     frame::{ServerFrame, SocketLimits, Topic},
     incoming::{Understood, understand},
@@ -39,24 +40,17 @@ use super::{
 };
 use crate::{auth::error::AuthError, hub::Hub, problem::Problem};
 
-/// How long the other side may take for our last frame, and to say that it has it.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the other side may take for our last frame, and to say that it has it, and how much it may send meanwhile: who is
+/// sending hears why only if that is read.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+const CLOSE_BYTES: usize = 64 << 20;
+/// The same while the service ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Frames that are put together before they are written, when answers bring many at once.
 const MAX_UNWRITTEN: usize = 64;
 
 /// Replies that wait for the end of a long answer; with more, nothing is listened to that would want another one.
 const MAX_SAID_AFTER: usize = 16;
-
-/// Why the server ends a socket (RFC 6455, section 7.4; 4000 and above are ours).
-mod close_code {
-    pub const NORMAL: u16 = 1000;
-    pub const GOING_AWAY: u16 = 1001;
-    pub const PROTOCOL: u16 = 1002;
-    pub const NOT_UTF8: u16 = 1007;
-    pub const POLICY: u16 = 1008;
-    pub const TOO_BIG: u16 = 1009;
-    pub const TOKEN_EXPIRED: u16 = 4401;
-}
 
 type AnswerStream = BoxStream<'static, (Arc<str>, AnswerItem)>;
 
@@ -95,14 +89,16 @@ enum Pending {
         after: u64,
         only: Result<(), GatewayError>,
     },
-    /// Whose the fresh token is.
-    Renewed(Result<Principal, AuthError>),
+    /// Whose the fresh token is, and the id of the frame that brought it.
+    Renewed(Option<String>, Result<Principal, AuthError>),
 }
 
 /// What ends the loop.
 enum Ended {
     /// With this code and reason.
-    Close(u16, &'static str),
+    Close(Code, &'static str),
+    /// As the client closed it.
+    Closed(Option<u16>),
     /// The peer is gone.
     Gone,
 }
@@ -116,9 +112,9 @@ impl From<io::Error> for Ended {
 impl From<Broken> for Ended {
     fn from(broken: Broken) -> Self {
         match broken {
-            Broken::TooLong => Self::Close(close_code::TOO_BIG, "the frame exceeds the limit"),
-            Broken::TooSlow => Self::Close(close_code::POLICY, "a frame came too slowly"),
-            Broken::Protocol(what) => Self::Close(close_code::PROTOCOL, what),
+            Broken::TooLong => Self::Close(Code::TooBig, "the frame exceeds the limit"),
+            Broken::TooSlow => Self::Close(Code::Policy, "a frame came too slowly"),
+            Broken::Protocol(what) => Self::Close(Code::Protocol, what),
             Broken::Gone => Self::Gone,
         }
     }
@@ -143,20 +139,34 @@ pub async fn run(hub: Arc<Hub>, principal: Principal, wire: Wire) {
         said_after: Vec::new(),
         malformed: 0,
     };
-    let ended = match session.serve().await {
-        Ok(never) => match never {},
-        Err(ended) => ended,
+    let ended = match AssertUnwindSafe(session.serve()).catch_unwind().await {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(ended)) => ended,
+        Err(_) => Ended::Close(Code::Internal, "an error of the service"),
     };
-    if let Ended::Close(code, reason) = ended {
-        let Wire { reader, writer } = &mut session.wire;
+    let last = match ended {
+        Ended::Close(code, reason) => Some((code as u16, reason)),
+        Ended::Closed(code) => Some((code.unwrap_or(Code::Normal as u16), "")),
+        Ended::Gone => None,
+    };
+    if let Some((code, reason)) = last {
+        let Session { wire: Wire { reader, writer }, hub, .. } = &mut session;
         writer.close(code, reason);
         let closing = async {
             if writer.finish().await.is_ok() {
-                reader.read_over().await;
+                reader.read_over(CLOSE_BYTES).await;
             }
         };
+        let draining = async {
+            hub.gateway.draining.cancelled().await;
+            sleep(LAST_WORDS).await;
+        };
         // The peer may be gone by now; there is nobody to tell.
-        let _ = timeout(CLOSE_TIMEOUT, closing).await;
+        tokio::select! {
+            () = closing => {}
+            () = sleep(CLOSE_TIMEOUT) => {}
+            () = draining => {}
+        }
     }
     metrics::gauge!("aihub_sockets").decrement(1);
     tracing::debug!(connection.id = %connection_id, "socket closed");
@@ -201,15 +211,15 @@ impl Session {
                     // Whoever sends something lives, and so does who takes something.
                     let lived = self.wire.reader.heard.max(self.wire.writer.taken);
                     if lived.elapsed() > hub.settings.ping_interval * 2 {
-                        return Err(Ended::Gone);
+                        return Err(Ended::Close(Code::Unheard, "nothing was heard for two pings, and nothing taken"));
                     }
                     self.wire.writer.ping();
                 }
                 () = &mut expiry => {
-                    return Err(Ended::Close(close_code::TOKEN_EXPIRED, "the token has expired"));
+                    return Err(Ended::Close(Code::TokenExpired, "the token has expired"));
                 }
                 () = hub.gateway.draining.cancelled(), if idle => {
-                    return Err(Ended::Close(close_code::GOING_AWAY, "the service is shutting down"));
+                    return Err(Ended::Close(Code::GoingAway, "the service is shutting down"));
                 }
             }
         }
@@ -226,28 +236,28 @@ impl Session {
             }
             Err(error) => {
                 self.refuse(None, &error);
-                Err(Ended::Close(close_code::GOING_AWAY, "the service is not available"))
+                let is_away = error.retry_after().is_some();
+                Err(Ended::Close(
+                    if is_away { Code::TryAgainLater } else { Code::Internal },
+                    "the service is not available",
+                ))
             }
         }
     }
 
     fn receive(&mut self, incoming: Incoming) -> Result<(), Ended> {
         match incoming {
-            Incoming::Text(bytes, held) => match understand(&self.hub, &self.principal, bytes, held) {
+            Incoming::Message(message) => match understand(&self.hub, &self.principal, message) {
                 Ok(understood) => self.act_on(understood),
                 Err(later) => {
                     self.pending = Some(later.map(Pending::Understood).boxed());
                     Ok(())
                 }
             },
-            Incoming::Binary => {
-                let faults = FaultyField::new("(frame)", "must be text, not binary").into();
-                self.act_on(Understood::Faulty(FaultyFrame { id: None, faults, malformed: true }))
-            }
-            Incoming::NoMemory(used_up) => {
+            Incoming::NoMemory(used_up, came) => {
                 let error = used_up.into();
                 self.hub.gateway.note(&self.principal, &error);
-                self.refuse(None, &error);
+                self.refuse(id_of(&came).as_deref(), &error);
                 Ok(())
             }
             Incoming::Ping(payload) => {
@@ -255,7 +265,7 @@ impl Session {
                 Ok(())
             }
             Incoming::Pong => Ok(()),
-            Incoming::Close => Err(Ended::Close(close_code::NORMAL, "")),
+            Incoming::Close(code) => Err(Ended::Closed(code)),
         }
     }
 
@@ -269,8 +279,8 @@ impl Session {
                 }
                 Ok(())
             }
-            Pending::Renewed(fresh) => {
-                self.renew(fresh);
+            Pending::Renewed(id, fresh) => {
+                self.renew(id.as_deref(), fresh);
                 Ok(())
             }
         }
@@ -280,12 +290,17 @@ impl Session {
         match understood {
             Understood::Frame(frame, memory) => self.act(frame, memory),
             Understood::Refused { id, error } => self.refuse(id.as_deref(), &error),
-            Understood::NotUtf8 => return Err(Ended::Close(close_code::NOT_UTF8, "a text frame was not UTF-8")),
+            Understood::NotUtf8 { is_text: true } => {
+                return Err(Ended::Close(Code::NotUtf8, "a text frame was not UTF-8"));
+            }
+            Understood::NotUtf8 { is_text: false } => {
+                return Err(Ended::Close(Code::Unsupported, "a binary frame was not JSON in UTF-8"));
+            }
             Understood::Faulty(FaultyFrame { id, faults, malformed }) => {
                 self.refuse(id.as_deref(), &GatewayError::Validation(faults));
                 self.malformed += u32::from(malformed);
                 if self.malformed > self.limits().malformed_frames_allowed {
-                    return Err(Ended::Close(close_code::POLICY, "too many malformed frames"));
+                    return Err(Ended::Close(Code::Policy, "too many malformed frames"));
                 }
             }
         }
@@ -310,9 +325,9 @@ impl Session {
                 }
                 self.tell_subscribed(id.as_deref());
             }
-            ClientFrame::Auth { token } => {
+            ClientFrame::Auth { id, token } => {
                 let hub = self.hub.clone();
-                let looked_at = async move { Pending::Renewed(hub.authenticator.authenticate(&token).await) };
+                let looked_at = async move { Pending::Renewed(id, hub.authenticator.authenticate(&token).await) };
                 self.pending = Some(looked_at.boxed());
             }
             ClientFrame::Ping => self.say(&ServerFrame::Pong.to_json()),
@@ -324,12 +339,12 @@ impl Session {
         self.say(&ServerFrame::Subscribed { id, topics }.to_json());
     }
 
-    fn renew(&mut self, fresh: Result<Principal, AuthError>) {
+    fn renew(&mut self, id: Option<&str>, fresh: Result<Principal, AuthError>) {
         let error = match fresh {
             Ok(fresh) if fresh.account == self.principal.account && fresh.user == self.principal.user => {
                 let expires_at = fresh.expires_at;
                 self.principal = Arc::new(fresh);
-                return self.say(&ServerFrame::Auth { expires_at }.to_json());
+                return self.say(&ServerFrame::Auth { id, expires_at }.to_json());
             }
             Ok(Principal { account, user, .. }) => {
                 let error = GatewayError::OthersToken { account, user };
@@ -338,7 +353,7 @@ impl Session {
             }
             Err(error) => error.into(),
         };
-        self.say(&ServerFrame::Error { id: None, error }.to_json());
+        self.say(&ServerFrame::Error { id, error }.to_json());
     }
 
     /// Says what an answer brought, and what else is there already, before it is written. Writing is most of what

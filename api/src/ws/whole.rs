@@ -1,5 +1,5 @@
 //! The whole answer in one message, for `stream: false`. It may be too long to be made at once: its JSON comes piece by piece, as
-//! fast as the pieces are taken. Its `type` is what was asked for; `data` is the text, or an embedding's vectors.
+//! fast as the pieces are taken. `data` is the text, or an embedding's vectors; `metadata.kind` says what was asked.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -53,7 +53,7 @@ impl Whole {
         let is_embedding = done.kind == RequestKind::Embedding;
         match self.next {
             Next::Head => {
-                let _ = write!(piece, r#"{{"id":{},"type":{},"data":"#, to_json(&*self.id), to_json(&done.kind));
+                let _ = write!(piece, r#"{{"id":{},"type":"completion","data":"#, to_json(&*self.id));
                 piece.push(if is_embedding { '[' } else { '"' });
                 Next::Data(0)
             }
@@ -114,6 +114,7 @@ mod tests {
             charged: Microcredits(1_000),
             estimated: false,
             provider: None,
+            requested_model: None,
             model: None,
             answered_model: None,
             simulated: false,
@@ -155,7 +156,7 @@ mod tests {
         let (said, pieces) = said(&done(RequestKind::Chat, vec![]), &chunks);
         assert_eq!(
             (&said["id"], &said["type"], &said["data"]),
-            (&json!("\"a\""), &json!("chat"), &json!("\"über\n\u{1}🌌"))
+            (&json!("\"a\""), &json!("completion"), &json!("\"über\n\u{1}🌌"))
         );
         assert_eq!(
             (&said["toolCalls"][0]["arguments"], &said["usage"]["credits"]),

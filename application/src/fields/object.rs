@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::halves::mend;
 use crate::error::MAX_TOLD_FAULTS;
 
 /// Every field that any request has. One that is none of this kind's is left over, and told as such.
@@ -61,11 +62,20 @@ pub(super) struct LeftOver {
 }
 
 impl Object {
+    /// Reads it, whether or not some of its characters were cut in two.
     pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let object = Fields.deserialize(&mut deserializer)?;
-        deserializer.end()?;
-        Ok(object)
+        read(json).or_else(|error| {
+            let mut json = json.to_vec();
+            if mend(&mut json) { read(&json) } else { Err(error) }
+        })
+    }
+
+    /// A text that is a field of it, also where the rest is no JSON, or ends early.
+    pub fn text_of(json: &[u8], field: &str) -> Option<String> {
+        let mut text = None;
+        // Wherever it breaks off, what was found before counts.
+        let _ = (TextOf { field, text: &mut text }).deserialize(&mut serde_json::Deserializer::from_slice(json));
+        text
     }
 
     pub fn remove(&mut self, field: &str) -> Option<Value> {
@@ -90,6 +100,45 @@ impl Object {
 impl From<Map<String, Value>> for Object {
     fn from(fields: Map<String, Value>) -> Self {
         Self { fields, unknown: LeftOver::default() }
+    }
+}
+
+fn read(json: &[u8]) -> Result<Object, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let object = Fields.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(object)
+}
+
+struct TextOf<'a> {
+    field: &'a str,
+    text: &'a mut Option<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for TextOf<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TextOf<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            if name == self.field {
+                *self.text = Some(map.next_value()?);
+                return Ok(());
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
     }
 }
 
@@ -141,6 +190,30 @@ mod tests {
         let left = object.left_over();
         assert_eq!((left.named.len(), left.more), (11, 99_990));
         assert_eq!(left.named[..2], ["stream", "u0"]);
+    }
+
+    #[test]
+    fn a_text_is_found_in_what_is_no_object() {
+        for (json, id) in [
+            (r#"{"id":"a"}"#, Some("a")),
+            (r#"{"x":[{"id":"b"}],"id":"a","#, Some("a")),
+            (r#"{"id":"a","x":nonsense"#, Some("a")),
+            (r#"{"x":"\ud83d","id":"a","y":"\ud83d"}"#, Some("a")),
+            (r#"{"id":7}"#, None),
+            (r#"{"x":"#, None),
+            ("[]", None),
+            ("", None),
+        ] {
+            assert_eq!(Object::text_of(json.as_bytes(), "id").as_deref(), id, "{json}");
+        }
+        let nested = format!(r#"{{"x":{}{},"id":"a"}}"#, "[".repeat(50_000), "]".repeat(50_000));
+        assert_eq!(Object::text_of(nested.as_bytes(), "id").as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn an_object_with_a_character_that_was_cut_in_two_is_read() {
+        let mut object = Object::parse(br#"{"id":"a","prompt":"smile \ud83d"}"#).unwrap();
+        assert_eq!(object.remove("prompt"), Some(Value::from("smile \u{fffd}")));
     }
 
     #[test]

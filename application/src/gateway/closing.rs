@@ -33,6 +33,9 @@ pub(super) const SLOWEST_RETRY: Duration = Duration::from_secs(2);
 /// How often the sealing of an answer is tried, with some 6 s of waiting: the account's settlement comes after it.
 const SEAL_ATTEMPTS: u32 = 10;
 
+/// The reason of an answer that ended because nobody read it any more.
+pub(super) const CLIENT_LEFT: &str = "client_left";
+
 impl Gateway {
     pub(super) async fn close(&self, job: &Job, mut progress: Progress, ending: Ending) -> Result<Done, Failed> {
         if progress.attempts.last().is_some_and(|last| last.failure.is_none()) {
@@ -83,7 +86,7 @@ impl Gateway {
             }
             // What was cut short on the client's side is an answer all the same.
             Ending::Cancelled(CancelReason::ClientCancelled) => "cancelled".to_owned(),
-            Ending::Cancelled(CancelReason::ClientLeft) => "client_left".to_owned(),
+            Ending::Cancelled(CancelReason::ClientLeft) => CLIENT_LEFT.to_owned(),
             Ending::Cancelled(CancelReason::CreditsExhausted) => "credits_exhausted".to_owned(),
             Ending::Completed => finish_name(progress.finish_reason.as_ref().unwrap_or(&FinishReason::Stop)),
         };
@@ -248,6 +251,7 @@ fn done(job: &Job, progress: Progress, used: &Billed, charged: Microcredits, fin
         charged,
         estimated: used.estimated,
         provider,
+        requested_model: job.alias.clone(),
         model,
         answered_model,
         simulated,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Gateway, Job};
+use super::{Gateway, Job, closing::CLIENT_LEFT};
 use crate::{answer::AnswerEnd, error::GatewayError};
 
 /// Ends the answer when the request's task ends, also where a panic ends it: nobody is to wait for ever.
@@ -27,8 +27,11 @@ impl Drop for Finish {
             gateway.answers.forget(&job.id, &job.answer);
             job.answer.end(end);
         } else {
+            // Where nobody came back while it was made, nobody is waited for afterwards.
+            let was_left = matches!(&end, AnswerEnd::Done(done) if done.finish_reason == CLIENT_LEFT);
+            let resumable_for = if was_left { Duration::ZERO } else { gateway.settings.resumable_for };
             job.answer.end(end);
-            gateway.answers.ended(&job.id, &job.answer, gateway.settings.resumable_for);
+            gateway.answers.ended(&job.id, &job.answer, resumable_for);
         }
     }
 }

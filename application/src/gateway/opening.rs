@@ -104,7 +104,7 @@ impl Gateway {
                 if let Err(ExecuteError::Refused(refused)) = self.accounts.foresee(account, &command).await
                     && refused != AccountError::NotOpen
                 {
-                    return Err(GatewayError::from_account(refused, account, now));
+                    return Err(GatewayError::from_account(refused, account, self.settings.top_up.as_ref(), now));
                 }
                 turn = self.sealing.acquire().await.ok();
             }
@@ -163,7 +163,7 @@ impl Gateway {
                 Err(already_used(job))
             }
             Err(ExecuteError::Refused(refused)) => {
-                Err(GatewayError::from_account(refused, &job.principal.account, now))
+                Err(GatewayError::from_account(refused, &job.principal.account, self.settings.top_up.as_ref(), now))
             }
             // Nothing was committed, and it may well be the next time.
             Err(ExecuteError::Append(AppendError::Overloaded) | ExecuteError::Contended) => {

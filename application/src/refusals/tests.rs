@@ -76,11 +76,11 @@ fn at(seconds: i64) -> DateTime<Utc> {
 }
 
 fn no_credits(available: i64) -> GatewayError {
-    GatewayError::InsufficientCredits { available: Microcredits(available), required: Microcredits(9) }
+    GatewayError::InsufficientCredits { available: Microcredits(available), required: Microcredits(9), top_up: None }
 }
 
 fn no_model(model: &str) -> GatewayError {
-    GatewayError::ModelNotFound { model: model.to_owned(), provider: AUTO.to_owned(), known: vec![] }
+    GatewayError::ModelNotFound { model: model.to_owned(), provider: AUTO.to_owned(), makes: None, known: vec![] }
 }
 
 #[tokio::test]

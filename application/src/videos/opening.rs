@@ -156,7 +156,8 @@ impl Videos {
                 Err(NotAdmitted::Known)
             }
             Err(ExecuteError::Refused(refused)) => {
-                Err(GatewayError::from_account(refused, &principal.account, now).into())
+                let top_up = self.gateway.settings.top_up.as_ref();
+                Err(GatewayError::from_account(refused, &principal.account, top_up, now).into())
             }
             Err(ExecuteError::Append(AppendError::Overloaded) | ExecuteError::Contended) => Err(overloaded().into()),
             Err(error) => Err(NotAdmitted::Unknown(GatewayError::outside(&error))),

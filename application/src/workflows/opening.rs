@@ -115,7 +115,8 @@ impl Workflows {
         let required = gateway.settings.rate.charge(costs.max().unwrap_or(PicoUsd(0)));
         let available = gateway.available(principal).await?;
         if available < required {
-            return Err(GatewayError::InsufficientCredits { available, required });
+            let top_up = gateway.settings.top_up.clone();
+            return Err(GatewayError::InsufficientCredits { available, required, top_up });
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ pub(super) enum Use {
 }
 
 /// Limits as in the price list of 2026-11.
-pub(super) static MODELS: [Model; 11] = [
+pub(super) static MODELS: [Model; 16] = [
     openai_chat("gpt-6-astra"),
     openai_chat("gpt-6.1-sol"),
     openai_chat("gpt-6.1-terra"),
@@ -44,6 +44,15 @@ pub(super) static MODELS: [Model; 11] = [
     claude("claude-opus-5-5", "Claude Opus 5.5 (simulated)"),
     claude("claude-sonnet-5-5", "Claude Sonnet 5.5 (simulated)"),
     claude("claude-haiku-5-5", "Claude Haiku 5.5 (simulated)"),
+    openai_chat("gpt-5.6-sol"),
+    Model { max_input_tokens: 128_000, use_: Use::Chat { max_output_tokens: 16_384 }, ..openai_chat("gpt-4o-mini") },
+    claude("claude-fable-5-1", "Claude Fable 5.1 (simulated)"),
+    claude("claude-sonnet-4-6", "Claude Sonnet 4.6 (simulated)"),
+    Model {
+        max_input_tokens: 200_000,
+        use_: Use::Chat { max_output_tokens: 64_000 },
+        ..claude("claude-haiku-4-5", "Claude Haiku 4.5 (simulated)")
+    },
 ];
 
 const fn openai_chat(name: &'static str) -> Model {

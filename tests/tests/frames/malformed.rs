@@ -30,10 +30,12 @@ async fn a_malformed_frame_gets_an_error_and_one_too_many_closes_the_socket_with
     let mut client = app.connect("ann").await;
     assert_eq!(client.ready["limits"]["malformedFramesAllowed"], 6);
     let nested = format!(r#"{{"id":"a","type":"chat","messages":{}{}}}"#, "[".repeat(5_000), "]".repeat(5_000));
-    for text in ["", "{", "[]", "null", &nested] {
-        assert_eq!(refused(&mut client, Message::text(text)).await.get("id"), None, "{text:.20}");
+    for (text, id) in
+        [("", None), ("{", None), ("[]", None), ("null", None), (&nested, Some("a")), (r#"{"id":"b","#, Some("b"))]
+    {
+        let told = refused(&mut client, Message::text(text)).await;
+        assert_eq!(told.get("id").and_then(Value::as_str), id, "{text:.20}");
     }
-    refused(&mut client, Message::binary(chat("a", "in bytes").to_string().into_bytes())).await;
     client.ask(&chat("a", "Why is the sky blue?")).await.done();
     refused(&mut client, Message::text("{")).await;
     assert_eq!(client.closed().await.0, 1008);
@@ -72,6 +74,18 @@ async fn a_frame_that_is_only_wrong_names_its_faults_and_never_closes_the_socket
     );
     client.ask(&chat("a", "Why is the sky blue?")).await.done();
     assert_eq!(app.audit().await.requests.len(), 1);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn json_in_a_binary_frame_is_taken_and_a_character_that_was_cut_in_two_too() {
+    let app = TestApp::start(|config| config.server.malformed_frames_allowed = 0).await;
+    let mut client = app.connect("ann").await;
+    client.send_message(Message::binary(chat("bytes", "Why is the sky blue?").to_string().into_bytes())).await;
+    client.answer("bytes").await.done();
+    let cut = chat("cut", "smile HALF").to_string().replace("HALF", r"\ud83d");
+    client.send_message(Message::text(cut)).await;
+    client.answer("cut").await.done();
     app.stop().await;
 }
 

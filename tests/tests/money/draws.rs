@@ -8,6 +8,7 @@ mod provider;
 mod world;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -84,6 +85,7 @@ fn gateway(app: &TestApp, world: &World, books: &Books) -> Arc<Gateway> {
         catalog: Catalog {
             upstreams: upstreams.collect(),
             equivalents: vec![vec!["m0".to_owned(), "m1".to_owned(), "m2".to_owned()]],
+            aliases: BTreeMap::new(),
         },
         limits: Limits::new(allowance, allowance, capacity),
         asked: memory("asked"),

@@ -12,7 +12,7 @@ use aihub_infrastructure::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgres
 use aihub_tests::{
     app::TestApp,
     audit::Audit,
-    client::{Answer, Client, chat},
+    client::{Answer, Client, chat, open, upgrade},
     database,
     providers::Providers,
     proxy::Proxy,
@@ -91,6 +91,10 @@ async fn a_database_that_takes_no_writes_is_told_of_also_where_nobody_asks_and_t
     refused(&mut client, "b").await;
     soon_not_ready(&app, "read-only").await;
     refused(&mut client, "c").await;
+    // Whoever comes now is told to come back.
+    let (mut newcomer, _) = open(upgrade(app.address, &app.token("ben"))).await.unwrap();
+    assert_eq!(newcomer.ready["error"]["code"], "UNAVAILABLE", "{}", newcomer.ready);
+    assert_eq!(newcomer.closed().await.0, 1013);
     read_only(&mut operator, "off").await;
     ready(&app, 200).await;
     ask(&mut client, "d").await.done();

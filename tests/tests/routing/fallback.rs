@@ -153,9 +153,7 @@ async fn without_fallback_nobody_else_is_asked() {
 async fn a_model_that_nobody_has_is_named_with_those_that_are_known() {
     let app = TestApp::start(|_| ()).await;
     let mut client = app.connect("ann").await;
-    for more in
-        [json!({ "model": "gpt-0" }), json!({ "provider": "nobody" }), json!({ "provider": "auto", "model": "x" })]
-    {
+    for more in [json!({ "model": "gpt-0" }), json!({ "provider": "auto", "model": "x" })] {
         let answer = client.ask(&with(chat("a", "hello"), &more)).await;
         let error = answer.error("MODEL_NOT_FOUND");
         assert!(error["details"]["known"].is_array(), "{error}");
@@ -164,6 +162,14 @@ async fn a_model_that_nobody_has_is_named_with_those_that_are_known() {
         client.ask(&with(chat("a", "hello"), &json!({ "model": "gpt-0" }))).await.end["error"]["details"]["known"]
             .clone();
     assert!(known.as_array().unwrap().contains(&json!("gpt-6-luna")), "{known}");
+    let nobody = client.ask(&with(chat("a", "hello"), &json!({ "provider": "nobody" }))).await;
+    let fault = &nobody.error("VALIDATION_ERROR")["details"]["fields"][0];
+    assert_eq!(fault, &json!({ "field": "provider", "reason": "is none of auto, claude, openai" }));
+    // One of another kind is told to be that, with those that could.
+    let vectors = client.ask(&with(chat("a", "hello"), &json!({ "model": "text-embedding-3-small" }))).await;
+    let error = vectors.error("MODEL_NOT_FOUND");
+    assert!(error["message"].as_str().unwrap().contains("makes embeddings"), "{error}");
+    assert!(error["details"]["known"].as_array().unwrap().contains(&json!("gpt-6-luna")), "{error}");
     assert!(app.audit().await.requests.is_empty());
     app.stop().await;
 }

@@ -44,7 +44,10 @@ async fn an_answer_that_is_not_streamed_comes_whole_and_is_the_same() {
         let streamed = client.ask(&request).await;
         let whole = client.ask(&with(request, &json!({ "stream": false }))).await;
         assert!(whole.chunks.is_empty());
-        assert_eq!((&whole.end["type"], &whole.end["data"]), (&json!(kind), &json!(streamed.text())));
+        assert_eq!((&whole.end["type"], &whole.end["data"]), (&json!("completion"), &json!(streamed.text())));
+        for answer in [&whole, &streamed] {
+            assert_eq!(answer.end["metadata"]["kind"], kind);
+        }
         assert_eq!(whole.end["usage"], streamed.done()["usage"]);
         assert_eq!(whole.end["metadata"]["provider"], provider);
     }
@@ -92,7 +95,7 @@ async fn an_embedding_has_a_vector_for_each_input_in_their_order() {
     let embed =
         |input: Value| json!({ "id": "e", "type": "embedding", "model": "text-embedding-3-small", "input": input });
     let both = client.ask(&embed(json!(["one text", "and another text"]))).await.end;
-    assert_eq!(both["type"], "embedding", "{both}");
+    assert_eq!((&both["type"], &both["metadata"]["kind"]), (&json!("completion"), &json!("embedding")), "{both}");
     let second = client.ask(&embed(json!("and another text"))).await.end;
     assert_eq!(both["data"].as_array().unwrap().len(), 2);
     assert_eq!(both["data"][0].as_array().unwrap().len(), 1536);

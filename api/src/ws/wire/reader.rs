@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
-use crate::{routes::time_for, server::moving::Moving};
+use crate::{routes::time_for, server::moving::Moving, ws::close};
 
 /// What is read at once while nothing is known of what comes. An idle socket keeps none of it.
 const READ_BYTES: usize = 8 << 10;
@@ -37,14 +37,22 @@ const GRACE: Duration = Duration::from_secs(10);
 /// What a client sent.
 #[derive(Debug)]
 pub enum Incoming {
-    Text(Vec<u8>, Option<Held>),
-    Binary,
+    Message(Message),
     Ping(Vec<u8>),
     Pong,
-    /// The other side closes.
-    Close,
-    /// There is no memory for a message: what else comes of it is read over.
-    NoMemory(UsedUp),
+    /// The other side closes, with this code.
+    Close(Option<u16>),
+    /// There is no memory for a message, of which this is what came: what else comes of it is read over.
+    NoMemory(UsedUp, Vec<u8>),
+}
+
+/// A whole message, and what holds it where it is long.
+#[derive(Debug)]
+pub struct Message {
+    /// It was said to be one, and not bytes.
+    pub is_text: bool,
+    pub bytes: Vec<u8>,
+    pub held: Option<Held>,
 }
 
 /// Why nothing more can be read.
@@ -62,7 +70,7 @@ pub struct Reader<R = ReadHalf<Moving>> {
     /// What was read and not looked at.
     buffer: BytesMut,
     frame: Option<Frame>,
-    message: Option<Message>,
+    message: Option<Coming>,
     /// From when a frame or message has been there in part.
     began: Option<Instant>,
     came_bytes: usize,
@@ -80,7 +88,7 @@ struct Frame {
 }
 
 /// The message that is being read.
-struct Message {
+struct Coming {
     is_text: bool,
     /// As its frames so far have announced.
     length: u64,
@@ -140,11 +148,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    /// Reads to the end and looks at nothing: whoever closes a connection with something unread takes back what was said last.
-    pub async fn read_over(&mut self) {
+    /// Reads to the end, or so much, and looks at nothing: whoever closes a connection with something unread takes back what was
+    /// said last.
+    pub async fn read_over(&mut self, mut most: usize) {
         self.buffer = BytesMut::new();
         (self.frame, self.message) = (None, None);
-        while let Ok(1..) = self.read().await {
+        while most > 0
+            && let Ok(read @ 1..) = self.read().await
+        {
+            most = most.saturating_sub(read);
             self.buffer.clear();
         }
     }
@@ -167,8 +179,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                         let is_brief = frame.left == 0 && frame.is_final && message.bytes.is_empty();
                         let to_come = (frame.left, frame.is_final);
                         if !is_brief && let Err(used_up) = message.make_room(here, to_come, memory) {
+                            let mut came = std::mem::take(&mut message.bytes);
                             message.read_over();
-                            return Ok(Some(Incoming::NoMemory(used_up)));
+                            came.extend_from_slice(&bytes);
+                            return Ok(Some(Incoming::NoMemory(used_up, came)));
                         }
                         message.bytes.extend_from_slice(&bytes);
                     }
@@ -209,7 +223,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     (Data::Text | Data::Binary, None) => {
                         let is_text = kind == Data::Text;
                         self.message =
-                            Some(Message { is_text, length: 0, bytes: vec![], held: None, is_read_over: false });
+                            Some(Coming { is_text, length: 0, bytes: vec![], held: None, is_read_over: false });
                     }
                     _ => return Err(Broken::Protocol("a frame is not the next one of its message")),
                 }
@@ -230,7 +244,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let Some(frame) = self.frame.take() else { return Ok(None) };
         if let Some((kind, payload)) = frame.control {
             return Ok(Some(match kind {
-                Control::Close => Incoming::Close,
+                Control::Close => {
+                    Incoming::Close(close::said(&payload).ok_or(Broken::Protocol("a close frame is malformed"))?)
+                }
                 Control::Ping => Incoming::Ping(payload),
                 Control::Pong => Incoming::Pong,
                 Control::Reserved(_) => return Err(Broken::Protocol("an opcode that there is not")),
@@ -239,9 +255,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         if !frame.is_final {
             return Ok(None);
         }
-        Ok(self.message.take().filter(|message| !message.is_read_over).map(|message| {
-            if message.is_text { Incoming::Text(message.bytes, message.held) } else { Incoming::Binary }
-        }))
+        let message = self.message.take().filter(|message| !message.is_read_over);
+        Ok(message.map(|Coming { is_text, bytes, held, .. }| Incoming::Message(Message { is_text, bytes, held })))
     }
 
     /// Reads on: into the message where much of it is to come, and otherwise into the buffer.
@@ -285,7 +300,7 @@ impl Frame {
     }
 }
 
-impl Message {
+impl Coming {
     /// How much may be added to it now.
     fn room(&self) -> usize {
         self.held.as_ref().map_or(0, Held::amount).saturating_sub(self.bytes.len())

@@ -38,6 +38,8 @@ const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// What is kept for handlers that are a little behind.
 const KEPT_EVENTS: usize = 8_192;
 const KEPT_BYTES: usize = 32 << 20;
+/// And for how long after the last of them: who is still behind then reads for itself.
+const LET_GO_AFTER: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub struct Tail {
@@ -124,6 +126,9 @@ impl Tail {
             if read != before {
                 moved_at = began;
             }
+            if moved_at.elapsed() > LET_GO_AFTER {
+                self.let_go();
+            }
             let pause = if moved_at.elapsed() < QUIET_AFTER { READ_EVERY } else { LOOK_EVERY };
             // What was told of and is not there is not asked for again.
             let known = read.position.max(told);
@@ -154,6 +159,14 @@ impl Tail {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Kept { before: Some(at), ..Kept::default() };
         self.position.send_replace(at.position);
+    }
+
+    /// Keeps none of what was read, and knows where that ended.
+    fn let_go(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = kept.entries.back().map(|entry| entry.head()) {
+            *kept = Kept { before: Some(last), ..Kept::default() };
+        }
     }
 
     /// Handlers read for themselves until it is followed again.

@@ -51,13 +51,13 @@ async fn models_are_listed_in_the_form_of_whoever_asks() {
         super::keys(&openai["data"][0]),
         super::sorted(["id", "object", "created", "owned_by", "shutdown_date"])
     );
-    assert_eq!(openai["data"].as_array().unwrap().len(), 8);
+    assert_eq!(openai["data"].as_array().unwrap().len(), 10);
     let anthropic = list().header("anthropic-version", "2026-10-21").send().await.unwrap();
     let anthropic = parse(&anthropic.text().await.unwrap());
     assert_eq!(super::keys(&anthropic), super::sorted(["data", "has_more", "first_id", "last_id"]));
     let model = ["type", "id", "display_name", "created_at", "lifecycle", "max_input_tokens", "max_tokens"];
     assert_eq!(super::keys(&anthropic["data"][0]), super::sorted(model));
-    assert_eq!(anthropic["last_id"], "claude-haiku-5-5");
+    assert_eq!(anthropic["last_id"], "claude-haiku-4-5");
 }
 
 #[tokio::test]

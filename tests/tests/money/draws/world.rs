@@ -93,6 +93,7 @@ impl World {
             drain_after_leaving: Duration::from_millis(rng.random_range(0..50)),
             resumable_for: Duration::ZERO,
             welcome_credits: None,
+            top_up: None,
         };
         // What a token costs in this world, about: from hardly anything to a cent.
         let level = 10_u64.pow(rng.random_range(2..10));

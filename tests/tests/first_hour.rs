@@ -1,0 +1,102 @@
+//! What a newcomer tries first, on a service as it comes.
+
+use aihub_tests::{
+    app::TestApp,
+    client::{chat, with},
+    database,
+    process::Process,
+    providers::Providers,
+};
+use futures::future::join_all;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn every_model_that_is_offered_answers() {
+    let app = TestApp::start(|_| ()).await;
+    let (_, _, providers) = app.get("/api/providers", Some(&app.token("ann"))).await;
+    let offered: Vec<(String, Value)> = providers["providers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|provider| {
+            let name = provider["name"].as_str().unwrap();
+            provider["models"].as_array().unwrap().iter().map(move |model| (name.to_owned(), model.clone()))
+        })
+        .collect();
+    assert!(offered.len() > 10, "{providers}");
+    join_all(offered.iter().map(async |(provider, model)| {
+        let name = model["name"].as_str().or(model.as_str()).unwrap();
+        let to_this = json!({ "provider": provider, "model": name, "fallback": false });
+        let request = if name.starts_with("text-embedding") {
+            with(json!({ "id": "a", "type": "embedding", "input": "a text" }), &to_this)
+        } else {
+            with(chat("a", "Why is the sky blue?"), &to_this)
+        };
+        let answer = app.connect("ann").await.ask(&request).await;
+        assert_eq!(answer.end["metadata"]["model"], name, "{provider} {name}: {}", answer.end);
+    }))
+    .await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn customary_names_are_answered_and_both_names_are_told() {
+    let app = TestApp::start(|config| {
+        config.routing.aliases.insert("gpt-6-luna".to_owned(), "gpt-6-astra".to_owned());
+    })
+    .await;
+    let mut client = app.connect("ann").await;
+    for (kind, named, model) in [
+        ("chat", "gpt-4", "gpt-6.1-sol"),
+        ("completion", "gpt-4", "gpt-6.1-sol"),
+        ("chat", "gpt-3.5-turbo", "gpt-6-luna"),
+    ] {
+        let request =
+            json!({ "id": "a", "type": kind, "model": named, "prompt": "Why?", "stream": true, "maxTokens": 150 });
+        let answer = client.ask(&request).await;
+        let metadata = &answer.done()["metadata"];
+        assert_eq!((&metadata["requestedModel"], &metadata["model"]), (&json!(named), &json!(model)));
+    }
+    // What a provider has itself is meant as it is.
+    let answer = client.ask(&chat("a", "Why?")).await;
+    let metadata = &answer.done()["metadata"];
+    assert_eq!((metadata.get("requestedModel"), &metadata["model"]), (None, &json!("gpt-6-luna")));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_welcome_credits_are_there_before_the_first_request() {
+    let app = TestApp::start(|_| ()).await;
+    let (status, _, credits) = app.get("/api/credits", Some(&app.token("new"))).await;
+    assert_eq!((status.as_u16(), &credits["available"]), (200, &json!(1_000.0)), "{credits}");
+    let (status, _, _) = app.get("/api/credits?account=other", Some(&app.token("new"))).await;
+    assert_eq!(status.as_u16(), 403);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_browser_gets_something_to_read_and_the_wrong_door_says_how_to_come_in() {
+    let app = TestApp::start(|_| ()).await;
+    for (path, says) in [("/", "/docs"), ("/docs", "Smart AI Hub")] {
+        let page = app.http.get(format!("http://{}{path}", app.address)).send().await.unwrap();
+        assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+        assert!(page.text().await.unwrap().contains(says), "{path}");
+    }
+    let (status, headers, problem) = app.get("/mcp", Some(&app.token("ann"))).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (426, &json!("UPGRADE_REQUIRED")));
+    assert_eq!(
+        (&headers["upgrade"], &headers["sec-websocket-version"]),
+        (&"websocket".parse().unwrap(), &"13".parse().unwrap())
+    );
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_service_is_meant_where_no_command_is_said_whatever_its_flags() {
+    let (database, providers) = (database().await, Providers::start().await);
+    let mut variables = aihub_tests::app::variables(&database, &providers);
+    variables.retain(|(name, _)| name != "AIHUB__SERVER__LISTEN");
+    let program = env!("CARGO_BIN_EXE_aihub-under-test");
+    let process = Process::start_with(program, &["--listen", "127.0.0.1:0"], &variables).await;
+    process.kill().await;
+}
