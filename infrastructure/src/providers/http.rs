@@ -24,6 +24,9 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Idle connections kept to one provider, for the next crowd: of the time to the first pieces of a thousand streams that
 /// begin at once, making connections was a third. More than this many streams at once is fine; theirs just close.
 const MAX_IDLE_CONNECTIONS: usize = 1_024;
+/// Each keeps the buffers that its largest answer needed. They are looked through this often, so that after a rush all of them are
+/// gone within a minute.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Several retransmissions, and soon enough for another attempt.
 #[cfg(target_os = "linux")]
@@ -300,7 +303,7 @@ pub(crate) fn builder(connect_timeout: Duration, headers: HeaderMap, place: Plac
         // A connection that died without a word is found while a stream is open on it.
         .http2_keep_alive_interval(Duration::from_secs(20))
         .http2_keep_alive_timeout(Duration::from_secs(10))
-        .pool_idle_timeout(Duration::from_secs(55))
+        .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
         // A redirect would carry prompts and key to wherever it points.
         .redirect(reqwest::redirect::Policy::none());
