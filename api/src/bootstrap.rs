@@ -201,11 +201,8 @@ impl App {
         let told = (subscriptions.live(), subscriptions.waiter());
         workers.spawn(erasure::follow(database.clone(), told, vault, forget, stop_workers.clone()));
         keep_records(&config, &gateway, &database, &workers, &stop_workers);
-        let requests_of = |database: &Database| {
-            Arc::new(PostgresClientRequests::new(database.pool().clone(), gateway.settings.resumable_for))
-        };
-        let (client_requests, requests) = (requests_of(&database), requests_of(&reads));
-        let lost_answers = Arc::new(LostAnswers::new(gateway.log.clone(), requests, gateway.tasks.clone()));
+        let client_requests = Arc::new(client_requests(&gateway, &database));
+        let lost_answers = lost_answers(&gateway, &reads);
         let clock = database_clock;
         let house = House { gateway, orphaned, due, clock, client_requests, metrics: metrics.clone() };
         workers.spawn(house.keep(stop_workers.clone()));
@@ -279,6 +276,15 @@ fn gateway(
         draining: CancellationToken::new(),
         stopping: CancellationToken::new(),
     }
+}
+
+fn client_requests(gateway: &Gateway, database: &Database) -> PostgresClientRequests {
+    PostgresClientRequests::new(database.pool().clone(), gateway.settings.resumable_for)
+}
+
+fn lost_answers(gateway: &Gateway, reads: &Database) -> Arc<LostAnswers> {
+    let requests = Arc::new(client_requests(gateway, reads));
+    Arc::new(LostAnswers::new(gateway.log.clone(), requests, gateway.tasks.clone()))
 }
 
 /// Everything that follows the log.

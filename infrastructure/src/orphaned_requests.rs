@@ -92,9 +92,8 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
         .await?;
     }
     if !asked.is_empty() {
-        let (names, requests): (Vec<(Uuid, Uuid)>, Vec<(&str, DateTime<Utc>)>) = asked.into_iter().unzip();
-        let (keys, connections): (Vec<Uuid>, Vec<Uuid>) = names.into_iter().unzip();
-        let (request_ids, accepted_at): (Vec<&str>, Vec<DateTime<Utc>>) = requests.into_iter().unzip();
+        let (keys, connections): (Vec<Uuid>, Vec<Uuid>) = asked.keys().copied().unzip();
+        let (request_ids, accepted_at): (Vec<&str>, Vec<DateTime<Utc>>) = asked.into_values().unzip();
         // The latest one is meant.
         sqlx::query!(
             "INSERT INTO client_requests SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])

@@ -51,7 +51,7 @@ async fn whoever_is_still_sending_a_large_message_hears_that_it_is_too_large() {
         client.socket.get_mut().write_all(&header).await.unwrap();
         // For longer than two seconds, and past what the kernels take.
         for _ in 0..80 {
-            client.socket.get_mut().write_all(&[b' '; 100_000]).await.unwrap();
+            client.socket.get_mut().write_all(&vec![b' '; 100_000]).await.unwrap();
             sleep(Duration::from_millis(30)).await;
         }
     };

@@ -69,8 +69,8 @@ fn every_bad_day_of_embeddings_means_what_its_table_says() {
     for case in cases.iter().filter(|case| case.end == End::Close) {
         let says = match read(case.body.as_bytes(), 2) {
             Ok(Embeddings { vectors, usage, .. }) => {
-                let numbers = |vector: &Vec<f32>| vector.iter().map(|number| format!(" {number}")).collect::<String>();
-                let vectors = vectors.iter().map(|vector| format!("vector{}\n", numbers(vector)));
+                let numbers = |vector: &Vec<f32>| vector.iter().map(f32::to_string).collect::<Vec<_>>().join(" ");
+                let vectors = vectors.iter().map(|vector| format!("vector {}\n", numbers(vector)));
                 vectors.chain(usage.map(|usage| format!("usage {}\n", usage.input))).collect()
             }
             Err(error) => format!("error {:?}\n", error.kind),
