@@ -9,6 +9,7 @@ use std::{
 use aihub_application::{
     ports::provider::{
         Delta, DeltaStream, EmbedCall, Embeddings, FailureKind, FinishReason, GenerateCall, Provider, ProviderError,
+        Reached,
     },
     request::AnswerRequest,
 };
@@ -149,6 +150,24 @@ impl Scripted {
         (served.len() - 1, act, request, model.prices[0].clone())
     }
 
+    /// What is to be done of a call that is neither refused nor left to hang.
+    async fn take_up(&self, page: usize, act: Act, reached: &Reached) -> Result<Work, ProviderError> {
+        if let Act::Unreachable = act {
+            self.end(page, CallEnd::Unreached);
+            // Passed over for good, where a lost connection would be tried again.
+            return Err(error(FailureKind::ModelUnavailable, None));
+        }
+        reached.note();
+        match act {
+            Act::Work(work) => Ok(work),
+            Act::Refuse(kind) => {
+                self.end(page, CallEnd::Refused);
+                Err(error(kind, Some(400)))
+            }
+            Act::Hang | Act::Unreachable => futures::future::pending().await,
+        }
+    }
+
     fn end(&self, page: usize, end: CallEnd) {
         self.served.lock().unwrap()[page].end = end;
     }
@@ -236,24 +255,7 @@ impl Provider for Scripted {
         async move {
             let (key, cap) = (call.prompt.user.clone().unwrap(), u64::from(call.max_output_tokens));
             let (page, act, request, _) = self.begin(call.request_id.clone(), &key, &call.model, cap);
-            let work = match act {
-                Act::Unreachable => {
-                    self.end(page, CallEnd::Unreached);
-                    // Passed over for good, where a lost connection would be tried again.
-                    return Err(error(FailureKind::ModelUnavailable, None));
-                }
-                Act::Refuse(kind) => {
-                    call.reached.note();
-                    self.end(page, CallEnd::Refused);
-                    return Err(error(kind, Some(400)));
-                }
-                Act::Hang => {
-                    call.reached.note();
-                    return futures::future::pending().await;
-                }
-                Act::Work(work) => work,
-            };
-            call.reached.note();
+            let work = self.take_up(page, act, &call.reached).await?;
             let may_hide = self
                 .spec
                 .models
@@ -310,23 +312,7 @@ impl Provider for Scripted {
         async move {
             let key = call.user.clone().unwrap();
             let (page, act, request, _) = self.begin(call.request_id, &key, &call.model, 0);
-            let work = match act {
-                Act::Unreachable => {
-                    self.end(page, CallEnd::Unreached);
-                    return Err(error(FailureKind::ModelUnavailable, None));
-                }
-                Act::Refuse(kind) => {
-                    call.reached.note();
-                    self.end(page, CallEnd::Refused);
-                    return Err(error(kind, Some(400)));
-                }
-                Act::Hang => {
-                    call.reached.note();
-                    return futures::future::pending().await;
-                }
-                Act::Work(work) => work,
-            };
-            call.reached.note();
+            let work = self.take_up(page, act, &call.reached).await?;
             let usage =
                 matches!(work.told, Told::AtTheEnd | Told::Twice).then(|| self.usage(page, work, &request, 0, 0));
             let mut served = self.served.lock().unwrap();
