@@ -262,6 +262,11 @@ impl Answer {
         self.state.borrow().text_bytes
     }
 
+    /// What it takes to keep it: text, tool calls and, once it has ended, vectors.
+    pub fn kept_bytes(&self) -> usize {
+        self.state.borrow().buffered_bytes
+    }
+
     /// The whole text and the joined tool calls so far.
     pub fn collect(&self) -> (String, Vec<ToolCallDelta>) {
         let state = self.state.borrow();

@@ -87,7 +87,7 @@ pub struct GatewaySettings {
     pub charge_abandoned: bool,
     /// How long an answer goes on when nobody reads it any more. Zero aborts it at the provider at once.
     pub drain_after_leaving: Duration,
-    /// How long an answer can be resumed after its end.
+    /// How long an answer can be resumed after its end; a large one, half as long.
     pub resumable_for: Duration,
     /// What an unknown account is granted; `None` refuses it.
     pub welcome_credits: Option<Microcredits>,

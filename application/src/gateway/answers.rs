@@ -6,7 +6,7 @@
 mod tests;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -28,6 +28,8 @@ use crate::{
 
 /// The client's ids that lead to one answer; beyond it the oldest no longer does.
 const MAX_NAMES: usize = 16;
+/// What takes more is kept half as long after its end: it is rare, and a crowd's would leave little to others meanwhile.
+const LARGE_BYTES: usize = 1 << 20;
 
 pub struct Answers {
     memory: Arc<Share>,
@@ -39,8 +41,8 @@ struct Kept {
     by_request: HashMap<String, KeptAnswer>,
     /// By account, user and the client's own id: of each connection the latest, the latest of all at the end.
     by_client_id: HashMap<ClientKey, Vec<(Uuid, String)>>,
-    /// When the ended ones go, oldest first.
-    expiring: VecDeque<(Instant, String)>,
+    /// When the ended ones go, the first first: not all are kept for as long.
+    expiring: BTreeSet<(Instant, String)>,
     /// Those that ended of each user, oldest first.
     ended: HashMap<Holder, VecDeque<String>>,
 }
@@ -191,7 +193,7 @@ impl Answers {
         None
     }
 
-    /// From now on `answer`, which has ended, is kept for so long.
+    /// From now on `answer`, which has ended, is kept for so long; a large one, half as long.
     pub(super) fn ended(&self, request_id: &str, answer: &Arc<Answer>, resumable_for: Duration) {
         let mut guard = self.lock();
         let kept = &mut *guard;
@@ -199,10 +201,11 @@ impl Answers {
         if entry.until.is_some() || !Arc::ptr_eq(&entry.answer, answer) {
             return;
         }
-        let until = Instant::now() + resumable_for;
+        let is_large = answer.kept_bytes() > LARGE_BYTES;
+        let until = Instant::now() + if is_large { resumable_for / 2 } else { resumable_for };
         entry.until = Some(until);
         kept.ended.entry(entry.whose.clone()).or_default().push_back(request_id.to_owned());
-        kept.expiring.push_back((until, request_id.to_owned()));
+        kept.expiring.insert((until, request_id.to_owned()));
         kept.forget_expired();
     }
 
@@ -276,6 +279,9 @@ impl Kept {
         for name in &entry.names {
             self.unname(name, request_id);
         }
+        if let Some(until) = entry.until {
+            self.expiring.remove(&(until, request_id.to_owned()));
+        }
         if let Some(ended) = self.ended.get_mut(&entry.whose) {
             // It is the first, but where an account is erased.
             if let Some(at) = ended.iter().position(|id| id == request_id) {
@@ -289,12 +295,9 @@ impl Kept {
 
     fn forget_expired(&mut self) {
         let now = Instant::now();
-        while self.expiring.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((until, request_id)) = self.expiring.pop_front() else { return };
-            // It may have gone early, and come again under its key.
-            if self.by_request.get(&request_id).is_some_and(|entry| entry.until == Some(until)) {
-                self.forget(&request_id);
-            }
+        while self.expiring.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, request_id)) = self.expiring.pop_first() else { return };
+            self.forget(&request_id);
         }
     }
 }

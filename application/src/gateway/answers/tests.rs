@@ -106,6 +106,20 @@ async fn an_answer_that_ends_twice_is_counted_once() {
     assert!(kept.expiring.is_empty() && kept.ended.is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_large_answer_is_kept_half_as_long_and_goes_before_those_that_ended_earlier() {
+    let answers = Answers::new(Share::new("bytes", Portions::of(64 << 20)));
+    ended(&answers, &ann(), "small", 1_000).unwrap();
+    ended(&answers, &ann(), "large", LARGE_BYTES + 1).unwrap();
+    let kept = |id| answers.find(&ann(), &wanted(id)).unwrap().is_some();
+    tokio::time::advance(MINUTE / 2).await;
+    answers.forget_expired();
+    assert!(kept("small") && !kept("large"));
+    tokio::time::advance(MINUTE / 2).await;
+    answers.forget_expired();
+    assert!(!kept("small") && answers.memory.taken() == 0);
+}
+
 #[tokio::test]
 async fn only_the_latest_names_lead_to_an_answer() {
     let answers = answers();
