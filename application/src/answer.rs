@@ -66,7 +66,7 @@ pub struct Chunk {
 
 #[derive(Debug)]
 pub enum AnswerEnd {
-    Done(Done),
+    Done(Box<Done>),
     Failed(Failed),
 }
 

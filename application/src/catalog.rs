@@ -85,7 +85,7 @@ impl Candidate {
 }
 
 /// What the names of bad days begin with, which simulated providers know. Each is an answer of their default model's.
-const SIMULATED_CASE: &str = "sim:case/";
+pub(crate) const SIMULATED_CASE: &str = "sim:case/";
 
 impl Upstream {
     fn model(&self, name: &str, serves: Serves) -> Option<Model> {

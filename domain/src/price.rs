@@ -26,6 +26,22 @@ pub struct TokenUsage {
     pub output: u64,
     /// The part of `output` that was thinking; for information, it is not charged twice.
     pub reasoning: u64,
+    /// The part of the input that was sound; for information, charged as the rest is. Absent from an event where it is nought,
+    /// as the next two.
+    #[serde(skip_serializing_if = "is_nought")]
+    pub audio_input: u64,
+    /// The part of `output` that was sound.
+    #[serde(skip_serializing_if = "is_nought")]
+    pub audio_output: u64,
+    /// How often the provider ran a tool of its own, as a search of the web. Not tokens, and not charged: what would make a
+    /// provider do so is refused at the door.
+    #[serde(skip_serializing_if = "is_nought")]
+    pub provider_tools: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+fn is_nought(count: &u64) -> bool {
+    *count == 0
 }
 
 impl TokenUsage {
@@ -61,6 +77,9 @@ impl TokenUsage {
             cache_write_1h: of(self.cache_write_1h, other.cache_write_1h),
             output: of(self.output, other.output),
             reasoning: of(self.reasoning, other.reasoning),
+            audio_input: of(self.audio_input, other.audio_input),
+            audio_output: of(self.audio_output, other.audio_output),
+            provider_tools: of(self.provider_tools, other.provider_tools),
         }
     }
 }
@@ -243,7 +262,7 @@ mod tests {
     }
 
     fn usage([input, cached_input, cache_write, cache_write_1h, output]: [u64; 5]) -> TokenUsage {
-        TokenUsage { input, cached_input, cache_write, cache_write_1h, output, reasoning: 0 }
+        TokenUsage { input, cached_input, cache_write, cache_write_1h, output, ..TokenUsage::default() }
     }
 
     #[test]

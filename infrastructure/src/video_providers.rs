@@ -216,4 +216,6 @@ fn styled_prompt(call: &VideoCall) -> String {
 }
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod tests;

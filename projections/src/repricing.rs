@@ -167,6 +167,8 @@ impl Repriced {
                 cache_write_1h: entry.cache_write_1h_tokens.cast_unsigned(),
                 output: entry.output_tokens.cast_unsigned(),
                 reasoning: entry.reasoning_tokens.cast_unsigned(),
+                // What is no part of a price.
+                ..TokenUsage::default()
             })
         };
         Other::Price(Box::new(Self { charge: rate.charge(cost), cost_picousd: cost.0, entry }))

@@ -190,6 +190,8 @@ pub fn outcome(nth: u64, charge: i64) -> Outcome {
             cache_write_1h: tokens * 5,
             output: tokens * 4,
             reasoning: tokens,
+            audio_output: tokens,
+            ..TokenUsage::default()
         },
         estimated: nth.is_multiple_of(5),
         charge: Charge {

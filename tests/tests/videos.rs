@@ -1,5 +1,6 @@
 //! Video jobs, from the request to the file.
 
+mod bad_days;
 mod content;
 mod doors;
 mod kills;

@@ -116,6 +116,11 @@ impl<'a> Fields<'a> {
         self.get(name)?.text()
     }
 
+    /// Those of all fields that have one.
+    pub fn counts(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().filter_map(|(_, json)| json.count())
+    }
+
     /// It has it, be it null.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| known == name)

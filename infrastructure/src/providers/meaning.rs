@@ -135,9 +135,7 @@ impl Meaning {
         if reason == FinishReason::Stop && !self.calls.is_empty() {
             reason = FinishReason::ToolCalls;
         }
-        if let Some(flaw) = self.usage.flaw() {
-            out.push_back(Delta::Flaw(flaw));
-        }
+        out.extend(self.usage.flaws().map(Delta::Flaw));
         out.push_back(Delta::Finish { reason, said });
         Ok(())
     }

@@ -24,6 +24,9 @@ pub(super) struct UsageSoFar {
     written_for_minutes: u64,
     written_for_an_hour: u64,
     reasoning: u64,
+    audio_input: u64,
+    audio_output: u64,
+    provider_tools: u64,
 }
 
 impl UsageSoFar {
@@ -57,6 +60,11 @@ impl UsageSoFar {
         }
         let reasoning = output.count("reasoning_tokens").or_else(|| output.count("thinking_tokens"));
         correct(&mut self.reasoning, most_telling(reasoning.into_iter().chain(of(&["reasoning_tokens"]))));
+        correct(&mut self.audio_input, input.count("audio_tokens"));
+        correct(&mut self.audio_output, output.count("audio_tokens"));
+        // Anthropic's, by the tool's name, and xAI's sum.
+        let by_tool = report.get("server_tool_use").map(|tools| tools.fields().counts().fold(0, u64::saturating_add));
+        correct(&mut self.provider_tools, most_telling(by_tool.into_iter().chain(of(&["num_server_side_tools_used"]))));
         self.normal()
     }
 
@@ -80,17 +88,28 @@ impl UsageSoFar {
             cache_write_1h: self.written_for_an_hour.min(MAX),
             output: output.min(MAX),
             reasoning: self.reasoning.min(output).min(MAX),
+            audio_input: self.audio_input.min(all_input).min(MAX),
+            audio_output: self.audio_output.min(output).min(MAX),
+            provider_tools: self.provider_tools.min(MAX),
         })
     }
 
-    /// The total says more than its parts do, and nothing explains the difference.
-    pub fn flaw(&self) -> Option<Flaw> {
+    /// What is not charged as the provider may charge it: a total of more than its parts that nothing explains, sound, and tools
+    /// that it ran itself.
+    pub fn flaws(&self) -> impl Iterator<Item = Flaw> {
+        let sound = (self.audio_input > 0 || self.audio_output > 0).then(|| "sound_is_charged_as_text".to_owned());
+        let tools = (self.provider_tools > 0).then(|| format!("provider_ran_{}_tools_uncharged", self.provider_tools));
+        let total = self.unexplained().map(|more| format!("usage_total_exceeds_its_parts_by_{more}"));
+        [(total, "usage.total_tokens"), (sound, "usage"), (tools, "usage")]
+            .into_iter()
+            .filter_map(|(class, field)| Some(Flaw { class: class?, field: Some(field.into()), offset: None }))
+    }
+
+    fn unexplained(&self) -> Option<u64> {
         let (prompt, completion) = (self.prompt?, self.completion?);
         let beside = if self.cache_is_beside { self.cached.saturating_add(self.written) } else { 0 };
         let parts = prompt.saturating_add(completion).saturating_add(beside);
-        let unexplained = self.total.checked_sub(parts).filter(|more| *more > 0 && *more != self.reasoning)?;
-        let class = format!("usage_total_exceeds_its_parts_by_{unexplained}");
-        Some(Flaw { class, field: Some("usage.total_tokens".into()), offset: None })
+        self.total.checked_sub(parts).filter(|more| *more > 0 && *more != self.reasoning)
     }
 }
 
@@ -170,7 +189,7 @@ mod tests {
         let mut so_far = UsageSoFar::default();
         let report = r#"{"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": "20.0"}"#;
         assert_eq!(so_far.merge(Json::parse(report).unwrap()).unwrap().output, 10);
-        assert_eq!(so_far.flaw().unwrap().class, "usage_total_exceeds_its_parts_by_5");
+        assert_eq!(so_far.flaws().next().unwrap().class, "usage_total_exceeds_its_parts_by_5");
     }
 
     #[test]
@@ -215,5 +234,27 @@ mod tests {
         assert_eq!(anthropic(&[only_apart]), Some([7, 0, 0, 100_000, 1, 0]));
         let only_together = r#"{"input_tokens": 7, "output_tokens": 1, "cache_creation_input_tokens": 500}"#;
         assert_eq!(anthropic(&[only_together]), Some([7, 0, 500, 0, 1, 0]));
+    }
+    #[test]
+    fn sound_and_tools_that_the_provider_ran_are_counted_apart_and_noted() {
+        let openai = r#"{"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150,
+            "prompt_tokens_details": {"audio_tokens": 40}, "completion_tokens_details": {"audio_tokens": "30.0"}}"#;
+        let claude = r#"{"input_tokens": 100, "output_tokens": 50,
+            "server_tool_use": {"web_search_requests": 2, "web_fetch_requests": null, "code_execution_requests": 1}}"#;
+        let xai = r#"{"prompt_tokens": 100, "completion_tokens": 50, "num_server_side_tools_used": 3}"#;
+        let nought = r#"{"input_tokens": 0, "output_tokens": 0, "server_tool_use": {"web_search_requests": 0}}"#;
+        for (so_far, report, counts, flaw) in [
+            (UsageSoFar::default(), openai, [40, 30, 0], "sound_is_charged_as_text"),
+            (UsageSoFar::of_anthropic(), claude, [0, 0, 3], "provider_ran_3_tools_uncharged"),
+            (UsageSoFar::default(), xai, [0, 0, 3], "provider_ran_3_tools_uncharged"),
+        ] {
+            let mut so_far = so_far;
+            so_far.merge(Json::parse(report).unwrap()).unwrap();
+            let usage = so_far.merge(Json::parse(nought).unwrap()).unwrap();
+            assert_eq!([usage.audio_input, usage.audio_output, usage.provider_tools], counts, "{report}");
+            assert_eq!((usage.input, usage.output), (100, 50), "they are parts, or no tokens");
+            let flaws: Vec<_> = so_far.flaws().map(|flaw| flaw.class).collect();
+            assert_eq!(flaws, [flaw], "{report}");
+        }
     }
 }

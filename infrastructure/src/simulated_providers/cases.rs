@@ -21,9 +21,14 @@ use super::{
 /// What the names of cases begin with, where a model is named.
 pub const PREFIX: &str = "sim:case/";
 
-static CASES: LazyLock<[Vec<Case>; 3]> = LazyLock::new(|| {
-    [include_str!("cases/openai.toml"), include_str!("cases/anthropic.toml"), include_str!("cases/embeddings.toml")]
-        .map(read)
+static CASES: LazyLock<[Vec<Case>; 4]> = LazyLock::new(|| {
+    [
+        include_str!("cases/openai.toml"),
+        include_str!("cases/anthropic.toml"),
+        include_str!("cases/embeddings.toml"),
+        include_str!("cases/videos.toml"),
+    ]
+    .map(read)
 });
 
 /// One answer.
@@ -40,6 +45,9 @@ pub struct Case {
     /// What becomes of the connection behind the body.
     #[serde(default)]
     pub end: End,
+    /// Of a video: the dialect, and what was asked; see `cases/videos.toml`.
+    #[serde(default)]
+    pub video: Option<String>,
     /// What it means, see `cases/openai.toml`.
     pub says: String,
     /// What it costs with the prices of the simulated providers' default models, where that is worth saying.
@@ -87,6 +95,11 @@ pub fn of_embeddings() -> &'static [Case] {
     &CASES[2]
 }
 
+/// The cases of videos in all dialects.
+pub fn of_videos() -> &'static [Case] {
+    &CASES[3]
+}
+
 /// The one of these cases that a model's name means; of `A1`, the first of those that are called `A1-…`.
 pub(super) fn named<'a>(cases: &'a [Case], model: &str) -> Option<&'a Case> {
     let name = model.strip_prefix(PREFIX)?;
@@ -95,29 +108,35 @@ pub(super) fn named<'a>(cases: &'a [Case], model: &str) -> Option<&'a Case> {
 }
 
 impl Case {
+    /// What the simulated provider answers whoever asks it for this of a video: `create`, `status` or `content`.
+    pub(super) fn is_of_video(&self, asked: &str) -> bool {
+        self.video.as_deref().is_some_and(|video| video.strip_prefix("openai ") == Some(asked))
+    }
+
     pub(super) fn respond(&'static self, serving: &Serving) -> Response {
+        let (response, outcome) = self.response();
+        serving.end(outcome);
+        response
+    }
+
+    /// And what becomes of the call.
+    pub(super) fn response(&'static self) -> (Response, Outcome) {
         let status = StatusCode::from_u16(self.status).unwrap_or_default();
         // A piece a line, as it would come.
         let lines =
             self.body.split_inclusive('\n').map(|line| Ok::<_, Infallible>(Bytes::from_static(line.as_bytes())));
         let lines = stream::iter(lines).map(|line| line.map_err(|never| match never {}));
-        let body = match self.end {
-            End::Close => {
-                serving.end(Outcome::Completed);
-                Body::from_stream(lines.map(|line: Result<Bytes, Torn>| line))
-            }
+        let (body, outcome) = match self.end {
+            End::Close => (Body::from_stream(lines.map(|line: Result<Bytes, Torn>| line)), Outcome::Completed),
             End::Reset => {
-                serving.end(Outcome::Torn);
-                Body::from_stream(lines.chain(stream::once(async {
+                let torn = stream::once(async {
                     // Else it is gone before what it said was written.
                     tokio::task::yield_now().await;
                     Err(Torn)
-                })))
+                });
+                (Body::from_stream(lines.chain(torn)), Outcome::Torn)
             }
-            End::Hang => {
-                serving.end(Outcome::Hung);
-                Body::from_stream(lines.chain(stream::pending::<Result<Bytes, Torn>>()))
-            }
+            End::Hang => (Body::from_stream(lines.chain(stream::pending::<Result<Bytes, Torn>>())), Outcome::Hung),
         };
         let mut response = (status, body).into_response();
         response.headers_mut().remove(CONTENT_TYPE);
@@ -126,6 +145,6 @@ impl Case {
         {
             response.headers_mut().insert(CONTENT_TYPE, label);
         }
-        response
+        (response, outcome)
     }
 }

@@ -84,6 +84,10 @@ pub(super) fn default_embedding() -> &'static Model {
     &MODELS[4]
 }
 
+pub(super) fn default_video() -> &'static Model {
+    &MODELS[6]
+}
+
 /// The model that answers where none is named.
 pub(super) fn default(provider: SimulatedProvider) -> &'static Model {
     match provider {

@@ -65,9 +65,11 @@ fn find_model(name: Option<&str>) -> Result<(&'static Model, Knobs), OpenAiError
         return Err(OpenAiError::invalid_request("you must provide a model parameter".to_owned()));
     };
     let chats = cases::of(SimulatedProvider::OpenAi);
-    for (cases, model) in
-        [(chats, models::default(SimulatedProvider::OpenAi)), (cases::of_embeddings(), models::default_embedding())]
-    {
+    for (cases, model) in [
+        (chats, models::default(SimulatedProvider::OpenAi)),
+        (cases::of_embeddings(), models::default_embedding()),
+        (cases::of_videos(), models::default_video()),
+    ] {
         if let Some(case) = cases::named(cases, name) {
             return Ok((model, Knobs { case: Some(case), ..Knobs::default() }));
         }

@@ -30,7 +30,7 @@ fn openai(settings: &ProviderHttp) -> OpenAiVideoProvider {
     OpenAiVideoProvider::new(settings, OpenAiVideoOptions::default()).unwrap()
 }
 
-fn call() -> VideoCall {
+pub(super) fn call() -> VideoCall {
     VideoCall {
         token: "0190-token".into(),
         model: "sora-2-pro".into(),

@@ -18,7 +18,7 @@ use self::{
 use super::{
     super::{
         SimulatedProvider, Simulator,
-        knobs::Trouble,
+        knobs::{Knobs, Trouble},
         respond::{json, to_json, trouble_before, wait},
         served::{
             Operation, Outcome,
@@ -73,7 +73,10 @@ async fn submit(
     client_request_id: Option<Box<str>>,
     serving: Serving,
 ) -> Response {
-    let settings = simulator.settings(order.model, order.knobs.clone());
+    if let Some(case) = order.knobs.case.filter(|case| case.is_of_video("create")) {
+        return case.respond(&serving);
+    }
+    let settings = simulator.settings(order.model, Knobs { case: None, ..order.knobs.clone() });
     if let Some(failed) = trouble_before::<Chat>(&settings, &serving).await {
         return failed;
     }
@@ -112,6 +115,9 @@ pub(in super::super) async fn retrieve(
     answer(|| {
         authenticate(&headers)?;
         let video = find(&simulator, &id)?;
+        if let Some(case) = video.order.knobs.case.filter(|case| case.is_of_video("status")) {
+            return Ok(case.response().0);
+        }
         let mut response = ok(&VideoBody::of(&video));
         response.headers_mut().extend(poll_after(&video));
         Ok(response)

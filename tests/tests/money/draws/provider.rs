@@ -180,7 +180,7 @@ impl Scripted {
             cache_write_1h = 0;
         }
         let input = input - cached_input - cache_write - cache_write_1h;
-        TokenUsage { input, cached_input, cache_write, cache_write_1h, output, reasoning }
+        TokenUsage { input, cached_input, cache_write, cache_write_1h, output, reasoning, ..TokenUsage::default() }
     }
 }
 

@@ -194,6 +194,7 @@ async fn blocks_deltas_and_reasons_that_nobody_knows_do_no_harm() {
     thinking 7 bytes
     thinking 8 bytes
     usage input 43 cached 7 written 5 output 3 reasoning 0
+    flaw provider_ran_1_tools_uncharged at usage
     finish Other("pause_turn")
     "#);
 }

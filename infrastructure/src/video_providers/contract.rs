@@ -1,0 +1,111 @@
+//! The table of bad days, `simulated_providers/cases/videos.toml`, through every adapter: each answer whole, and cut at every byte.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use aihub_application::ports::video_provider::{JobState, Variant, VideoProvider};
+use axum::{Router, body::Body, extract::Request, response::Response, serve::ListenerExt};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use super::{
+    openai::{OpenAiVideoOptions, OpenAiVideoProvider},
+    tests::call,
+    veo::VeoProvider,
+    xai::XaiVideoProvider,
+};
+use crate::{
+    providers::http::{ApiKey, ProviderHttp},
+    simulated_providers::cases::{self, Case, End},
+};
+
+/// Answers `/NAME/…` with the case of that name in two pieces, the first of `at` bytes.
+async fn serve(listener: TcpListener, at: Arc<AtomicUsize>) {
+    let answer = async move |request: Request| {
+        let name = request.uri().path().split('/').nth(1).unwrap();
+        let case = cases::of_videos().iter().find(|case| case.name == name).unwrap();
+        let (first, rest) = case.body.as_bytes().split_at(at.load(Relaxed));
+        let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+        let pieces: Vec<_> =
+            [first, rest].into_iter().filter(|piece| !piece.is_empty()).map(Bytes::from_static).collect();
+        let pieces = stream::iter(pieces).then(async |piece: Bytes| {
+            // Each in a write of its own.
+            tokio::task::yield_now().await;
+            Ok(piece)
+        });
+        let torn = (case.end == End::Reset).then(|| Err(std::io::Error::other("torn")));
+        let body = Body::from_stream(pieces.chain(stream::iter(torn)));
+        Response::builder().status(case.status).header("content-type", &case.label).body(body).unwrap()
+    };
+    axum::serve(listener.tap_io(|io| io.set_nodelay(true).unwrap()), Router::new().fallback(answer)).await.unwrap();
+}
+
+/// What an answer means, as the table has it.
+async fn says(case: &Case, provider: &dyn VideoProvider) -> String {
+    match case.video.as_deref().unwrap().split_once(' ').unwrap().1 {
+        "create" => match provider.submit(&call()).await {
+            Ok(job) => format!("job {job}"),
+            Err(failed) => {
+                let made = match (failed.said_yes, failed.in_doubt) {
+                    (true, _) => "yes",
+                    (false, true) => "perhaps",
+                    (false, false) => "no",
+                };
+                format!("error {:?}, made: {made}", failed.error.kind)
+            }
+        },
+        "status" => match provider.status("models/m/operations/1").await.map(|status| status.state) {
+            Ok(JobState::Running { progress: None }) => "running".to_owned(),
+            Ok(JobState::Running { progress: Some(percent) }) => format!("running {percent}"),
+            Ok(JobState::Completed) => "completed".to_owned(),
+            Ok(JobState::Unclear { word }) => format!("unclear {word}"),
+            Ok(JobState::Failed { code }) => format!("failed {code}"),
+            Ok(JobState::Gone) => "gone".to_owned(),
+            Err(error) => format!("error {:?}", error.kind),
+        },
+        "content" => match provider.download("1", Variant::Video).await {
+            Ok(file) => {
+                let file = file.unwrap();
+                let content_type = file.content_type.clone().unwrap_or_default();
+                let bytes = file.content.try_collect::<Vec<_>>().await.unwrap().concat();
+                assert_eq!(bytes, case.body.as_bytes(), "{}", case.name);
+                format!("file {content_type}")
+            }
+            Err(error) => format!("error {:?}", error.kind),
+        },
+        other => panic!("{}: nothing is asked for by {other}", case.name),
+    }
+}
+
+#[tokio::test]
+async fn every_bad_day_of_a_server_that_makes_videos_means_what_its_table_says_wherever_it_is_cut() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut server = JoinSet::new();
+    let at = Arc::new(AtomicUsize::new(0));
+    server.spawn(serve(listener, at.clone()));
+    let cases = cases::of_videos();
+    assert!(cases.len() > 35, "{}", cases.len());
+    let mut wrong = vec![];
+    for case in cases {
+        let http = ProviderHttp::new(format!("http://{address}/{}", case.name), Some(ApiKey::new("sk-test")));
+        let provider: Box<dyn VideoProvider> = match case.video.as_deref().unwrap().split_once(' ').unwrap().0 {
+            "openai" => Box::new(OpenAiVideoProvider::new(&http, OpenAiVideoOptions::default()).unwrap()),
+            "veo" => Box::new(VeoProvider::new(&http).unwrap()),
+            "xai" => Box::new(XaiVideoProvider::new(&http).unwrap()),
+            other => panic!("{}: nobody speaks {other}", case.name),
+        };
+        for cut in 0..case.body.len() {
+            at.store(cut, Relaxed);
+            let says = says(case, provider.as_ref()).await;
+            if says != case.says {
+                wrong.push(format!("{} cut at {cut}: {says}", case.name));
+                break;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
