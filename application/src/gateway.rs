@@ -44,7 +44,7 @@ use crate::{
     answer::{Answer, AnswerEnd, AnswerItems, Done, Failed, RUNNING_BYTES, VECTOR_BYTES, name::Called},
     catalog::{Candidate, Catalog},
     error::GatewayError,
-    limits::{Limits, Place, Running, Waiting},
+    limits::{Entry, Limits, Place, Running},
     lost_answers::client_key,
     ports::{
         clock::Clock,
@@ -179,11 +179,6 @@ enum Ending {
     Cancelled(CancelReason),
 }
 
-enum Entry {
-    Now(Place),
-    Queued(Waiting),
-}
-
 impl Gateway {
     /// Checks and admits `request`, and starts it. What is refused here has changed nothing.
     ///
@@ -258,10 +253,7 @@ impl Gateway {
         }
         let running = self.limits.admit(principal, input_tokens.saturating_add(output_tokens))?;
         let room = self.answers.room(principal, RUNNING_BYTES + VECTOR_BYTES * request.inputs.len())?;
-        let entry = match self.limits.try_place(principal) {
-            Some(place) => Entry::Now(place),
-            None => Entry::Queued(self.limits.join_queue(principal)?),
-        };
+        let entry = self.limits.enter(principal)?;
 
         let answer = Arc::new(Answer::new(room));
         // The same key may have come in meanwhile, on another socket.
@@ -321,7 +313,7 @@ impl Gateway {
             self.note(&job.principal, error);
         }
         drop(running);
-        finish.end = Some(end.map_or_else(AnswerEnd::Failed, AnswerEnd::Done));
+        finish.end = Some(end.map_or_else(AnswerEnd::Failed, |done| AnswerEnd::Done(Box::new(done))));
     }
 
     /// Waits for a place, while the client does.
@@ -330,9 +322,8 @@ impl Gateway {
             Entry::Now(place) => return Ok(place),
             Entry::Queued(waiting) => waiting,
         };
-        job.answer.set_queued(waiting.position);
         tokio::select! {
-            place = self.limits.place(waiting) => place.map_err(Ending::Failed),
+            place = self.limits.place(waiting, |position| job.answer.set_queued(position)) => place.map_err(Ending::Failed),
             () = self.draining.cancelled() => Err(Ending::Failed(GatewayError::ShuttingDown)),
             reason = self.interruption(job) => Err(Ending::Cancelled(reason)),
         }

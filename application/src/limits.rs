@@ -15,7 +15,7 @@ use governor::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use places::{Place, Waiting};
+pub use places::{Entry, Place, Waiting};
 
 use self::places::Places;
 use crate::{error::GatewayError, principal::Principal, shares::Scope};
@@ -117,19 +117,15 @@ impl Limits {
         self.accounts.debit_bytes(&principal.account, bytes);
     }
 
-    /// A place at once, if there is one and nobody waits for it.
-    pub fn try_place(&self, principal: &Principal) -> Option<Place> {
-        self.places.try_take(self.accounts.running(&principal.account))
+    /// A place at once, if there is one and nobody is before it; or one in the queue, unless that is full.
+    pub fn enter(&self, principal: &Principal) -> Result<Entry, GatewayError> {
+        self.places.enter(principal, self.accounts.running(&principal.account))
     }
 
-    /// Joins the queue, unless it is full.
-    pub fn join_queue(&self, principal: &Principal) -> Result<Waiting, GatewayError> {
-        self.places.join_queue(principal)
-    }
-
-    /// Waits for a place, in the order of arrival, at most as long as configured.
-    pub async fn place(&self, waiting: Waiting) -> Result<Place, GatewayError> {
-        self.places.wait(waiting).await
+    /// Waits for a place, in the order of arrival, at most as long as configured. `tell` hears how many wait before this one,
+    /// itself included, whenever that has changed.
+    pub async fn place(&self, waiting: Waiting, tell: impl Fn(usize)) -> Result<Place, GatewayError> {
+        self.places.wait(waiting, tell).await
     }
 
     /// Forgets those who have not asked for a while. To be called now and then.

@@ -1,8 +1,15 @@
 //! The places of running requests, and the queue for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::oneshot,
+    time::{interval, sleep},
+};
 
 use super::Capacity;
 use crate::{
@@ -11,80 +18,193 @@ use crate::{
     shares::{Held, Holder, Portions, Share},
 };
 
+/// How often whoever waits is told where, if it is elsewhere than before.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
 /// A node's places. They are taken in the order of arrival; but some are kept for accounts with few running requests, so
-/// that those who fill the others up, or wait for one, keep nobody else from theirs.
+/// that those who fill the others up, or wait for one, keep nobody else from theirs. A user's requests are served in their order
+/// always.
 pub(super) struct Places {
     capacity: Capacity,
-    for_all: Arc<Semaphore>,
-    kept: Arc<Semaphore>,
     portions: Portions,
     waiting: Arc<Share>,
+    line: Arc<Line>,
 }
 
-/// One of the node's places.
+/// One of the node's places. Dropping it gives it to the next who waits.
 pub struct Place {
-    _permit: OwnedSemaphorePermit,
+    line: Arc<Line>,
+    is_kept: bool,
 }
 
-/// A place in the queue for a place.
+/// A place, or one in the queue for a place.
+pub enum Entry {
+    Now(Place),
+    Queued(Waiting),
+}
+
 pub struct Waiting {
-    /// How many wait before this one, itself included, when it joined.
-    pub position: usize,
+    ticket: u64,
+    place: oneshot::Receiver<Place>,
+    line: Arc<Line>,
     _held: Held,
+}
+
+#[derive(Default)]
+struct Line(Mutex<Standing>);
+
+#[derive(Default)]
+struct Standing {
+    free: usize,
+    free_kept: usize,
+    next_ticket: u64,
+    /// By ticket.
+    waiting: VecDeque<Seat>,
+}
+
+struct Seat {
+    ticket: u64,
+    user: String,
+    /// May have a place that is kept for accounts with few requests.
+    has_few: bool,
+    place: oneshot::Sender<Place>,
 }
 
 impl Places {
     pub fn new(capacity: Capacity) -> Self {
         let portions = Portions::of(capacity.running_requests);
         let queue = Portions::of(capacity.waiting_requests);
-        Self {
-            capacity,
-            for_all: Arc::new(Semaphore::new(portions.all - portions.kept)),
-            kept: Arc::new(Semaphore::new(portions.kept)),
-            portions,
-            waiting: Share::new("waiting requests", queue),
+        let free = portions.all - portions.kept;
+        let standing = Standing { free, free_kept: portions.kept, ..Standing::default() };
+        let line = Arc::new(Line(Mutex::new(standing)));
+        Self { capacity, portions, waiting: Share::new("waiting requests", queue), line }
+    }
+
+    /// A place, or the last one in the queue, unless that is full. `running` are the account's requests, this one included.
+    pub fn enter(&self, principal: &Principal, running: u32) -> Result<Entry, GatewayError> {
+        let has_few = running as usize <= self.portions.little;
+        let mut line = self.line.standing();
+        let is_next = !line.waiting.iter().any(|seat| seat.user == principal.user);
+        if is_next && let Some(is_kept) = line.take(has_few) {
+            return Ok(Entry::Now(Place { line: self.line.clone(), is_kept }));
         }
+        let held = self.waiting.take(Holder::of(principal), 1).map_err(|used_up| {
+            let refused = GatewayError::from(used_up);
+            if refused.code() == "QUEUE_FULL" { self.queue_full(&line) } else { refused }
+        })?;
+        let (sender, place) = oneshot::channel();
+        line.next_ticket += 1;
+        let ticket = line.next_ticket;
+        line.waiting.push_back(Seat { ticket, user: principal.user.clone(), has_few, place: sender });
+        drop(line);
+        Ok(Entry::Queued(Waiting { ticket, place, line: self.line.clone(), _held: held }))
     }
 
-    /// `running` are the account's, the one that asks included.
-    pub fn try_take(&self, running: u32) -> Option<Place> {
-        let mut permit = self.for_all.clone().try_acquire_owned();
-        if permit.is_err() && running as usize <= self.portions.little {
-            permit = self.kept.clone().try_acquire_owned();
-        }
-        permit.ok().map(|permit| Place { _permit: permit })
-    }
-
-    pub fn join_queue(&self, principal: &Principal) -> Result<Waiting, GatewayError> {
-        let full = |refused: GatewayError| match refused.code() {
-            "QUEUE_FULL" => self.queue_full(),
-            _ => refused,
-        };
-        let held = self.waiting.take(Holder::of(principal), 1).map_err(|used_up| full(used_up.into()))?;
-        Ok(Waiting { position: self.waiting.taken(), _held: held })
-    }
-
-    pub async fn wait(&self, waiting: Waiting) -> Result<Place, GatewayError> {
-        let wait = Duration::from_millis(self.capacity.wait_ms);
-        let permit = tokio::time::timeout(wait, self.for_all.clone().acquire_owned()).await;
-        drop(waiting);
-        match permit {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
-            Ok(Err(_)) => Err(GatewayError::ShuttingDown),
-            Err(_) => Err(self.queue_full()),
+    /// Waits for a place, at most as long as configured. `tell` hears how many wait before this one, itself included, now and
+    /// when that has changed.
+    pub async fn wait(&self, mut waiting: Waiting, tell: impl Fn(usize)) -> Result<Place, GatewayError> {
+        let end = sleep(Duration::from_millis(self.capacity.wait_ms));
+        let (mut again, mut told) = (interval(TELL_EVERY), None);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                place = &mut waiting.place => return place.map_err(|_| GatewayError::ShuttingDown),
+                () = &mut end => return Err(self.queue_full(&self.line.standing())),
+                _ = again.tick() => {
+                    let position = waiting.position();
+                    if let Some(position) = position.filter(|_| position != told) {
+                        tell(position);
+                        told = Some(position);
+                    }
+                }
+            }
         }
     }
 
     pub fn taken(&self) -> usize {
-        self.portions.all - self.for_all.available_permits() - self.kept.available_permits()
+        self.running(&self.line.standing())
     }
 
-    fn queue_full(&self) -> GatewayError {
+    fn running(&self, line: &Standing) -> usize {
+        self.portions.all - line.free - line.free_kept
+    }
+
+    fn queue_full(&self, line: &Standing) -> GatewayError {
         GatewayError::QueueFull {
-            running: self.taken(),
-            waiting: self.waiting.taken(),
+            running: self.running(line),
+            waiting: line.waiting.len(),
             retry_after: Duration::from_secs(1),
         }
+    }
+}
+
+impl Line {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Standing {
+    /// Whether the place that was taken is a kept one. Whoever has few is before those who have many and wait.
+    fn take(&mut self, has_few: bool) -> Option<bool> {
+        if self.waiting.is_empty() && self.free > 0 {
+            self.free -= 1;
+            return Some(false);
+        }
+        let may_have_kept = has_few && self.free_kept > 0;
+        may_have_kept.then(|| {
+            self.free_kept -= 1;
+            true
+        })
+    }
+
+    /// Who is to have a place that has become free.
+    fn next(&mut self, is_kept: bool) -> Option<Seat> {
+        let mut passed: Vec<&str> = vec![];
+        let at = self.waiting.iter().position(|seat| {
+            let may = (!is_kept || seat.has_few) && !passed.contains(&seat.user.as_str());
+            passed.push(&seat.user);
+            may
+        });
+        self.waiting.remove(at?)
+    }
+
+    fn place_of(&self, ticket: u64) -> Option<usize> {
+        self.waiting.binary_search_by_key(&ticket, |seat| seat.ticket).ok()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let next = {
+            let mut line = self.line.standing();
+            let next = line.next(self.is_kept);
+            if next.is_none() {
+                *(if self.is_kept { &mut line.free_kept } else { &mut line.free }) += 1;
+            }
+            next
+        };
+        if let Some(next) = next {
+            // Whoever has left meanwhile drops it, and so it goes to the one behind.
+            let _ = next.place.send(Self { line: self.line.clone(), is_kept: self.is_kept });
+        }
+    }
+}
+
+impl Waiting {
+    /// How many wait before this one, itself included; none where it has its place.
+    pub fn position(&self) -> Option<usize> {
+        self.line.standing().place_of(self.ticket).map(|at| at + 1)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut line = self.line.standing();
+        let left = line.place_of(self.ticket).and_then(|at| line.waiting.remove(at));
+        drop(line);
+        drop(left);
     }
 }
 
@@ -104,35 +224,92 @@ mod tests {
     }
 
     fn places(running_requests: usize, waiting_requests: usize) -> Places {
-        Places::new(Capacity { running_requests, waiting_requests, wait_ms: 10 })
+        Places::new(Capacity { running_requests, waiting_requests, wait_ms: 1_000 })
+    }
+
+    fn place(entry: Result<Entry, GatewayError>) -> Option<Place> {
+        match entry.unwrap() {
+            Entry::Now(place) => Some(place),
+            Entry::Queued(_) => None,
+        }
+    }
+
+    fn waiting(entry: Result<Entry, GatewayError>) -> Waiting {
+        match entry.unwrap() {
+            Entry::Now(_) => panic!("there was a place"),
+            Entry::Queued(waiting) => waiting,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_the_places_a_bounded_number_waits_for_a_bounded_time() {
+        let places = places(1, 1);
+        let ann = principal("ann");
+        let first = place(places.enter(&ann, 1)).unwrap();
+        let second = waiting(places.enter(&ann, 2));
+        let full = places.enter(&ann, 3).err();
+        assert!(matches!(full, Some(GatewayError::QueueFull { running: 1, waiting: 1, .. })));
+        assert!(matches!(places.wait(second, |_| ()).await, Err(GatewayError::QueueFull { .. })));
+        let third = waiting(places.enter(&ann, 2));
+        drop(first);
+        assert!(places.wait(third, |_| ()).await.is_ok());
+        assert_eq!(places.taken(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_served_in_order_and_told_whenever_that_comes_nearer() {
+        let places = places(1, 10);
+        let mut running = place(places.enter(&principal("ann"), 1));
+        let mut queue: VecDeque<_> = (0..4).map(|nth| (nth, waiting(places.enter(&principal("bob"), 1)))).collect();
+        assert_eq!(queue[3].1.position(), Some(4));
+        // One leaves out of the midst.
+        queue.remove(1);
+        let positions = Mutex::new(vec![]);
+        let (_, last) = queue.pop_back().unwrap();
+        let told = places.wait(last, |position| positions.lock().unwrap().push(position));
+        let others = async {
+            for (nth, next) in queue {
+                sleep(TELL_EVERY + Duration::from_millis(10)).await;
+                drop(running.take());
+                running = Some(places.wait(next, |_| ()).await.unwrap_or_else(|_| panic!("{nth} has none")));
+            }
+            sleep(TELL_EVERY).await;
+            drop(running.take());
+        };
+        let (place, ()) = tokio::join!(told, others);
+        assert!(place.is_ok());
+        assert_eq!(*positions.lock().unwrap(), [3, 2, 1]);
     }
 
     #[tokio::test]
-    async fn beyond_the_places_a_bounded_number_waits_for_a_bounded_time() {
-        let places = places(1, 1);
-        let place = places.try_take(1).unwrap();
-        assert!(places.try_take(2).is_none());
-        let first = places.join_queue(&principal("ann")).unwrap();
-        assert_eq!(first.position, 1);
-        let full = places.join_queue(&principal("ann")).err();
-        assert!(matches!(full, Some(GatewayError::QueueFull { running: 1, waiting: 1, .. })));
-        assert!(matches!(places.wait(first).await, Err(GatewayError::QueueFull { .. })));
-        drop(place);
-        let second = places.join_queue(&principal("ann")).unwrap();
-        assert!(places.wait(second).await.is_ok());
+    async fn a_place_that_is_given_to_somebody_who_left_goes_to_the_next() {
+        let places = places(1, 10);
+        let running = place(places.enter(&principal("ann"), 1)).unwrap();
+        let (gone, next) = (waiting(places.enter(&principal("bob"), 1)), waiting(places.enter(&principal("eve"), 1)));
+        drop(running);
+        assert_eq!((gone.position(), next.position()), (None, Some(1)), "it is on its way");
+        drop(gone);
+        assert!(places.wait(next, |_| ()).await.is_ok());
         assert_eq!(places.taken(), 0);
+        assert!(place(places.enter(&principal("bob"), 1)).is_some());
     }
 
     #[tokio::test]
     async fn accounts_with_many_requests_leave_places_to_those_with_few_and_wait_for_theirs() {
         let places = places(1_280, 1_280);
-        let many: Vec<Place> = std::iter::from_fn(|| places.try_take(100)).collect();
-        assert_eq!(many.len(), 640);
-        let waiting: Vec<Waiting> = std::iter::from_fn(|| places.join_queue(&principal("greedy")).ok()).collect();
+        let greedy = principal("greedy");
+        let many: Vec<Place> = (0..640).map(|_| place(places.enter(&greedy, 100)).unwrap()).collect();
+        let waiting: Vec<Waiting> = std::iter::from_fn(|| match places.enter(&greedy, 100) {
+            Ok(Entry::Queued(waiting)) => Some(waiting),
+            _ => None,
+        })
+        .collect();
         assert_eq!(waiting.len(), 320);
-        assert!(places.try_take(10).is_some(), "nobody who waits is before whoever has few");
-        assert!(places.join_queue(&principal("ann")).is_ok());
+        let ann = place(places.enter(&principal("ann"), 10));
+        assert!(ann.is_some(), "nobody who waits is before whoever has few");
+        assert!(places.enter(&greedy, 1).is_err(), "a user's own requests stay in their order");
+        assert!(matches!(places.enter(&principal("bob"), 100), Ok(Entry::Queued(_))));
         drop(many);
-        assert!(places.try_take(100).is_some());
+        assert!(waiting.iter().all(|waiting| waiting.position().is_none()), "all have their place");
     }
 }
