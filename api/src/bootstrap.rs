@@ -223,7 +223,7 @@ impl App {
             media,
             lost_answers,
         };
-        let doors = Doors::new(&config.server, &config.limits);
+        let doors = Doors::new(&config.server, &config.limits, config.origins());
         let hub = Hub::new(workflows, authenticator, database, reads, subscriptions, settings, doors);
         let hub = Arc::new(hub);
         Ok(Self { listener, hub, log, embedded, simulated, workers, drivers, stop_workers, hand_over, config })

@@ -57,7 +57,10 @@ use self::{
     webhooks::WebhookKeys,
     workflows::WorkflowKeys,
 };
-use crate::auth::{AuthSettings, roles::RoleSettings};
+use crate::{
+    auth::{AuthSettings, roles::RoleSettings},
+    doors::origins::Origins,
+};
 
 pub use self::layers::{Flag, Sources};
 
@@ -126,6 +129,12 @@ impl Config {
     pub fn drain_notice(&self) -> Duration {
         let default = if self.is_production() { PRODUCTION_NOTICE_MS } else { 0 };
         duration_ms(self.server.drain_notice_ms.unwrap_or(default))
+    }
+
+    /// Whose pages may call out of a browser.
+    pub fn origins(&self) -> Origins {
+        let default: Option<&[String]> = if self.is_production() { Some(&[]) } else { None };
+        Origins::new(self.server.allowed_origins.as_deref().or(default))
     }
 
     pub fn is_production(&self) -> bool {

@@ -2,6 +2,8 @@
 //!
 //! Each of these is shared out, see [`Share`]: who has used up their portion is told so, with the limit, and nobody else is.
 
+pub mod origins;
+
 use std::{
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -22,6 +24,7 @@ use http::{HeaderMap, request::Parts};
 use ipnet::IpNet;
 use tokio::sync::Semaphore;
 
+use self::origins::Origins;
 use crate::{
     config::sections::{LimitSettings, ServerSettings},
     hub::Hub,
@@ -54,12 +57,13 @@ pub struct Doors {
     pub report_turns: Semaphore,
     pub audits: Arc<Share>,
     pub large_frames: Semaphore,
+    pub origins: Origins,
     max_connections: usize,
     trusted_proxies: Vec<IpNet>,
 }
 
 impl Doors {
-    pub fn new(server: &ServerSettings, limits: &LimitSettings) -> Self {
+    pub fn new(server: &ServerSettings, limits: &LimitSettings, origins: Origins) -> Self {
         let (user, account) = (&limits.per_user, &limits.per_account);
         // The last quarter is for those who come.
         let calls = (server.max_connections / 4 * 3).max(1);
@@ -74,6 +78,7 @@ impl Doors {
             report_turns: Semaphore::new(REPORT_TURNS),
             audits: Share::new("audits at once", AUDITS),
             large_frames: Semaphore::new(LARGE_FRAMES),
+            origins,
             max_connections: server.max_connections,
             trusted_proxies: server.trusted_proxies.clone(),
         }
@@ -166,7 +171,7 @@ mod tests {
     fn a_proxy_is_believed_who_its_client_is_and_nobody_else_is() {
         let mut config = Config::load(&Sources::default()).unwrap();
         config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
-        let doors = Doors::new(&config.server, &config.limits);
+        let doors = Doors::new(&config.server, &config.limits, config.origins());
         let seen = |peer: &str, forwarded: &[&str]| {
             let headers = forwarded
                 .iter()

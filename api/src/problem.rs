@@ -22,6 +22,36 @@ use crate::auth::error::AuthError;
 /// Ten faults with their fields and reasons are shorter.
 const MAX_MESSAGE_BYTES: usize = 8 << 10;
 
+/// All codes, with their status over HTTP. What each of them asks of a client stands in the README.
+pub const CODES: [(&str, StatusCode); 26] = [
+    ("VALIDATION_ERROR", StatusCode::BAD_REQUEST),
+    ("VIDEO_NOT_OFFERED", StatusCode::BAD_REQUEST),
+    ("UNAUTHORIZED", StatusCode::UNAUTHORIZED),
+    ("INSUFFICIENT_CREDITS", StatusCode::PAYMENT_REQUIRED),
+    ("FORBIDDEN", StatusCode::FORBIDDEN),
+    ("MODEL_NOT_FOUND", StatusCode::NOT_FOUND),
+    ("NOT_FOUND", StatusCode::NOT_FOUND),
+    ("METHOD_NOT_ALLOWED", StatusCode::METHOD_NOT_ALLOWED),
+    ("REQUEST_TIMEOUT", StatusCode::REQUEST_TIMEOUT),
+    ("AMBIGUOUS_ID", StatusCode::CONFLICT),
+    ("DUPLICATE_REQUEST", StatusCode::CONFLICT),
+    ("CONFLICT", StatusCode::CONFLICT),
+    ("ANSWER_GONE", StatusCode::GONE),
+    ("PAYLOAD_TOO_LARGE", StatusCode::PAYLOAD_TOO_LARGE),
+    ("UPGRADE_REQUIRED", StatusCode::UPGRADE_REQUIRED),
+    ("USAGE_LIMIT_EXCEEDED", StatusCode::TOO_MANY_REQUESTS),
+    ("RATE_LIMIT_EXCEEDED", StatusCode::TOO_MANY_REQUESTS),
+    ("INTERNAL", StatusCode::INTERNAL_SERVER_ERROR),
+    ("LOG_TAMPERED", StatusCode::INTERNAL_SERVER_ERROR),
+    ("ALL_PROVIDERS_FAILED", StatusCode::BAD_GATEWAY),
+    ("STREAM_INTERRUPTED", StatusCode::BAD_GATEWAY),
+    ("QUEUE_FULL", StatusCode::SERVICE_UNAVAILABLE),
+    ("SHUTTING_DOWN", StatusCode::SERVICE_UNAVAILABLE),
+    ("ANSWER_ELSEWHERE", StatusCode::SERVICE_UNAVAILABLE),
+    ("UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
+    ("TIMEOUT", StatusCode::GATEWAY_TIMEOUT),
+];
+
 /// An error in the protocol's form.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,6 +69,7 @@ pub struct Problem {
 impl Problem {
     /// A message that quotes much of what a client sent is cut.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        debug_assert!(CODES.iter().any(|(known, _)| *known == code), "{code} is in no table");
         let message = cut(message.into(), MAX_MESSAGE_BYTES);
         Self { code, message, details: Value::Null, retry_after_ms: None, www_authenticate: None }
     }
@@ -63,24 +94,8 @@ impl Problem {
     }
 
     pub fn status(&self) -> StatusCode {
-        match self.code {
-            "VALIDATION_ERROR" | "VIDEO_NOT_OFFERED" => StatusCode::BAD_REQUEST,
-            "UNAUTHORIZED" => StatusCode::UNAUTHORIZED,
-            "INSUFFICIENT_CREDITS" => StatusCode::PAYMENT_REQUIRED,
-            "FORBIDDEN" => StatusCode::FORBIDDEN,
-            "MODEL_NOT_FOUND" | "NOT_FOUND" => StatusCode::NOT_FOUND,
-            "METHOD_NOT_ALLOWED" => StatusCode::METHOD_NOT_ALLOWED,
-            "REQUEST_TIMEOUT" => StatusCode::REQUEST_TIMEOUT,
-            "PAYLOAD_TOO_LARGE" => StatusCode::PAYLOAD_TOO_LARGE,
-            "DUPLICATE_REQUEST" | "AMBIGUOUS_ID" | "CONFLICT" => StatusCode::CONFLICT,
-            "ANSWER_GONE" => StatusCode::GONE,
-            "UPGRADE_REQUIRED" => StatusCode::UPGRADE_REQUIRED,
-            "USAGE_LIMIT_EXCEEDED" | "RATE_LIMIT_EXCEEDED" => StatusCode::TOO_MANY_REQUESTS,
-            "ALL_PROVIDERS_FAILED" | "STREAM_INTERRUPTED" => StatusCode::BAD_GATEWAY,
-            "QUEUE_FULL" | "SHUTTING_DOWN" | "UNAVAILABLE" | "ANSWER_ELSEWHERE" => StatusCode::SERVICE_UNAVAILABLE,
-            "TIMEOUT" => StatusCode::GATEWAY_TIMEOUT,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        }
+        let known = CODES.iter().find(|(code, _)| *code == self.code);
+        known.map_or(StatusCode::INTERNAL_SERVER_ERROR, |(_, status)| *status)
     }
 }
 
@@ -229,4 +244,30 @@ fn attempts_json(attempts: &[aihub_domain::request::event::Attempt]) -> Vec<Valu
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_manual_and_the_description_have_every_code() {
+        let all: BTreeMap<&str, u16> = CODES.iter().map(|(code, status)| (*code, status.as_u16())).collect();
+        assert_eq!(all.len(), CODES.len());
+        let readme = include_str!("../../README.md");
+        let table = readme.split("| code | HTTP |").nth(1).unwrap().split("\n\n").next().unwrap();
+        let rows = table.lines().filter_map(|line| {
+            let (codes, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+            Some((codes, rest.split(' ').next()?.parse().ok()?))
+        });
+        let told: BTreeMap<&str, u16> =
+            rows.flat_map(|(codes, status)| codes.split("`, `").map(move |code| (code, status))).collect();
+        assert_eq!(told, all);
+        let document: Value = serde_json::from_str(include_str!("../asyncapi.json")).unwrap();
+        let described = &document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"];
+        let described: Vec<&str> = described.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert_eq!(described, CODES.map(|(code, _)| code));
+    }
 }

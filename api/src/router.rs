@@ -53,6 +53,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || Problem::new("METHOD_NOT_ALLOWED", "this path takes another method"))
         .layer(from_fn_with_state(hub.clone(), doors::enter))
+        .layer(hub.doors.origins.layer())
         // Behind no door: whoever operates the service asks how it is when nobody else gets in.
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))

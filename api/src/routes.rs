@@ -10,6 +10,7 @@ pub mod mcp;
 pub mod media;
 pub mod metrics;
 pub mod pages;
+mod parameters;
 pub mod providers;
 pub mod reports;
 pub mod requests;

@@ -2,11 +2,13 @@
 
 mod halves;
 mod object;
+pub mod words;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use object::Object;
+use words::in_words;
 
 use crate::error::{Faults, FaultyField};
 
@@ -42,7 +44,8 @@ impl Fields {
     /// A missing field and `null` are the same.
     pub(crate) fn take<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
         let value = self.object.remove(field).filter(|value| !value.is_null())?;
-        serde_json::from_value(value).map_err(|error| self.fault(field, error.to_string())).ok()
+        let read = serde_json::from_value(whole_number(value));
+        read.map_err(|error| self.fault(field, in_words(&error.to_string()))).ok()
     }
 
     pub(crate) fn name(&mut self, field: &str) -> Option<String> {
@@ -86,5 +89,14 @@ impl Fields {
         unknown.named.into_iter().for_each(|field| faults.push(FaultyField::new(field, UNKNOWN)));
         faults.add_untold(unknown.more);
         if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+}
+
+/// `4.0` is 4: some languages have one kind of number only.
+fn whole_number(value: Value) -> Value {
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole, and every whole number below this is exact")]
+    match value.as_f64() {
+        Some(number) if value.is_f64() && number.fract() == 0.0 && number.abs() < 9e15 => Value::from(number as i64),
+        _ => value,
     }
 }

@@ -6,6 +6,7 @@ mod asyncapi;
 mod audit;
 mod auth;
 mod bounds;
+mod browsers;
 mod corpus;
 mod crashes;
 mod erasure;

@@ -17,7 +17,7 @@ use super::{
     sections::KafkaSettings,
     videos::VideoProviderSettings,
 };
-use crate::auth::secret::Secret;
+use crate::{auth::secret::Secret, doors::origins::Origins};
 
 /// A node is heard of five times in it: a shorter one takes a busy node for dead, a longer one keeps credits held.
 const NODE_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1_000..=600_000;
@@ -34,6 +34,10 @@ pub fn faults(config: &Config) -> Vec<Fault> {
         faults.push(Fault::new("auth:", format!("{error} (JWT_SECRET)")));
     }
     config.content.faults(&mut faults);
+    for origin in config.server.allowed_origins.iter().flatten().filter(|origin| !Origins::is_origin(origin)) {
+        let reason = format!("{origin:?} is no origin as browsers say it: https://app.example, without a path");
+        faults.push(Fault::new("server.allowed_origins", reason));
+    }
     if !NODE_TIMEOUT_MS.contains(&config.gateway.node_timeout_ms) {
         faults.push(Fault::new("gateway.node_timeout_ms", "must be 1000 to 600000"));
     }

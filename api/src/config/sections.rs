@@ -37,6 +37,9 @@ pub struct ServerSettings {
     pub malformed_frames_allowed: u32,
     /// Networks of the proxies in front of this service, whose `X-Forwarded-For` says where a client is.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whose pages may call this service out of a browser, on sockets and over HTTP: `https://app.example`, or `*` for any. Left
+    /// out: any in development; in production only those that come from this service's own address.
+    pub allowed_origins: Option<Vec<String>>,
     /// A peer that says nothing for twice as long is taken for gone.
     pub ping_interval_ms: u64,
     /// Takes part although another node that lives charges otherwise. Also `--allow-other-prices`.

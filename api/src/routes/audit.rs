@@ -24,7 +24,7 @@ use aihub_infrastructure::audit::{
 use aihub_projections::account_balance;
 use axum::{
     Json,
-    extract::{FromRequestParts, Path, Query, State, rejection::QueryRejection},
+    extract::{FromRequestParts, State},
     response::Response,
 };
 use http::request::Parts;
@@ -32,7 +32,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::lines::{of_bytes, of_lines, place};
-use super::{Caller, access};
+use super::{
+    Caller, access,
+    parameters::{Path, Query},
+};
 use crate::{hub::Hub, point::Point, problem::Problem};
 
 #[derive(Debug, Deserialize)]
@@ -70,14 +73,11 @@ impl FromRequestParts<Arc<Hub>> for Auditor {
     }
 }
 
-type Parameters<T> = Result<Query<T>, QueryRejection>;
-
 pub async fn verify(
     State(hub): State<Arc<Hub>>,
     Auditor(caller): Auditor,
-    parameters: Parameters<Stretch>,
+    Query(asked): Query<Stretch>,
 ) -> Result<Response, Problem> {
-    let asked = query(parameters)?;
     let place = place(&hub, &caller)?;
     let (from, to) = points(asked.from.as_deref(), asked.to.as_deref())?;
     access::record(&hub, &caller, "audit.verify", [("from", asked.from), ("to", asked.to)]).await?;
@@ -143,9 +143,9 @@ pub async fn prove(
 pub async fn trail(
     State(hub): State<Arc<Hub>>,
     Auditor(caller): Auditor,
-    parameters: Parameters<TrailParameters>,
+    Query(parameters): Query<TrailParameters>,
 ) -> Result<Response, Problem> {
-    let TrailParameters { request, account, user, from, to, .. } = query(parameters)?;
+    let TrailParameters { request, account, user, from, to, .. } = parameters;
     let place = place(&hub, &caller)?;
     let of = match (&request, &account, &user) {
         (Some(id), None, None) => TrailOf::Request(id.clone()),
@@ -175,19 +175,13 @@ pub async fn trail(
 pub async fn events(
     State(hub): State<Arc<Hub>>,
     Auditor(caller): Auditor,
-    parameters: Parameters<Stretch>,
+    Query(asked): Query<Stretch>,
 ) -> Result<Response, Problem> {
-    let asked = query(parameters)?;
     let place = place(&hub, &caller)?;
     let (from, to) = points(asked.from.as_deref(), asked.to.as_deref())?;
     access::record(&hub, &caller, "audit.events", [("from", asked.from), ("to", asked.to)]).await?;
     let (from, to) = stretch(&hub, from, to).await?;
     Ok(of_bytes(place, |bytes| async move { export(&hub.reads, (from, to), bytes, |_| ()).await.map(drop) }))
-}
-
-fn query<T>(parameters: Parameters<T>) -> Result<T, Problem> {
-    let Query(parameters) = parameters.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
-    Ok(parameters)
 }
 
 /// The positions that times or positions name; without an end, none.

@@ -5,15 +5,12 @@ use std::{sync::Arc, time::Duration};
 use aihub_application::error::GatewayError;
 use aihub_domain::money::Microcredits;
 use aihub_projections::account_balance;
-use axum::{
-    Json,
-    extract::{Query, State, rejection::QueryRejection},
-};
+use axum::{Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{Caller, access};
+use super::{Caller, access, parameters::Query};
 use crate::{hub::Hub, problem::Problem};
 
 /// How long it is waited for an account's first row.
@@ -32,9 +29,8 @@ pub struct Parameters {
 pub async fn show(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
-    parameters: Result<Query<Parameters>, QueryRejection>,
+    Query(parameters): Query<Parameters>,
 ) -> Result<Json<Value>, Problem> {
-    let Query(parameters) = parameters.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
     let account = parameters.account.unwrap_or_else(|| caller.account.clone());
     caller.require_reports_on(&account).map_err(|missing| hub.forbidden(&caller, missing))?;
     let find =

@@ -28,6 +28,7 @@ pub async fn upgrade(
     Caller(principal): Caller,
     mut request: Request,
 ) -> Result<Response, Problem> {
+    hub.doors.origins.check(request.headers())?;
     let needed = |reason: String| Problem::new("UPGRADE_REQUIRED", reason);
     let mut response =
         create_response_with_body(&request, Body::empty).map_err(|error| needed(format!("no WebSocket: {error}")))?;

@@ -17,7 +17,7 @@ use aihub_projections::report::{
     selection::{Fault, Name, Parameters, Selection},
 };
 use axum::{
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use futures::TryStreamExt;
@@ -25,7 +25,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use tokio::time::timeout;
 
-use super::{Caller, access, spool::spool};
+use super::{
+    Caller, access,
+    parameters::{Path, Query},
+    spool::spool,
+};
 use crate::{
     doors::{self, Client},
     hub::Hub,
@@ -35,7 +39,7 @@ use crate::{
 /// How long a report waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
-type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
+type Pairs = Query<Vec<(String, String)>>;
 
 const POSITION: HeaderName = HeaderName::from_static("aihub-position");
 /// Why the report is not complete.
@@ -57,7 +61,7 @@ pub async fn show(
         let known = Name::ALL.map(Name::as_str).join(", ");
         Problem::not_found(format!("there is no report {name}; there are {known}"))
     })?;
-    let Query(pairs) = pairs.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
+    let Query(pairs) = pairs;
     let asked = pairs.clone();
     let (mut parameters, format) = read(pairs)?;
     let is_own = keep_to_own(&caller, name, &mut parameters).map_err(|missing| hub.forbidden(&caller, missing))?;

@@ -5,13 +5,10 @@ use std::sync::Arc;
 use aihub_application::principal::Reports;
 use aihub_domain::money::Microcredits;
 use aihub_projections::request_status;
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use serde_json::{Value, json};
 
-use super::{Caller, access};
+use super::{Caller, access, parameters::Path};
 use crate::{hub::Hub, problem::Problem};
 
 pub async fn show(

@@ -8,7 +8,6 @@ use aihub_application::{
 };
 use axum::{
     Json,
-    extract::{Query, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -16,6 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
+use super::parameters::Query;
 use crate::{doors, hub::Hub, problem::Problem};
 
 /// What is waited for is looked at again without news after this long.
@@ -53,10 +53,9 @@ pub async fn status<W: Watched>(
     hub: &Arc<Hub>,
     caller: &Principal,
     watched: &W,
-    query: Result<Query<StatusQuery>, QueryRejection>,
+    Query(StatusQuery { wait }): Query<StatusQuery>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(StatusQuery { wait }) = query.map_err(|_| Problem::faulty("wait", "must be a number of seconds"))?;
     let wait = Duration::from_secs(wait).min(hub.settings.max_long_poll);
     let draining = &hub.gateway.draining;
     // Heard from before the first look, so that no change falls between the two.

@@ -19,7 +19,7 @@ use aihub_projections::video_status::list::{self as video_list, Filter, InvalidC
 use axum::{
     Json,
     body::Body,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use super::{
     Caller, access,
     body::object,
+    parameters::{Path, Query},
     status::{Look, StatusQuery, Watched},
 };
 use crate::{
@@ -86,7 +87,7 @@ pub async fn status(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
     Path(video_id): Path<String>,
-    query: Result<Query<StatusQuery>, QueryRejection>,
+    query: Query<StatusQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     if !is_own(&caller, &find(&hub, &caller, &video_id).await?) {
@@ -146,9 +147,8 @@ pub struct ListQuery {
 pub async fn list(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    Query(query): Query<ListQuery>,
 ) -> Result<Json<Value>, Problem> {
-    let Query(query) = query.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Problem::faulty("limit", format!("must be 1 to {MAX_PAGE}")));

@@ -10,16 +10,12 @@ use aihub_infrastructure::{
     standard_webhooks::{Signed, Unverified, WebhookSecret},
     webhooks::deliveries::{self, DeliveryFilter},
 };
-use axum::{
-    Json,
-    body::Body,
-    extract::{Path, State},
-};
+use axum::{Json, body::Body, extract::State};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Caller, access, body};
+use super::{Caller, access, body, parameters::Path};
 use crate::{doors::Client, hub::Hub, problem::Problem};
 
 const MAX_LISTED: u32 = 100;

@@ -15,7 +15,7 @@ use aihub_domain::workflow::WorkflowStatus;
 use axum::{
     Json,
     body::Body,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use super::{
     Caller,
     body::object,
+    parameters::{Path, Query},
     status::{Look, StatusQuery, Watched, status},
     videos::{check_webhook, idempotency_key},
 };
@@ -58,7 +59,7 @@ pub async fn show(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
     Path(workflow_id): Path<String>,
-    query: Result<Query<StatusQuery>, QueryRejection>,
+    query: Query<StatusQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let workflow = WatchedWorkflow { hub: &hub, caller: &caller, workflow_id: &workflow_id };
@@ -133,9 +134,8 @@ pub struct Page {
 pub async fn list(
     State(hub): State<Arc<Hub>>,
     Caller(caller): Caller,
-    page: Result<Query<Page>, QueryRejection>,
+    Query(Page { limit, cursor }): Query<Page>,
 ) -> Result<Json<Value>, Problem> {
-    let Query(Page { limit, cursor }) = page.map_err(|error| Problem::faulty("(query)", error.body_text()))?;
     let limit = limit.unwrap_or(DEFAULT_PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Problem::faulty("limit", format!("must be 1 to {MAX_PAGE}")));

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{MAX_MESSAGES, pictures};
 use crate::{
-    fields::Fields,
+    fields::{Fields, words::in_words},
     ports::provider::prompt::{CacheControl, Content, Detail, Message, Part, Picture, Role},
 };
 
@@ -151,7 +151,7 @@ impl Fields {
     /// A missing field and `null` are the same.
     pub(super) fn read<T: DeserializeOwned>(&mut self, at: &str, value: Option<Value>) -> Option<T> {
         let value = value.filter(|value| !value.is_null())?;
-        serde_json::from_value(value).map_err(|error| self.fault(at, error.to_string())).ok()
+        serde_json::from_value(value).map_err(|error| self.fault(at, in_words(&error.to_string()))).ok()
     }
 }
 
