@@ -13,7 +13,6 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use aihub_application::{
     accounts::Accounts,
-    answer::MAX_ANSWER_BYTES,
     catalog::Catalog,
     gateway::{Answers, Gateway, GatewaySettings, SEALED_AT_ONCE},
     limits::Limits,
@@ -71,7 +70,7 @@ use crate::{
     config::{Config, compared::Known, duration_ms, providers::Reach, videos::VideoReach},
     doors::Doors,
     hub::{Hub, HubSettings},
-    ws::{changes::Changes, frame::SocketLimits},
+    ws::{changes::Changes, limits::SocketLimits},
 };
 
 /// Of a token that names none, in development.
@@ -160,7 +159,7 @@ impl App {
         nodes::join(database.clone(), heard, beside, said, &workers, stop_workers.clone()).await?;
 
         let upcasters = Arc::new(Upcasters::default());
-        let options = writer_options(config.server.max_frame_bytes);
+        let options = writer_options(config.server.max_frame_bytes, config.gateway.max_answer_bytes);
         let log = PostgresEventLog::connect(database.clone(), options, upcasters.clone(), &workers).await?;
         let log = Arc::new(log);
         let vault = PostgresVault::new(database.pool().clone(), masters, clock.clone());
@@ -211,7 +210,7 @@ impl App {
         media.served_at(listener.local_addr()?);
         let settings = HubSettings {
             metrics,
-            limits: socket_limits(&config),
+            limits: SocketLimits::of(&config),
             ping_interval: duration_ms(config.server.ping_interval_ms),
             webhooks,
             changes,
@@ -223,7 +222,7 @@ impl App {
             media,
             lost_answers,
         };
-        let doors = Doors::new(&config.server, &config.limits, config.origins());
+        let doors = Doors::new(&config.server, &config.limits);
         let hub = Hub::new(workflows, authenticator, database, reads, subscriptions, settings, doors);
         let hub = Arc::new(hub);
         Ok(Self { listener, hub, log, embedded, simulated, workers, drivers, stop_workers, hand_over, config })
@@ -395,19 +394,10 @@ pub fn signing_key(config: &Config) -> anyhow::Result<SigningKey> {
     }
 }
 
-fn socket_limits(config: &Config) -> SocketLimits {
-    SocketLimits {
-        max_frame_bytes: config.server.max_frame_bytes,
-        max_requests_per_socket: config.server.max_requests_per_socket,
-        resumable_for_ms: config.gateway.resumable_for_ms,
-        malformed_frames_allowed: config.server.malformed_frames_allowed,
-    }
-}
-
 /// What the log takes at once is what the doors let in: a prompt of a frame, or an answer, sealed, with the events that name
 /// it.
-fn writer_options(max_frame_bytes: usize) -> WriterOptions {
-    let longest = (FRAME_EXPANSION * max_frame_bytes).max(ESCAPED * MAX_ANSWER_BYTES);
+fn writer_options(max_frame_bytes: usize, max_answer_bytes: usize) -> WriterOptions {
+    let longest = (FRAME_EXPANSION * max_frame_bytes).max(ESCAPED * max_answer_bytes);
     // Each piece and its place in the list take some 70 bytes more, and a piece has 512 at least.
     let max_unit_bytes = longest + longest / 7 + EVENTS_OF_A_UNIT * MAX_EVENT_BYTES;
     WriterOptions {

@@ -57,10 +57,7 @@ use self::{
     webhooks::WebhookKeys,
     workflows::WorkflowKeys,
 };
-use crate::{
-    auth::{AuthSettings, roles::RoleSettings},
-    doors::origins::Origins,
-};
+use crate::auth::{AuthSettings, roles::RoleSettings};
 
 pub use self::layers::{Flag, Sources};
 
@@ -131,12 +128,6 @@ impl Config {
         duration_ms(self.server.drain_notice_ms.unwrap_or(default))
     }
 
-    /// Whose pages may call out of a browser.
-    pub fn origins(&self) -> Origins {
-        let default: Option<&[String]> = if self.is_production() { Some(&[]) } else { None };
-        Origins::new(self.server.allowed_origins.as_deref().or(default))
-    }
-
     pub fn is_production(&self) -> bool {
         self.environment == Environment::Production
     }
@@ -154,6 +145,7 @@ impl Config {
                 Disconnect::Drain => duration_ms(self.gateway.drain_after_leaving_ms),
                 Disconnect::Abort => Duration::ZERO,
             },
+            max_answer_bytes: self.gateway.max_answer_bytes,
             resumable_for: duration_ms(self.gateway.resumable_for_ms),
             top_up: self.credits.top_up.as_deref().map(Into::into),
             welcome_credits: self.welcome_credits(),

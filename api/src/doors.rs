@@ -63,7 +63,7 @@ pub struct Doors {
 }
 
 impl Doors {
-    pub fn new(server: &ServerSettings, limits: &LimitSettings, origins: Origins) -> Self {
+    pub fn new(server: &ServerSettings, limits: &LimitSettings) -> Self {
         let (user, account) = (&limits.per_user, &limits.per_account);
         // The last quarter is for those who come.
         let calls = (server.max_connections / 4 * 3).max(1);
@@ -78,7 +78,7 @@ impl Doors {
             report_turns: Semaphore::new(REPORT_TURNS),
             audits: Share::new("audits at once", AUDITS),
             large_frames: Semaphore::new(LARGE_FRAMES),
-            origins,
+            origins: Origins::new(&server.allowed_origins),
             max_connections: server.max_connections,
             trusted_proxies: server.trusted_proxies.clone(),
         }
@@ -171,7 +171,7 @@ mod tests {
     fn a_proxy_is_believed_who_its_client_is_and_nobody_else_is() {
         let mut config = Config::load(&Sources::default()).unwrap();
         config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
-        let doors = Doors::new(&config.server, &config.limits, config.origins());
+        let doors = Doors::new(&config.server, &config.limits);
         let seen = |peer: &str, forwarded: &[&str]| {
             let headers = forwarded
                 .iter()

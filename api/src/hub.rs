@@ -21,7 +21,7 @@ use crate::{
     auth::Authenticator,
     doors::Doors,
     problem::Problem,
-    ws::{changes::Changes, frame::SocketLimits},
+    ws::{changes::Changes, limits::SocketLimits},
 };
 
 pub struct Hub {

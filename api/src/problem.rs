@@ -230,14 +230,18 @@ fn attempts_json(attempts: &[aihub_domain::request::event::Attempt]) -> Vec<Valu
     attempts
         .iter()
         .map(|attempt| {
-            json!({
+            let mut told = json!({
                 "provider": attempt.provider,
                 "model": attempt.model,
                 "kind": attempt.failure,
                 "skipped": attempt.skipped,
                 "status": attempt.status,
                 "ms": attempt.duration_ms,
-            })
+            });
+            if !attempt.flaws.is_empty() {
+                told["flaws"] = json!(attempt.flaws);
+            }
+            told
         })
         .collect()
 }

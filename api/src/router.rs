@@ -28,6 +28,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/usage", get(reports::usage))
         .route("/api/reports/{name}", get(reports::show))
         .route("/api/requests/{id}", get(requests::show))
+        .route("/api/requests/{id}/answer", get(requests::answer))
         .route("/api/providers", get(providers::list))
         .route("/api/mcp/sora2/generate", post(videos::generate))
         .route("/api/mcp/sora2/status/{id}", get(videos::status))

@@ -9,6 +9,7 @@ pub mod close;
 pub mod feed;
 pub mod frame;
 pub mod incoming;
+pub mod limits;
 pub mod session;
 pub mod whole;
 pub mod wire;

@@ -1,7 +1,7 @@
 //! An answer while it is being made: an append-only buffer between the task that drives a request and whoever reads.
 //!
 //! The driver never waits for a reader, so a slow client slows nobody else and a client that left can come back and
-//! read on from where it was. A buffer is bounded by the request's own limits, its output tokens and [`MAX_ANSWER_BYTES`],
+//! read on from where it was. A buffer is bounded by the request's own limits, its output tokens and the most that an answer may have,
 //! and by what its user may have in memory: an answer holds its bytes from the first to when nobody can read it any more.
 
 pub mod name;
@@ -24,11 +24,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     error::GatewayError,
     ports::provider::ToolCallDelta,
-    shares::{Held, Scope, UsedUp},
+    request::Encoding,
+    shares::{Held, UsedUp},
 };
 
-/// The most text that one answer may have. Far above any model's output limit; it stops a provider that never ends.
-pub const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
 /// What a running request takes besides its prompt and its answer: its tasks, and the provider's connection.
 pub const RUNNING_BYTES: usize = 16 << 10;
 /// What an ended answer takes besides its text.
@@ -109,6 +108,8 @@ pub struct Done {
     pub provider_finish_reason: Option<String>,
     /// An embedding's vectors.
     pub vectors: Vec<Vec<f32>>,
+    /// How they are written.
+    pub encoding: Encoding,
 }
 
 /// The driver's end.
@@ -128,6 +129,7 @@ struct State {
     text_bytes: usize,
     /// Text, vectors and what comes with them.
     buffered_bytes: usize,
+    max_bytes: usize,
     held: Held,
     end: Option<Arc<AnswerEnd>>,
 }
@@ -141,24 +143,11 @@ pub enum Full {
     Memory(UsedUp),
 }
 
-impl From<Full> for GatewayError {
-    fn from(full: Full) -> Self {
-        match full {
-            Full::TooLong => Self::RateLimitExceeded {
-                what: "bytes of one answer",
-                scope: Scope::Request,
-                limit: MAX_ANSWER_BYTES as u64,
-                retry_after: Duration::ZERO,
-            },
-            Full::Memory(used_up) => used_up.into(),
-        }
-    }
-}
-
 impl Answer {
-    /// `held` is what it may take at first.
-    pub fn new(held: Held) -> Self {
+    /// `held` is what it may take at first; `max_bytes` is the most text, with the arguments of calls, that it may have.
+    pub fn new(held: Held, max_bytes: usize) -> Self {
         let state = State {
+            max_bytes,
             queued: None,
             chunks: Vec::new(),
             gathered: <_>::default(),
@@ -365,7 +354,7 @@ impl State {
     }
 
     fn cover(&mut self) -> Result<(), Full> {
-        if self.text_bytes > MAX_ANSWER_BYTES {
+        if self.text_bytes > self.max_bytes {
             return Err(Full::TooLong);
         }
         let needed = RUNNING_BYTES + self.buffered_bytes;

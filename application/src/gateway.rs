@@ -87,6 +87,8 @@ pub struct GatewaySettings {
     pub charge_abandoned: bool,
     /// How long an answer goes on when nobody reads it any more. Zero aborts it at the provider at once.
     pub drain_after_leaving: Duration,
+    /// The most text, with the arguments of calls, that an answer may have: what goes beyond is not given.
+    pub max_answer_bytes: usize,
     /// How long an answer can be resumed after its end; a large one, half as long.
     pub resumable_for: Duration,
     /// What an unknown account is granted; `None` refuses it.
@@ -255,7 +257,7 @@ impl Gateway {
         let room = self.answers.room(principal, RUNNING_BYTES + VECTOR_BYTES * request.inputs.len())?;
         let entry = self.limits.enter(principal)?;
 
-        let answer = Arc::new(Answer::new(room));
+        let answer = Arc::new(Answer::new(room, self.settings.max_answer_bytes));
         // The same key may have come in meanwhile, on another socket.
         if let Some(known) = self.answers.insert(principal, called, &id, &request, &answer) {
             return joined(known, id);

@@ -72,7 +72,7 @@ impl LostAnswers {
         room: Held,
         running: Running,
     ) -> Arc<Answer> {
-        let answer = Arc::new(Answer::new(room));
+        let answer = Arc::new(Answer::new(room, 0));
         let (lost, principal, told) = (self.clone(), principal.clone(), answer.clone());
         self.tasks.spawn(async move {
             let end = timeout(PATIENCE, lost.end(&principal, &wanted)).await;

@@ -16,7 +16,7 @@ mod tools;
 use std::sync::Arc;
 
 use aihub_domain::request::event::RequestKind;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -39,6 +39,17 @@ const NO_MESSAGES: &str = "\"messages\":[]";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
+/// How the numbers of a vector are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// A list of numbers.
+    #[default]
+    Float,
+    /// A text: the numbers as 32 bits each, the lowest byte first, in base64. Half as long, and as `OpenAI` has it.
+    Base64,
+}
+
 /// A request that is well formed. Whether it may be served is for the gateway to say.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AnswerRequest {
@@ -53,6 +64,8 @@ pub struct AnswerRequest {
     /// Where the client put its text: `messages`, `prompt` or `input`.
     pub text_field: &'static str,
     pub stream: bool,
+    /// How an embedding's vectors come back.
+    pub encoding: Encoding,
     pub max_tokens: Option<u32>,
     /// Whether another provider may answer when the first cannot.
     pub fallback: bool,
@@ -75,8 +88,10 @@ impl AnswerRequest {
             (None, RequestKind::Embedding) => "input",
             (None, _) => "messages",
         };
+        let mut encoding = Encoding::default();
         let (prompt, inputs, max_tokens) = if kind == RequestKind::Embedding {
             let inputs = fields.inputs(prompt_text);
+            encoding = fields.take("encoding").unwrap_or_default();
             if stream {
                 fields.fault("stream", "an embedding is not streamed");
             }
@@ -104,6 +119,7 @@ impl AnswerRequest {
             inputs: Arc::new(inputs),
             text_field,
             stream,
+            encoding,
             max_tokens,
             fallback,
             idempotency_key,
@@ -112,12 +128,12 @@ impl AnswerRequest {
 
     /// Of everything that it says. A request is compared with one that may have been long ago, and is not kept for that.
     pub fn fingerprint(&self) -> Fingerprint {
-        let Self { kind, provider, model, prompt, inputs, stream, max_tokens, fallback, .. } = self;
+        let Self { kind, provider, model, prompt, inputs, stream, encoding, max_tokens, fallback, .. } = self;
         let mut said = Hashed(Sha256::new());
         // There is nothing in it that has no JSON.
         let written = serde_json::to_writer(
             &mut said,
-            &(kind, provider, model, &**prompt, &**inputs, stream, max_tokens, fallback),
+            &(kind, provider, model, &**prompt, &**inputs, stream, encoding, max_tokens, fallback),
         );
         debug_assert!(written.is_ok());
         Fingerprint(said.0.finalize().into())

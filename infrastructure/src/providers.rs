@@ -15,6 +15,7 @@
 pub mod anthropic;
 pub mod http;
 pub mod openai;
+pub mod proxy;
 
 pub(crate) mod errors;
 pub(crate) mod json;

@@ -54,6 +54,11 @@ async fn main() -> ExitCode {
     }
     // For reqwest, which is built without one.
     rustls::crypto::ring::default_provider().install_default().unwrap();
+    if let [_, "crowd", service, file] =
+        std::env::args().collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        hostile::rage(service, file).await;
+    }
     bench().await;
     ExitCode::SUCCESS
 }

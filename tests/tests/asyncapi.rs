@@ -193,3 +193,26 @@ fn every_client_frame_that_is_described_is_one_and_every_reference_leads_somewhe
         }
     }
 }
+
+#[tokio::test]
+async fn the_manual_has_every_limit_that_a_socket_is_told_first() {
+    let app = TestApp::start(|_| ()).await;
+    let limits = app.connect("ann").await.ready["limits"].clone();
+    let names = |limits: &Value, prefix: &str| -> BTreeSet<String> {
+        limits
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|name| *name != "user")
+            .map(|name| format!("{prefix}{name}"))
+            .collect()
+    };
+    let mut all = names(&limits, "");
+    all.extend(names(&limits["user"], "user."));
+    let readme = include_str!("../../README.md");
+    let table = readme.split("| `limits` | |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let told: BTreeSet<String> = rows.flat_map(|(names, _)| names.split("`, `").map(str::to_owned)).collect();
+    assert_eq!(told, all);
+    app.stop().await;
+}

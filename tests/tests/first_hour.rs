@@ -1,12 +1,13 @@
 //! What a newcomer tries first, on a service as it comes.
 
 use aihub_tests::{
-    app::TestApp,
-    client::{chat, with},
+    app::{SECRET, TestApp, auth, http_client, token, variables},
+    client::{Client, chat, with},
     database,
     process::Process,
     providers::Providers,
 };
+use chrono::TimeDelta;
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -98,5 +99,46 @@ async fn the_service_is_meant_where_no_command_is_said_whatever_its_flags() {
     variables.retain(|(name, _)| name != "AIHUB__SERVER__LISTEN");
     let program = env!("CARGO_BIN_EXE_aihub-under-test");
     let process = Process::start_with(program, &["--listen", "127.0.0.1:0"], &variables).await;
+    process.kill().await;
+}
+
+/// A proxy that nobody answers at.
+const NO_PROXY_THERE: &str = "http://127.0.0.1:1";
+
+#[tokio::test]
+async fn a_dead_proxy_is_on_no_way_to_this_machine_is_named_where_it_is_and_a_line_break_behind_a_secret_does_no_harm()
+{
+    let (database, providers) = (database().await, Providers::start().await);
+    let mut variables = variables(&database, &providers);
+    variables.extend(
+        [
+            ("HTTP_PROXY", NO_PROXY_THERE.to_owned()),
+            ("http_proxy", NO_PROXY_THERE.to_owned()),
+            ("ANTHROPIC_BASE_URL", "http://far.invalid".to_owned()),
+            ("OPENAI_API_KEY", "sk-simulated\r\n".to_owned()),
+            ("JWT_SECRET", format!("{SECRET}\n")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    let process = Process::start(env!("CARGO_BIN_EXE_aihub-under-test"), &variables).await;
+    let token = token(&auth(), "ann", "ann", TimeDelta::hours(1));
+    let mut client = Client::connect(process.address, &token).await;
+    let here = with(chat("a", "Why is the sky blue?"), &json!({ "provider": "openai", "fallback": false }));
+    client.ask(&here).await.done();
+    let far = with(chat("b", "Why is the sky blue?"), &json!({ "provider": "claude", "fallback": false }));
+    let failed = client.ask(&far).await;
+    let attempts = &failed.error("ALL_PROVIDERS_FAILED")["details"]["attempts"];
+    assert_eq!(attempts[0]["kind"], "connection");
+    assert_eq!(attempts[0]["flaws"][0], json!({ "class": "went_through_a_proxy", "field": NO_PROXY_THERE }));
+    let ready = http_client().get(format!("http://{}/health/ready", process.address)).send().await.unwrap();
+    let notices = ready.json::<Value>().await.unwrap()["notices"].to_string();
+    for told in [
+        &format!("provider claude is asked through the proxy {NO_PROXY_THERE}"),
+        "auth.hs256_secret ended in white space",
+        "providers.openai.api_key ended in white space",
+    ] {
+        assert!(notices.contains(told), "{told}: {notices}");
+    }
+    assert!(!notices.contains("provider openai is asked through"), "{notices}");
     process.kill().await;
 }

@@ -116,12 +116,15 @@ impl ClaimRules {
     }
 }
 
+/// RFC 7519's `NumericDate`, which may have a fraction: a second is as exact as is of use, and the earlier one is taken.
 fn timestamp(claim: &'static str, value: &Value) -> Result<DateTime<Utc>, AuthError> {
-    value
-        .as_i64()
+    #[expect(clippy::cast_possible_truncation, reason = "what is beyond all whole numbers is beyond the range as well")]
+    let seconds =
+        value.as_i64().or_else(|| value.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| seconds as i64));
+    seconds
         .filter(|seconds| (0..=MAX_TIMESTAMP_S).contains(seconds))
         .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
-        .ok_or(AuthError::ClaimInvalid { claim, rule: "must be whole seconds from 1970 to the year 9999" })
+        .ok_or(AuthError::ClaimInvalid { claim, rule: "must be seconds from 1970 to the year 9999" })
 }
 
 fn identifier(claim: &'static str, value: Value) -> Result<String, AuthError> {

@@ -2,39 +2,56 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// How a secret is shown.
+const SHOWN: &str = "[secret]";
+/// How one is shown that came with white space at its end, as files and shells put a line break there. It is left out.
+pub const TRIMMED: &str = "[secret, without the white space at its end]";
 
 /// A secret. `Debug`, `Display` and `Serialize` give `[secret]`; only [`Secret::expose`] gives the text.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    text: String,
+    is_trimmed: bool,
+}
 
 impl Secret {
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { text: text.into(), is_trimmed: false }
     }
 
     /// The secret itself, for the one place that uses it.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("[secret]")
+        formatter.write_str(SHOWN)
     }
 }
 
 impl fmt::Display for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("[secret]")
+        formatter.write_str(SHOWN)
     }
 }
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("[secret]")
+        serializer.serialize_str(if self.is_trimmed { TRIMMED } else { SHOWN })
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut text = String::deserialize(deserializer)?;
+        let length = text.trim_end().len();
+        let is_trimmed = length < text.len();
+        text.truncate(length);
+        Ok(Self { text, is_trimmed })
     }
 }
 
@@ -49,5 +66,8 @@ mod tests {
             "[secret] [secret] \"[secret]\""
         });
         assert_eq!(secret.expose(), "hunter2");
+        let with_line_break: Secret = serde_json::from_str(r#"" hunter2\r\n""#).unwrap();
+        assert_eq!(with_line_break.expose(), " hunter2");
+        assert_eq!(serde_json::to_value(&with_line_break).unwrap(), TRIMMED);
     }
 }

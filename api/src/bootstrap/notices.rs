@@ -1,12 +1,21 @@
 //! What operators are told from the start on, at `/health/ready` and where it matters in the log.
 
-use aihub_infrastructure::{database::Database, media::KeptMedia, notices::Notices, roles, vault::PostgresVault};
+use aihub_infrastructure::{
+    database::Database, media::KeptMedia, notices::Notices, providers::proxy::proxy_to, roles, vault::PostgresVault,
+};
 
-use crate::config::Config;
+use serde_json::Value;
+
+use crate::{
+    auth::secret::TRIMMED,
+    config::{Config, providers::Reach, videos::VideoReach},
+};
 
 /// Says what is not configured, made up, or only good for one node.
 pub async fn tell(notices: &Notices, config: &Config, database: &Database, vault: &PostgresVault, media: &KeptMedia) {
     notices.set("configuration", configured(config));
+    notices.set("proxies", proxies(config));
+    notices.set("secrets", trimmed(config));
     notices.set("keys", unreadable_keys(vault).await);
     if config.is_production() {
         notices.set("rights", needless_rights(database).await);
@@ -31,6 +40,46 @@ fn configured(config: &Config) -> Vec<String> {
         None => "Kafka is not configured: nothing is published".to_owned(),
     });
     lines
+}
+
+/// Which proxy of the environment is on the way to whom: it may not be meant, or not be there.
+fn proxies(config: &Config) -> Vec<String> {
+    let providers = config.providers_to_start().filter_map(|provider| match provider.reach {
+        Reach::At { base_url, .. } => Some((provider.name, base_url)),
+        Reach::Simulator => None,
+    });
+    let videos = config.video_providers_to_start().filter_map(|(name, _, reach)| match reach {
+        VideoReach::At(base_url) => Some((name, base_url)),
+        VideoReach::Simulator => None,
+    });
+    let on_the_way = providers.chain(videos).filter_map(|(name, base_url)| {
+        let proxy = proxy_to(&base_url.parse().ok()?)?;
+        tracing::info!(provider = name, "is asked through the proxy {proxy}, which the environment names");
+        Some(format!("provider {name} is asked through the proxy {proxy}"))
+    });
+    on_the_way.collect()
+}
+
+/// Secrets that came with white space at their end, by their keys.
+fn trimmed(config: &Config) -> Vec<String> {
+    fn find(value: &Value, path: &str, found: &mut Vec<String>) {
+        match value {
+            Value::String(text) if text == TRIMMED => found.push(path.to_owned()),
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    find(value, &if path.is_empty() { name.clone() } else { format!("{path}.{name}") }, found);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| find(item, path, found)),
+            _ => {}
+        }
+    }
+    let mut found = vec![];
+    find(&serde_json::to_value(config).unwrap_or_default(), "", &mut found);
+    for key in &found {
+        tracing::warn!("{key} ends in white space, which is left out");
+    }
+    found.into_iter().map(|key| format!("{key} ended in white space, which was left out")).collect()
 }
 
 /// Says so if another master key was configured before, as after development: all else works, and somebody may want it so.

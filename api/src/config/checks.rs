@@ -34,7 +34,7 @@ pub fn faults(config: &Config) -> Vec<Fault> {
         faults.push(Fault::new("auth:", format!("{error} (JWT_SECRET)")));
     }
     config.content.faults(&mut faults);
-    for origin in config.server.allowed_origins.iter().flatten().filter(|origin| !Origins::is_origin(origin)) {
+    for origin in config.server.allowed_origins.iter().filter(|origin| !Origins::is_origin(origin)) {
         let reason = format!("{origin:?} is no origin as browsers say it: https://app.example, without a path");
         faults.push(Fault::new("server.allowed_origins", reason));
     }
@@ -50,7 +50,7 @@ pub fn faults(config: &Config) -> Vec<Fault> {
         let reason = "must be a letter and up to 39 more letters, digits and `_`, all lower case";
         faults.push(Fault::new("database.role_prefix", reason));
     }
-    config.server.check_memory(&mut faults);
+    config.server.check_memory(config.gateway.max_answer_bytes, &mut faults);
     check_kafka(&config.kafka, &mut faults);
     if config.server.max_frame_bytes > MAX_FRAME_BYTES {
         faults.push(Fault::new("server.max_frame_bytes", format!("must be at most {MAX_FRAME_BYTES}")));
@@ -104,6 +104,7 @@ fn zeros(config: &Config) -> Vec<Fault> {
         ("database.max_connections", config.database.max_connections as usize),
         ("limits.per_user.concurrent_requests", config.limits.per_user.concurrent_requests as usize),
         ("limits.per_account.concurrent_requests", config.limits.per_account.concurrent_requests as usize),
+        ("gateway.max_answer_bytes", config.gateway.max_answer_bytes),
         ("gateway.output_hold_tokens", config.gateway.output_hold_tokens as usize),
         ("gateway.hidden_output_hold_tokens", config.gateway.hidden_output_hold_tokens as usize),
         ("limits.per_user.sockets", config.limits.per_user.sockets),

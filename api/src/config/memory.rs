@@ -19,6 +19,8 @@ const CONNECTIONS: usize = 4;
 const CONNECTION_BYTES: usize = 10 << 10;
 /// A frame is there three times while it is read: as it came, as values, and as what the request is made of.
 const FRAME_COPIES: usize = 3;
+/// An answer is there twice when it is sealed.
+const ANSWER_COPIES: usize = 2;
 
 impl ServerSettings {
     /// Of what is asked.
@@ -30,14 +32,17 @@ impl ServerSettings {
         Portions::of(self.memory_bytes / ANSWERS)
     }
 
-    /// That the largest frame and the largest embedding fit into what one user may have, and all connections into theirs.
-    pub(super) fn check_memory(&self, faults: &mut Vec<Fault>) {
+    /// That the largest frame, the longest answer and the largest embedding fit into what one user may have, and all connections
+    /// into theirs.
+    pub(super) fn check_memory(&self, max_answer_bytes: usize, faults: &mut Vec<Fault>) {
         let frame = self.max_frame_bytes.saturating_mul(FRAME_COPIES);
+        let answer = max_answer_bytes.saturating_mul(ANSWER_COPIES).saturating_add(RUNNING_BYTES);
         let embedding = RUNNING_BYTES + MAX_INPUTS * VECTOR_BYTES;
         let connections = self.max_connections.saturating_add(self.max_sockets).saturating_mul(CONNECTION_BYTES);
         let most = |portions: Portions| portions.of_user.min(portions.all);
         for (takes, there, what) in [
             (frame, most(self.asked()), "a frame of server.max_frame_bytes, read, takes"),
+            (answer, most(self.answers()), "an answer of gateway.max_answer_bytes takes"),
             (embedding, most(self.answers()), "an embedding of as many texts as one may have takes"),
             (connections, self.memory_bytes / CONNECTIONS, "server.max_connections and server.max_sockets take"),
         ] {

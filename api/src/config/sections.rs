@@ -37,9 +37,9 @@ pub struct ServerSettings {
     pub malformed_frames_allowed: u32,
     /// Networks of the proxies in front of this service, whose `X-Forwarded-For` says where a client is.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whose pages may call this service out of a browser, on sockets and over HTTP: `https://app.example`, or `*` for any. Left
-    /// out: any in development; in production only those that come from this service's own address.
-    pub allowed_origins: Option<Vec<String>>,
+    /// Whose pages may call this service out of a browser, on sockets and over HTTP: `https://app.example`, or `*` for
+    /// any. Those of this service's own address may always.
+    pub allowed_origins: Vec<String>,
     /// A peer that says nothing for twice as long is taken for gone.
     pub ping_interval_ms: u64,
     /// Takes part although another node that lives charges otherwise. Also `--allow-other-prices`.
@@ -176,6 +176,8 @@ pub struct GatewayKeys {
     pub hedge_after_ms: Option<u64>,
     /// How long an answer can be resumed after its end.
     pub resumable_for_ms: u64,
+    /// The most text, with the arguments of calls, that one answer may have; what a provider says beyond it is not given.
+    pub max_answer_bytes: usize,
     /// A node that was not heard of for so long is taken for dead, and what it left open is ended.
     pub node_timeout_ms: u64,
 }

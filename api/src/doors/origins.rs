@@ -13,16 +13,11 @@ const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// The origins of `server.allowed_origins`, each as a browser writes it: `https://app.example`.
 #[derive(Debug, Clone)]
-pub struct Origins {
-    /// `None` for any.
-    allowed: Option<Arc<[String]>>,
-}
+pub struct Origins(Arc<[String]>);
 
 impl Origins {
-    /// `None` is any origin.
-    pub fn new(allowed: Option<&[String]>) -> Self {
-        let is_any = |allowed: &&[String]| allowed.iter().any(|origin| origin == "*");
-        Self { allowed: allowed.filter(|allowed| !is_any(allowed)).map(Into::into) }
+    pub fn new(allowed: &[String]) -> Self {
+        Self(allowed.into())
     }
 
     /// Whether it is one that a browser can name.
@@ -35,13 +30,12 @@ impl Origins {
     }
 
     fn allows(&self, origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
-        let Some(allowed) = &self.allowed else { return true };
         let Ok(origin) = origin.to_str() else { return false };
         let is_own = || {
             let host = host.and_then(|host| host.to_str().ok());
             origin.split_once("://").is_some_and(|(_, authority)| host == Some(authority))
         };
-        allowed.iter().any(|known| known == origin) || is_own()
+        self.0.iter().any(|known| known == origin || known == "*") || is_own()
     }
 
     /// For an upgrade, which a browser makes from any page. Whoever is no browser names no origin.
@@ -105,7 +99,7 @@ mod tests {
 
     #[test]
     fn others_than_those_listed_and_ourselves_are_refused_and_who_names_none_is_no_browser() {
-        let origins = Origins::new(Some(&["https://app.example".to_owned()]));
+        let origins = Origins::new(&["https://app.example".to_owned()]);
         let check = |origins: &Origins, origin: Option<&'static str>| {
             let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("hub.example:3003"))]);
             headers.extend(origin.map(|origin| (header::ORIGIN, HeaderValue::from_static(origin))));
@@ -117,10 +111,7 @@ mod tests {
         for bad in ["https://evil.example", "https://app.example:444", "http://hub.example", "null", ""] {
             let refused = check(&origins, Some(bad)).unwrap_err();
             assert!(refused.code == "FORBIDDEN" && refused.message.contains(bad), "{bad}");
-            assert!(
-                check(&Origins::new(None), Some(bad)).is_ok()
-                    && check(&Origins::new(Some(&["*".into()])), Some(bad)).is_ok()
-            );
+            assert!(check(&Origins::new(&["*".to_owned()]), Some(bad)).is_ok());
         }
     }
 }

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::limits::SocketLimits;
 use crate::problem::Problem;
 
 /// What a socket can subscribe to.
@@ -94,15 +95,6 @@ pub enum ServerFrame<'a> {
         expires_at: DateTime<Utc>,
     },
     Pong,
-}
-
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SocketLimits {
-    pub max_frame_bytes: usize,
-    pub max_requests_per_socket: usize,
-    pub resumable_for_ms: u64,
-    pub malformed_frames_allowed: u32,
 }
 
 #[derive(Debug, Serialize)]

@@ -29,8 +29,9 @@ use super::{
     client_frame::{ClientFrame, FaultyFrame, id_of},
     close::Code,
     feed,
-    frame::{ServerFrame, SocketLimits, Topic},
+    frame::{ServerFrame, Topic},
     incoming::{Understood, understand},
+    limits::SocketLimits,
     whole::Whole,
     wire::{
         Wire,

@@ -3,8 +3,12 @@
 
 use std::{fmt::Write, sync::Arc};
 
-use aihub_application::answer::{Answer, Done};
+use aihub_application::{
+    answer::{Answer, Done},
+    request::Encoding,
+};
 use aihub_domain::request::event::RequestKind;
+use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::frame::{AnswerMetadata, Usage, to_json};
 
@@ -65,7 +69,13 @@ impl Whole {
                 if at > 0 {
                     piece.push(',');
                 }
-                piece.push_str(&to_json(vector));
+                match done.encoding {
+                    Encoding::Float => piece.push_str(&to_json(vector)),
+                    Encoding::Base64 => {
+                        let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+                        let _ = write!(piece, "\"{}\"", STANDARD.encode(bytes));
+                    }
+                }
                 Next::Data(at + 1)
             }
             Next::Data(at) => {
@@ -124,13 +134,14 @@ mod tests {
             finish_reason: "stop".to_owned(),
             provider_finish_reason: None,
             vectors,
+            encoding: Encoding::Float,
         }
     }
 
     fn said(done: &Done, chunks: &[(&str, Vec<ToolCallDelta>)]) -> (Value, Vec<usize>) {
         let ann = Holder::Principal { user: "ann".into(), account: "ann".into() };
         let held = Share::new("bytes", Portions::of(64 << 20)).take(ann, RUNNING_BYTES).unwrap();
-        let answer = Arc::new(Answer::new(held));
+        let answer = Arc::new(Answer::new(held, usize::MAX));
         for (text, calls) in chunks {
             answer.push((*text).to_owned(), calls.clone()).unwrap();
         }
@@ -172,5 +183,7 @@ mod tests {
         assert_eq!(serde_json::from_value::<Vec<Vec<f32>>>(said["data"].clone()).unwrap(), vectors);
         assert!(pieces.len() > 100 && pieces.iter().all(|bytes| *bytes < 3 * PIECE_BYTES), "{pieces:?}");
         assert_eq!(self::said(&done(RequestKind::Embedding, vec![]), &[]).0["data"], json!([]));
+        let short = Done { encoding: Encoding::Base64, ..done(RequestKind::Embedding, vec![vec![1.0, -0.5]]) };
+        assert_eq!(self::said(&short, &[]).0["data"], json!(["AACAPwAAAL8="]));
     }
 }

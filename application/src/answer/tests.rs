@@ -1,9 +1,11 @@
 use super::*;
-use crate::shares::{Holder, Portions, Share};
+use crate::shares::{Holder, Portions, Scope, Share};
+
+const MAX_BYTES: usize = 2 << 20;
 
 fn answer(share: &Arc<Share>) -> Answer {
     let ann = Holder::Principal { user: "ann".into(), account: "ann".into() };
-    Answer::new(share.take(ann, RUNNING_BYTES).unwrap())
+    Answer::new(share.take(ann, RUNNING_BYTES).unwrap(), MAX_BYTES)
 }
 
 fn any_answer() -> Answer {
@@ -90,7 +92,7 @@ fn chunks_count_with_what_they_take_besides_their_text_for_as_long_as_anybody_ca
 #[test]
 fn an_answer_is_no_longer_than_any_answer_may_be() {
     let answer = any_answer();
-    assert_eq!(answer.push("a".repeat(MAX_ANSWER_BYTES), vec![]), Ok(()));
+    assert_eq!(answer.push("a".repeat(MAX_BYTES), vec![]), Ok(()));
     assert_eq!(answer.push("a".into(), vec![]), Err(Full::TooLong));
 }
 

@@ -10,11 +10,12 @@ use super::halves::mend;
 use crate::error::MAX_TOLD_FAULTS;
 
 /// Every field that any request has. One that is none of this kind's is left over, and told as such.
-const KNOWN: [&str; 33] = [
+const KNOWN: [&str; 34] = [
     "after",
     "aspectRatio",
     "connectionId",
     "duration",
+    "encoding",
     "fallback",
     "id",
     "idempotencyKey",

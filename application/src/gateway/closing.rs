@@ -88,6 +88,7 @@ impl Gateway {
             Ending::Cancelled(CancelReason::ClientCancelled) => "cancelled".to_owned(),
             Ending::Cancelled(CancelReason::ClientLeft) => CLIENT_LEFT.to_owned(),
             Ending::Cancelled(CancelReason::CreditsExhausted) => "credits_exhausted".to_owned(),
+            Ending::Cancelled(CancelReason::AnswerTooLong) => "answer_too_long".to_owned(),
             Ending::Completed => finish_name(progress.finish_reason.as_ref().unwrap_or(&FinishReason::Stop)),
         };
         Ok(done(job, progress, used, charged, reason))
@@ -261,5 +262,6 @@ fn done(job: &Job, progress: Progress, used: &Billed, charged: Microcredits, fin
         finish_reason,
         provider_finish_reason: progress.provider_finish_reason,
         vectors: progress.vectors,
+        encoding: job.request.encoding,
     }
 }

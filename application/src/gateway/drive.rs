@@ -14,6 +14,7 @@ use super::{
     progress::Progress,
 };
 use crate::{
+    answer::Full,
     catalog::Candidate,
     ports::provider::{Delta, DeltaStream, FinishReason, ProviderError, ToolCallDelta},
 };
@@ -129,7 +130,10 @@ impl Outlet<'_> {
         let Self { answers, job, .. } = self;
         progress.first_chunk_ms.get_or_insert_with(|| millis(job.started.elapsed()));
         let added = answers.push(&job.principal, &job.answer, job.request.stream, (text, calls));
-        added.map_err(|full| Ending::Failed(full.into()))
+        added.map_err(|full| match full {
+            Full::TooLong => Ending::Cancelled(CancelReason::AnswerTooLong),
+            Full::Memory(used_up) => Ending::Failed(used_up.into()),
+        })
     }
 
     fn release(&mut self, progress: &mut Progress) -> Result<(), Ending> {

@@ -11,6 +11,7 @@ use aihub_domain::video::{
     price::MAX_SECONDS,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// In characters; what the providers take at most is about that.
 pub const MAX_PROMPT_CHARS: usize = 8_000;
@@ -86,13 +87,15 @@ impl Fields {
     }
 
     fn seconds(&mut self) -> u32 {
-        match self.take("duration") {
-            Some(seconds @ 1..=MAX_SECONDS) => return seconds,
-            Some(_) => self.fault("duration", format!("must be 1 to {MAX_SECONDS} seconds")),
-            None if self.is_faulty("duration") => {}
-            None => self.fault("duration", "is required, in seconds"),
-        }
-        0
+        let Some(duration) = self.take::<Value>("duration") else {
+            self.fault("duration", "is required, in seconds");
+            return 0;
+        };
+        let seconds = duration.as_u64().and_then(|seconds| u32::try_from(seconds).ok());
+        seconds.filter(|seconds| (1..=MAX_SECONDS).contains(seconds)).unwrap_or_else(|| {
+            self.fault("duration", format!("must be a whole number of seconds from 1 to {MAX_SECONDS}"));
+            0
+        })
     }
 
     fn parsed<T: std::str::FromStr<Err: ToString>>(&mut self, field: &str) -> Option<T> {
@@ -112,7 +115,7 @@ impl Fields {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -74,6 +74,9 @@ impl Workflows {
                 CancelReason::CreditsExhausted => {
                     failed("INSUFFICIENT_CREDITS", "the credits were used up before the answer was whole", false)
                 }
+                CancelReason::AnswerTooLong => {
+                    failed("ANSWER_TOO_LONG", "the answer was longer than one may be", false)
+                }
                 CancelReason::DeadlineExceeded => failed("TIMEOUT", "the model was not done in time", true),
                 CancelReason::ClientCancelled | CancelReason::ClientLeft | CancelReason::Shutdown => {
                     failed("SHUTTING_DOWN", "the node that asked was shut down", true)

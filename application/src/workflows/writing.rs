@@ -34,7 +34,7 @@ use crate::{
         vault::{Sealed, VaultError, seal_needed},
     },
     principal::Principal,
-    request::AnswerRequest,
+    request::{AnswerRequest, Encoding},
 };
 
 /// The code of an answer that is not what was asked for. One more is asked for, and told why.
@@ -174,6 +174,7 @@ impl Workflows {
             prompt: Arc::new(prompt),
             inputs: Arc::default(),
             text_field: "prompt",
+            encoding: Encoding::default(),
             stream: true,
             max_tokens: Some(*max_tokens),
             fallback: true,

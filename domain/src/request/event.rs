@@ -71,6 +71,8 @@ pub enum CancelReason {
     ClientLeft,
     /// The account could not pay for more.
     CreditsExhausted,
+    /// It became longer than an answer may be here.
+    AnswerTooLong,
     /// The request's time was up.
     DeadlineExceeded,
     /// The service was shut down.

@@ -1,8 +1,8 @@
 //! How a provider is reached: its settings, the one HTTP client builder, and calls that end in a status or an error.
 
-use std::{cell::Cell, collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, fmt, time::Duration};
 
-use aihub_application::ports::provider::{ProviderError, Reached};
+use aihub_application::ports::provider::{Flaw, ProviderError, Reached};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -15,7 +15,12 @@ use tokio::{
 };
 use tower::util::MapResponseLayer;
 
-use super::{errors, form::MAX_PIECE_BYTES, outgoing::Outgoing};
+use super::{
+    errors,
+    form::MAX_PIECE_BYTES,
+    outgoing::Outgoing,
+    proxy::{is_here, proxy_to},
+};
 
 /// The most that a refusal's body is read for its reason.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -121,6 +126,8 @@ pub(crate) struct Http {
     /// Makes a new connection for each call.
     fresh: Client,
     base_url: Url,
+    /// On the way to it.
+    proxy: Option<String>,
     pub(crate) first_byte_timeout: Duration,
     pub(crate) idle_timeout: Duration,
 }
@@ -162,6 +169,7 @@ impl Http {
         Ok(Self {
             client: builder().build()?,
             fresh: builder().pool_max_idle_per_host(0).build()?,
+            proxy: proxy_to(&base_url),
             base_url,
             first_byte_timeout: settings.first_byte_timeout,
             idle_timeout: settings.idle_timeout,
@@ -197,7 +205,15 @@ impl Http {
             }
             (answered, _) => answered,
         };
-        self.successful(response.map_err(|error| errors::transport(error, None))?).await
+        self.successful(response.map_err(|error| self.unreached(errors::transport(error, None)))?).await
+    }
+
+    /// With the proxy on the way, which may be what is not there.
+    fn unreached(&self, error: ProviderError) -> ProviderError {
+        let Some(proxy) = &self.proxy else { return error };
+        let flaw = Flaw { class: "went_through_a_proxy".into(), field: Some(proxy.as_str().into()), offset: None };
+        let message = format!("{} (through the proxy {proxy})", error.message);
+        ProviderError { message, flaw: error.flaw.or(Some(flaw)), ..error }
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -219,7 +235,9 @@ impl Http {
 
     /// Waits for a status until `deadline`. Anything but a success is an error.
     pub(crate) async fn send(&self, request: RequestBuilder, deadline: Instant) -> Result<Response, Unanswered> {
-        let response = status(request, deadline).await?;
+        let response = status(request, deadline).await;
+        let response =
+            response.map_err(|unanswered| Unanswered { error: self.unreached(unanswered.error), ..unanswered })?;
         self.successful(response).await.map_err(|error| Unanswered { error, is_unsent: false })
     }
 
@@ -280,11 +298,6 @@ pub(crate) struct Place {
     pub is_here: bool,
 }
 
-fn is_here(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// The one place that says how HTTP clients to providers are.
 pub(crate) fn builder(connect_timeout: Duration, headers: HeaderMap, place: Place) -> ClientBuilder {
     // reqwest is built without a TLS provider of its own, and takes the process's. Losing a race to install it
@@ -311,6 +324,7 @@ pub(crate) fn builder(connect_timeout: Duration, headers: HeaderMap, place: Plac
     // On this machine nothing is dropped, and a server that is loading its model may take a large prompt late.
     #[cfg(target_os = "linux")]
     let builder = if place.is_here { builder } else { builder.tcp_user_timeout(UNACKNOWLEDGED_TIMEOUT) };
+    let builder = if place.is_here { builder.no_proxy() } else { builder };
     // A local server over plain HTTP works on a machine without CA certificates.
     if place.tls { builder } else { builder.tls_certs_only([]) }
 }

@@ -1,6 +1,10 @@
 //! The three processes beside this one: PostgreSQL, the simulated providers and the service.
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use aihub::{
     auth::mint::{NewToken, mint},
@@ -118,9 +122,16 @@ pub struct Bench {
     pub pool: PgPool,
     /// Another one beside it, for a log of our own.
     pub beside: Database,
+    /// The service's configuration.
+    pub file: PathBuf,
     auth: aihub::auth::AuthSettings,
     postgres: EmbeddedPostgres,
     _directory: TempDir,
+}
+
+/// What the service of this configuration takes for a token.
+pub fn auth(file: &Path) -> aihub::auth::AuthSettings {
+    Config::load(&Sources { file: Some(file.to_owned()), ..Sources::default() }).unwrap().auth
 }
 
 impl Bench {
@@ -141,10 +152,10 @@ impl Bench {
         let file = directory.path().join("aihub.toml");
         std::fs::write(&file, configuration(&directory, postgres.url(), providers.address, limits)).unwrap();
         let service = Process::start(&["serve", "--config", file.to_str().unwrap()]).await;
-        let auth = Config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap().auth;
+        let auth = auth(&file);
         let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&pool).await.unwrap();
         let postmaster = crate::usage::parent(u32::try_from(backend).unwrap());
-        Self { service, providers, postmaster, pool, beside, auth, postgres, _directory: directory }
+        Self { service, providers, postmaster, pool, beside, file, auth, postgres, _directory: directory }
     }
 
     /// A token for the caller of this number.
@@ -153,11 +164,6 @@ impl Bench {
         let roles = ["user".to_owned()];
         let (ttl, now) = (TimeDelta::hours(1), SystemClock.now());
         mint(&self.auth, &NewToken { sub: &user, account: Some(&account), roles: &roles, ttl, now }).unwrap()
-    }
-
-    /// What the service takes for a token.
-    pub fn auth(&self) -> &aihub::auth::AuthSettings {
-        &self.auth
     }
 
     /// What was measured on.

@@ -5,6 +5,7 @@ use aihub_tests::{
     app::TestApp,
     client::{chat, with},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -166,5 +167,80 @@ async fn a_second_request_under_the_id_of_a_running_one_is_refused_and_the_first
     app.providers.rule(json!({ "model": "gpt-6-luna" }));
     client.ask(&chat("a", "third")).await.done();
     assert_eq!(app.audit().await.requests.len(), 2);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_goes_beyond_the_longest_answer_is_not_given_and_what_was_paid_for_is_whole_or_in_pieces() {
+    let app = TestApp::start(|config| config.gateway.max_answer_bytes = 2_000).await;
+    app.providers.rule(json!({ "model": "gpt-6-luna", "output_tokens": 5_000 }));
+    for stream in [true, false] {
+        let user = format!("ann-{stream}");
+        let mut client = app.connect(&user).await;
+        assert_eq!(client.ready["limits"]["maxAnswerBytes"], 2_000);
+        let long = json!({ "maxTokens": 5_000, "stream": stream });
+        let answer = client.ask(&with(chat("a", "Go on"), &long)).await;
+        let (done, text) = (answer.done(), answer.text());
+        assert_eq!(answer.end["metadata"]["finishReason"], "answer_too_long", "{}", answer.end);
+        assert!((2_000..2_000 + 20_000).contains(&text.len()), "{} bytes", text.len());
+        assert!(done["usage"]["credits"].as_f64() > Some(0.0), "{done}");
+        let audit = app.audit().await;
+        assert_eq!((audit.accounts[&user].held(), audit.accounts[&user].spent > 0), (0, true));
+        // And it can be asked for again.
+        client.send(&json!({ "type": "resume", "requestId": answer.request_id(), "after": 0 })).await;
+        let again = client.answer_after("a", 0).await;
+        assert_eq!(again.text(), text);
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_can_be_fetched_again_over_http_by_whom_it_is_for_while_it_is_made_and_afterwards() {
+    let app = TestApp::start(|_| ()).await;
+    let fetch = async |user: &str, request_id: &str| {
+        app.get(&format!("/api/requests/{request_id}/answer"), Some(&app.token(user))).await
+    };
+    let mut client = app.connect("ann").await;
+    let streamed = client.ask(&chat("a", "Why is the sky blue?")).await;
+    let (status, headers, again) = fetch("ann", streamed.request_id()).await;
+    assert_eq!((status.as_u16(), &headers["content-type"]), (200, &"application/json".parse().unwrap()));
+    assert_eq!((&again["type"], &again["data"]), (&json!("completion"), &json!(streamed.text())));
+    assert_eq!((&again["usage"], &again["metadata"]), (&streamed.done()["usage"], &streamed.end["metadata"]));
+    // One that is still being made.
+    app.providers.rule(json!({ "model": "gpt-6-luna", "tokens_per_second": 50, "output_tokens": 50 }));
+    client.send(&chat("b", "Why is the sky blue?")).await;
+    let first = client.next_of("b").await;
+    let id = first["requestId"].as_str().unwrap();
+    let (fetched, whole) = tokio::join!(fetch("ann", id), client.answer_after("b", 1));
+    assert_eq!(fetched.2["data"], json!(first["data"].as_str().unwrap().to_owned() + &whole.text()));
+    // Of large vectors, too; and nobody else's.
+    let inputs: Vec<String> = (0..300).map(|nth| format!("text {nth}")).collect();
+    let embedding = client.ask(&json!({ "id": "c", "type": "embedding", "input": inputs })).await;
+    let (_, _, again) = fetch("ann", embedding.request_id()).await;
+    assert_eq!((again["data"].as_array().unwrap().len(), &again["data"]), (300, &embedding.end["data"]));
+    let (status, _, refused) = fetch("eve", embedding.request_id()).await;
+    assert_eq!((status.as_u16(), &refused["code"]), (403, &json!("FORBIDDEN")));
+    let (status, _, unknown) = fetch("ann", "no-such-request").await;
+    assert_eq!((status.as_u16(), &unknown["code"]), (404, &json!("NOT_FOUND")), "{unknown}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_embedding_comes_in_half_the_bytes_where_that_is_asked_for() {
+    let app = TestApp::start(|_| ()).await;
+    let mut client = app.connect("ann").await;
+    let ask = |encoding: &str| json!({ "id": "a", "type": "embedding", "input": ["one", "two"], "encoding": encoding });
+    let numbers = client.ask(&ask("float")).await.end["data"].clone();
+    let short = client.ask(&ask("base64")).await.end["data"].clone();
+    let numbers: Vec<Vec<f32>> = serde_json::from_value(numbers).unwrap();
+    let read = |text: &Value| -> Vec<f32> {
+        let bytes = STANDARD.decode(text.as_str().unwrap()).unwrap();
+        bytes.as_chunks().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
+    };
+    assert_eq!(short.as_array().unwrap().iter().map(read).collect::<Vec<_>>(), numbers);
+    let refused = client.ask(&ask("hex")).await;
+    let fault = &refused.error("VALIDATION_ERROR")["details"]["fields"][0];
+    assert_eq!(fault, &json!({ "field": "encoding", "reason": "must be `float` or `base64`, and is `hex`" }));
+    client.ask(&with(chat("a", "hello"), &json!({ "encoding": "float" }))).await.error("VALIDATION_ERROR");
     app.stop().await;
 }

@@ -50,15 +50,14 @@ async fn a_token_without_an_end_is_refused() {
 }
 
 #[tokio::test]
-async fn an_end_that_is_not_whole_seconds_of_this_era_is_refused() {
+async fn an_end_that_is_no_time_of_this_era_is_refused() {
     for exp in [
         "null",
         "true",
         "\"1900000000\"",
         "[1900000000]",
         "{}",
-        "1900000000.5",
-        "1.9e9",
+        "-0.5",
         "-1",
         "-9223372036854775808",
         "253402300800",
@@ -80,13 +79,16 @@ async fn a_token_ends_when_its_end_and_the_leeway_have_passed() {
     assert_eq!(accepted(&good_but("exp", json!(NOW - 29))).await.expires_at.timestamp(), NOW + 1);
     assert_eq!(refused(&good_but("exp", json!(NOW - 30))).await, AuthError::Expired);
     assert_eq!(refused(&good_but("exp", json!(0))).await, AuthError::Expired);
+    // RFC 7519 lets a time have a fraction, as languages with one kind of number write it.
+    let fraction: serde_json::Value = serde_json::from_str(&format!("{NOW}.5")).unwrap();
+    assert_eq!(accepted(&good_but("exp", fraction)).await.expires_at.timestamp(), NOW + 30);
 }
 
 #[tokio::test]
 async fn a_token_from_the_future_is_refused() {
     accepted(&good_but("nbf", json!(NOW + 30))).await;
     assert_eq!(refused(&good_but("nbf", json!(NOW + 31))).await, AuthError::NotYetValid);
-    for nbf in ["null", "\"0\"", "1.5", "-1", "1e308"] {
+    for nbf in ["null", "\"0\"", "-1.5", "-1", "1e308"] {
         let payload = format!(r#"{{"sub":"ann","exp":{},"nbf":{nbf}}}"#, NOW + 600);
         assert_eq!(refused_claim(&payload).await, "nbf", "{nbf}");
     }

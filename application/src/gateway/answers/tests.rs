@@ -46,12 +46,12 @@ fn answers() -> Answers {
 }
 
 fn answer_of(answers: &Answers) -> Arc<Answer> {
-    Arc::new(Answer::new(answers.room(&ann(), RUNNING_BYTES).unwrap()))
+    Arc::new(Answer::new(answers.room(&ann(), RUNNING_BYTES).unwrap(), usize::MAX))
 }
 
 /// An answer of `bytes` that has ended.
 fn ended(answers: &Answers, principal: &Principal, id: &str, bytes: usize) -> Result<(), Full> {
-    let answer = Arc::new(Answer::new(answers.room(principal, RUNNING_BYTES).map_err(Full::Memory)?));
+    let answer = Arc::new(Answer::new(answers.room(principal, RUNNING_BYTES).map_err(Full::Memory)?, usize::MAX));
     assert!(
         answers.insert(principal, &called(id), &format!("{} {id}", principal.user), &request("hi"), &answer).is_none()
     );

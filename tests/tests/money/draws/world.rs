@@ -91,6 +91,7 @@ impl World {
             charge_abandoned: rng.random_bool(0.7),
             hedge_after: None,
             drain_after_leaving: Duration::from_millis(rng.random_range(0..50)),
+            max_answer_bytes: 1 << 20,
             resumable_for: Duration::ZERO,
             welcome_credits: None,
             top_up: None,
