@@ -125,7 +125,10 @@ async fn a_dead_proxy_is_on_no_way_to_this_machine_is_named_where_it_is_and_a_li
     let mut client = Client::connect(process.address, &token).await;
     let here = with(chat("a", "Why is the sky blue?"), &json!({ "provider": "openai", "fallback": false }));
     client.ask(&here).await.done();
-    let far = with(chat("b", "Why is the sky blue?"), &json!({ "provider": "claude", "fallback": false }));
+    let far = with(
+        chat("b", "Why is the sky blue?"),
+        &json!({ "provider": "claude", "model": "claude-haiku-5-5", "fallback": false }),
+    );
     let failed = client.ask(&far).await;
     let attempts = &failed.error("ALL_PROVIDERS_FAILED")["details"]["attempts"];
     assert_eq!(attempts[0]["kind"], "connection");
