@@ -41,8 +41,6 @@ use self::{
     moving::Moving,
 };
 
-/// How long a client may take for the head of a request, and say nothing between two.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often, and how long after, it is looked for room for one more, which waits in the kernel's queue meanwhile.
 const ROOM_TRIES: u32 = 20;
 const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(10);
@@ -67,10 +65,18 @@ impl Default for Peer {
     }
 }
 
+/// What one may have of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub max_connections: usize,
+    /// How long a client may take for the head of a request, from the connection's first moment on, and say nothing between two.
+    pub head_timeout: Duration,
+}
+
 /// Serves until `draining`, and then until what was asked is answered. An upgraded connection is no longer counted:
 /// sockets have a limit of their own.
-pub async fn serve(listener: TcpListener, router: Router, max_connections: usize, draining: CancellationToken) {
-    let connections = Connections::new(max_connections);
+pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, draining: CancellationToken) {
+    let connections = Connections::new(bounds.max_connections);
     let tasks = TaskTracker::new();
     let mut fails = false;
     while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
@@ -91,7 +97,7 @@ pub async fn serve(listener: TcpListener, router: Router, max_connections: usize
         if let Err(error) = tune(&socket) {
             tracing::debug!(error.message = %error, "a connection was not tuned");
         }
-        tasks.spawn(serve_one(socket, connection, router.clone(), draining.clone()));
+        tasks.spawn(serve_one(socket, connection, router.clone(), bounds.head_timeout, draining.clone()));
     }
     drop(listener);
     tasks.close();
@@ -116,9 +122,15 @@ fn tune(socket: &TcpStream) -> std::io::Result<()> {
     socket.set_nodelay(true)
 }
 
-async fn serve_one(socket: TcpStream, connection: Arc<Connection>, router: Router, draining: CancellationToken) {
+async fn serve_one(
+    socket: TcpStream,
+    connection: Arc<Connection>,
+    router: Router,
+    head_timeout: Duration,
+    draining: CancellationToken,
+) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_BUFFER_BYTES);
+    builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_BUFFER_BYTES);
     let router = TowerToHyperService::new(router);
     let served = connection.clone();
     let service = service_fn(move |request| answer(router.clone(), served.clone(), request));

@@ -34,8 +34,8 @@ pub const RUNNING_BYTES: usize = 16 << 10;
 const ENDED_BYTES: usize = 1 << 10;
 /// What a chunk takes besides its text.
 const CHUNK_BYTES: usize = 128;
-/// The longest chunk of an answer that was gathered: one is escaped and sent at a time.
-const GATHERED_BYTES: usize = 16 << 10;
+/// The longest chunk, in bytes of text: one is escaped and sent at a time.
+const LONGEST_CHUNK: usize = 16 << 10;
 /// Memory is taken in steps, so that a chunk does not ask for it.
 const STEP_BYTES: usize = 16 << 10;
 /// What an embedding's vectors are expected to take for each text: 3,072 numbers, the most that the known models make.
@@ -167,11 +167,17 @@ impl Answer {
         self.state.send_modify(|state| state.queued = Some(position));
     }
 
-    /// Adds a chunk.
+    /// Adds a chunk, or several: of what a provider says at once, none is too long to let what is small pass.
     pub fn push(&self, text: String, tool_calls: Vec<ToolCallDelta>) -> Result<(), Full> {
         let mut taken = Ok(());
         self.state.send_modify(|state| {
             state.queued = None;
+            let mut text = text;
+            while text.len() > LONGEST_CHUNK {
+                let rest = text.split_off(text.floor_char_boundary(LONGEST_CHUNK));
+                state.count(text.len(), 1);
+                state.add_chunk(std::mem::replace(&mut text, rest), vec![]);
+            }
             let bytes = text.len() + tool_calls.iter().map(call_bytes).sum::<usize>();
             state.count(bytes, 1 + tool_calls.len());
             state.add_chunk(text, tool_calls);
@@ -325,7 +331,7 @@ impl State {
     fn gather_text(&mut self, mut text: &str) {
         while !text.is_empty() {
             let texts = &mut self.gathered.0;
-            let room = texts.last().map_or(0, |last| GATHERED_BYTES - last.len());
+            let room = texts.last().map_or(0, |last| LONGEST_CHUNK - last.len());
             let (piece, rest) = text.split_at(text.floor_char_boundary(room));
             match texts.last_mut() {
                 Some(last) if !piece.is_empty() => {

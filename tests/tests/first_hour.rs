@@ -145,3 +145,40 @@ async fn a_dead_proxy_is_on_no_way_to_this_machine_is_named_where_it_is_and_a_li
     assert!(!notices.contains("provider openai is asked through"), "{notices}");
     process.kill().await;
 }
+
+/// The frames that the manual has a client send, as they stand there.
+fn frames_of_the_manual() -> Vec<Value> {
+    let manual = include_str!("../../README.md");
+    let block = manual.split("```js\n").nth(1).unwrap().split("```").next().unwrap();
+    let mut frames: Vec<String> = vec![];
+    let mut is_ours = false;
+    for line in block.lines() {
+        if let Some(begun) = line.strip_prefix("→ ") {
+            frames.push(begun.to_owned());
+            is_ours = true;
+        } else if line.starts_with("← ") {
+            is_ours = false;
+        } else if is_ours {
+            frames.last_mut().unwrap().push_str(line);
+        }
+    }
+    frames.iter().map(|frame| serde_json::from_str(frame).unwrap_or_else(|error| panic!("{error}: {frame}"))).collect()
+}
+
+#[tokio::test]
+async fn the_frames_that_the_manual_shows_are_answered_as_it_says() {
+    let app = TestApp::start(|_| ()).await;
+    let mut client = app.connect("ann").await;
+    let frames = frames_of_the_manual();
+    assert_eq!(frames.len(), 4);
+    for frame in frames {
+        let answer = client.ask(&frame).await;
+        let is_streamed = frame["stream"] == true;
+        assert_eq!(answer.end["type"], if is_streamed { "done" } else { "completion" }, "{frame}: {}", answer.end);
+        assert_eq!((&answer.end["id"], answer.chunks.is_empty()), (&frame["id"], !is_streamed));
+        assert_eq!(answer.end["metadata"]["kind"], frame["type"]);
+        let alias = if frame["model"] == "gpt-4" { json!("gpt-4") } else { Value::Null };
+        assert_eq!(answer.end["metadata"]["requestedModel"], alias);
+    }
+    app.stop().await;
+}

@@ -11,7 +11,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{App, housekeeping::write_down_refusals};
-use crate::{config::duration_ms, router::router, server::serve};
+use crate::{
+    config::duration_ms,
+    router::router,
+    server::{Bounds, serve},
+};
 
 /// How long the last commits may take after the drain's time is up. What is not written down by then is ended by another node.
 const LAST_COMMITS: Duration = Duration::from_secs(15);
@@ -33,8 +37,10 @@ impl App {
     /// this returns, if the log takes it.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let gateway = self.hub.gateway.clone();
-        let max_connections = self.config.server.max_connections;
-        let server = serve(self.listener, router(self.hub.clone()), max_connections, gateway.draining.clone());
+        let server = &self.config.server;
+        let bounds =
+            Bounds { max_connections: server.max_connections, head_timeout: duration_ms(server.head_timeout_ms) };
+        let server = serve(self.listener, router(self.hub.clone()), bounds, gateway.draining.clone());
         let mut server = TaskTracker::new().spawn(server);
         let stop_embedded = CancellationToken::new();
         let embedded = self.embedded.map(|embedded| TaskTracker::new().spawn(embedded.keep(stop_embedded.clone())));

@@ -115,6 +115,7 @@ fn zeros(config: &Config) -> Vec<Fault> {
     let times = [
         ("server.ping_interval_ms", server.ping_interval_ms),
         ("server.standstill_ms", server.standstill_ms),
+        ("server.head_timeout_ms", server.head_timeout_ms),
         ("gateway.request_timeout_ms", config.gateway.request_timeout_ms),
         ("audit.checkpoint_interval_ms", config.audit.checkpoint_interval_ms),
         ("audit.refusals_interval_ms", config.audit.refusals_interval_ms),

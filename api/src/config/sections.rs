@@ -29,6 +29,8 @@ pub struct ServerSettings {
     /// Of HTTP, from being accepted to being closed or becoming a socket. Where one more comes, one that asks for nothing is closed;
     /// where all of them ask for something, the answer is a 503. Three quarters may ask for something at the same time.
     pub max_connections: usize,
+    /// For the head of a request, from the connection's first moment on, and between two requests.
+    pub head_timeout_ms: u64,
     /// From an upgrade to its end; above it an upgrade is answered with a 503.
     pub max_sockets: usize,
     /// Running at once on one socket.

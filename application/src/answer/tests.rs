@@ -97,6 +97,17 @@ fn an_answer_is_no_longer_than_any_answer_may_be() {
 }
 
 #[test]
+fn what_a_provider_says_at_once_comes_in_chunks_that_let_what_is_small_pass() {
+    let answer = any_answer();
+    let text = "é".repeat(LONGEST_CHUNK) + "!";
+    answer.push(text.clone(), vec![]).unwrap();
+    let chunks: Vec<_> = (0..).map_while(|nth| answer.chunk(nth)).collect();
+    assert!(chunks.len() == 3 && chunks.iter().all(|chunk| chunk.text.len() <= LONGEST_CHUNK), "{}", chunks.len());
+    assert_eq!(chunks.iter().map(|chunk| chunk.seq).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(answer.collect().0, text);
+}
+
+#[test]
 fn what_is_gathered_comes_in_short_chunks_and_takes_what_it_is_long() {
     let share = Share::new("bytes", Portions::of(64 << 20));
     let answer = answer(&share);
@@ -104,12 +115,12 @@ fn what_is_gathered_comes_in_short_chunks_and_takes_what_it_is_long() {
     for _ in 0..deltas {
         answer.gather("é ", vec![]).unwrap();
     }
-    answer.gather(&"é".repeat(GATHERED_BYTES), vec![]).unwrap();
+    answer.gather(&"é".repeat(LONGEST_CHUNK), vec![]).unwrap();
     assert!(answer.chunk(0).is_none(), "nothing is shown before it is whole");
     answer.show_gathered();
     let chunks: Vec<_> = (0..).map_while(|nth| answer.chunk(nth)).collect();
-    assert!(chunks.iter().all(|chunk| chunk.text.len() <= GATHERED_BYTES));
-    let text = "é ".repeat(deltas) + &"é".repeat(GATHERED_BYTES);
+    assert!(chunks.iter().all(|chunk| chunk.text.len() <= LONGEST_CHUNK));
+    let text = "é ".repeat(deltas) + &"é".repeat(LONGEST_CHUNK);
     assert_eq!(answer.collect().0, text);
     answer.end(AnswerEnd::Failed(GatewayError::ShuttingDown.into()));
     assert_eq!(share.taken(), text.len() + chunks.len() * CHUNK_BYTES + ENDED_BYTES);

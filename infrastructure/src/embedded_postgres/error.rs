@@ -31,6 +31,12 @@ pub enum EmbeddedPostgresError {
     )]
     NoPassword { path: PathBuf },
 
+    #[error(
+        "this process runs as the user {uid}, who has no name on this machine, and PostgreSQL wants one: configure the URL of a \
+         running PostgreSQL, run as a user that has a name, or add a line for {uid} to /etc/passwd"
+    )]
+    NamelessUser { uid: u32 },
+
     #[error("initdb failed: {output}")]
     Initdb { output: String },
 

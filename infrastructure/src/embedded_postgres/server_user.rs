@@ -25,16 +25,22 @@ pub(super) struct ServerUser {
     switch: bool,
 }
 
+/// `initdb` and `postgres` want their user to have a name, which an arbitrary one that a cluster of containers picks has not.
+pub(super) fn has_name(uid: Uid) -> Result<Uid, EmbeddedPostgresError> {
+    match User::from_uid(uid) {
+        Ok(None) => Err(EmbeddedPostgresError::NamelessUser { uid: uid.as_raw() }),
+        // PostgreSQL says itself what is wrong where nobody can look.
+        Ok(Some(_)) | Err(_) => Ok(uid),
+    }
+}
+
 impl ServerUser {
     /// The current user or, for root, whoever owns the cluster in `data` already, so that `sudo aihub` after `aihub`
     /// leaves nothing behind that the next `aihub` could not read.
     pub(super) fn of(data: &Path) -> Result<Self, EmbeddedPostgresError> {
         if !Uid::effective().is_root() {
-            return Ok(Self {
-                uid: Uid::effective().as_raw(),
-                gid: nix::unistd::Gid::effective().as_raw(),
-                switch: false,
-            });
+            let uid = has_name(Uid::effective())?;
+            return Ok(Self { uid: uid.as_raw(), gid: nix::unistd::Gid::effective().as_raw(), switch: false });
         }
         match fs::metadata(data) {
             Ok(owner) if owner.uid() != 0 => Ok(Self { uid: owner.uid(), gid: owner.gid(), switch: true }),

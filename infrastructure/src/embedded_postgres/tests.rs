@@ -20,7 +20,7 @@ use super::{
     EmbeddedPostgres, EmbeddedPostgresError, EmbeddedPostgresOptions,
     directory::Directory,
     fetch::{FETCHED, default_cache_dir},
-    server_user::ServerUser,
+    server_user::{ServerUser, has_name},
 };
 
 const LONG: Duration = Duration::from_mins(1);
@@ -376,4 +376,11 @@ fn for_root_a_directory_that_postgres_may_not_enter_is_kept_elsewhere_and_linked
         let refused = Directory::prepare(&path, user, &relocated).unwrap_err();
         assert!(matches!(refused, EmbeddedPostgresError::DanglingLink { .. }), "{refused}");
     }
+}
+
+#[test]
+fn a_user_without_a_name_is_told_what_postgres_wants() {
+    assert!(has_name(Uid::effective()).is_ok());
+    let refused = has_name(Uid::from_raw(4_123_456_789)).unwrap_err().to_string();
+    assert!(refused.contains("4123456789") && refused.contains("/etc/passwd"), "{refused}");
 }

@@ -167,3 +167,17 @@ async fn a_connection_is_http_1_and_two_thousand_sockets_at_one_moment_are_opene
     sleep(Duration::ZERO).await;
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_or_half_of_something_is_closed_in_its_time_from_the_first_moment_on() {
+    let app = TestApp::start(|config| config.server.head_timeout_ms = 300).await;
+    for beginning in ["", "G", "PRI * HTTP/2.0\r\n", "GET /health/live HTTP/1.1\r\nhost: x\r\nx-long: "] {
+        // Closed, with or without a word, or this waits in vain.
+        let told = said(&app, beginning).await;
+        assert!(told.is_empty() || told.starts_with("HTTP/1.1 4"), "{beginning:?}: {told}");
+    }
+    // Between two requests as well, and neither is cut short.
+    let told = said(&app, "GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    app.stop().await;
+}

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::*;
-use crate::server::serve as serve_connections;
+use crate::server::{Bounds, serve as serve_connections};
 
 const KEY: &str = "0198/video.mp4";
 const BYTES: usize = 700_000;
@@ -73,7 +73,8 @@ impl Service {
         media.served_at(addr);
         let router = Router::new().route("/media/{*key}", get(show)).with_state(Media(media.clone()));
         let stop = CancellationToken::new();
-        TaskTracker::new().spawn(serve_connections(listener, router, 10, stop.clone()));
+        let bounds = Bounds { max_connections: 10, head_timeout: std::time::Duration::from_secs(30) };
+        TaskTracker::new().spawn(serve_connections(listener, router, bounds, stop.clone()));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().no_proxy().build().unwrap();
         Self { dir, content, media, clock, addr, client, stop }
