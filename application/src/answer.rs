@@ -167,6 +167,14 @@ impl Answer {
         self.state.send_modify(|state| state.queued = Some(position));
     }
 
+    /// It waits no more.
+    pub fn set_running(&self) {
+        self.state.send_if_modified(|state| {
+            state.queued = None;
+            false
+        });
+    }
+
     /// Adds a chunk, or several: of what a provider says at once, none is too long to let what is small pass.
     pub fn push(&self, text: String, tool_calls: Vec<ToolCallDelta>) -> Result<(), Full> {
         let mut taken = Ok(());
@@ -240,7 +248,7 @@ impl Answer {
     pub fn end(&self, end: AnswerEnd) {
         self.state.send_modify(|state| {
             if let AnswerEnd::Done(done) = &end {
-                state.buffered_bytes += done.vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum::<usize>();
+                state.buffered_bytes += vector_bytes(done);
             }
             state.chunks.shrink_to_fit();
             state.held.set(state.buffered_bytes + ENDED_BYTES);
@@ -259,7 +267,18 @@ impl Answer {
 
     /// What it takes to keep it: text, tool calls and, once it has ended, vectors.
     pub fn kept_bytes(&self) -> usize {
-        self.state.borrow().buffered_bytes
+        let state = self.state.borrow();
+        let vectors = match state.end.as_deref() {
+            Some(AnswerEnd::Done(done)) => vector_bytes(done),
+            _ => 0,
+        };
+        state.text_bytes + vectors
+    }
+
+    /// How much text it may still have, with the arguments of calls, in bytes.
+    pub fn room_left(&self) -> usize {
+        let state = self.state.borrow();
+        state.max_bytes.saturating_sub(state.text_bytes)
     }
 
     /// The whole text and the joined tool calls so far.
@@ -385,6 +404,10 @@ impl Drop for Cursor {
     }
 }
 
+fn vector_bytes(done: &Done) -> usize {
+    done.vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum()
+}
+
 fn joined_calls(chunks: &[Arc<Chunk>]) -> Vec<ToolCallDelta> {
     let mut calls: Vec<ToolCallDelta> = Vec::new();
     for delta in chunks.iter().flat_map(|chunk| &chunk.tool_calls) {
@@ -403,7 +426,7 @@ fn join_call(calls: &mut Vec<ToolCallDelta>, delta: ToolCallDelta) {
     }
 }
 
-fn call_bytes(call: &ToolCallDelta) -> usize {
+pub(crate) fn call_bytes(call: &ToolCallDelta) -> usize {
     let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     call.arguments.len() + length(&call.id) + length(&call.name) + length(&call.broken)
 }

@@ -325,7 +325,10 @@ impl Gateway {
             Entry::Queued(waiting) => waiting,
         };
         tokio::select! {
-            place = self.limits.place(waiting, |position| job.answer.set_queued(position)) => place.map_err(Ending::Failed),
+            place = self.limits.place(waiting, |position| job.answer.set_queued(position)) => {
+                job.answer.set_running();
+                place.map_err(Ending::Failed)
+            }
             () = self.draining.cancelled() => Err(Ending::Failed(GatewayError::ShuttingDown)),
             reason = self.interruption(job) => Err(Ending::Cancelled(reason)),
         }

@@ -77,11 +77,9 @@ struct Counted {
 
 impl Limits {
     pub fn new(per_user: Allowance, per_account: Allowance, capacity: Capacity) -> Self {
-        Self {
-            users: Allowances::new(Scope::User, per_user),
-            accounts: Allowances::new(Scope::Account, per_account),
-            places: Places::new(capacity),
-        }
+        let accounts = Allowances::new(Scope::Account, per_account);
+        let places = Places::new(capacity, accounts.running.clone());
+        Self { users: Allowances::new(Scope::User, per_user), accounts, places }
     }
 
     /// Takes one request of `tokens` tokens off the principal's allowances.
@@ -119,7 +117,7 @@ impl Limits {
 
     /// A place at once, if there is one and nobody is before it; or one in the queue, unless that is full.
     pub fn enter(&self, principal: &Principal) -> Result<Entry, GatewayError> {
-        self.places.enter(principal, self.accounts.running(&principal.account))
+        self.places.enter(principal)
     }
 
     /// Waits for a place, in the order of arrival, at most as long as configured. `tell` hears how many wait before this one,
@@ -168,10 +166,6 @@ impl Allowances {
         *count += 1;
         drop(running);
         Ok(Counted { running: self.running.clone(), key: key.to_owned() })
-    }
-
-    fn running(&self, key: &str) -> u32 {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or_default()
     }
 
     fn check_bytes(&self, key: &String, bytes: usize) -> Result<(), GatewayError> {

@@ -4,7 +4,7 @@ use aihub_infrastructure::{nodes::settings::Settings, vault::master_key::MasterK
 use serde_json::{Value, json};
 
 use super::Config;
-use crate::auth::secret::Secret;
+use crate::auth::secret::{Secret, show_alike};
 
 /// What is each node's own: where it listens and keeps things, how much it takes on, what it writes down of itself.
 const OWN: [&[&str]; 4] = [&["server"], &["database"], &["log"], &["limits", "node"]];
@@ -31,6 +31,7 @@ impl Config {
         }
 
         let mut rest = serde_json::to_value(self)?;
+        show_alike(&mut rest);
         for path in OWN {
             remove(&mut rest, path);
         }

@@ -26,7 +26,14 @@ impl Origins {
         let is_scheme =
             !scheme.is_empty() && scheme.bytes().all(|c| c.is_ascii_lowercase() || b"+-.0123456789".contains(&c));
         let is_authority = authority.parse::<http::uri::Authority>().is_ok_and(|parsed| !parsed.host().is_empty());
-        is_scheme && is_authority && !authority.contains('@') && !authority.bytes().any(|c| c.is_ascii_uppercase())
+        // Browsers leave out what goes without saying.
+        let is_default =
+            [("https", ":443"), ("http", ":80")].iter().any(|(of, port)| scheme == *of && authority.ends_with(port));
+        is_scheme
+            && is_authority
+            && !is_default
+            && !authority.contains('@')
+            && !authority.bytes().any(|c| c.is_ascii_uppercase())
     }
 
     fn allows(&self, origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
@@ -67,6 +74,9 @@ impl Origins {
                 HeaderName::from_static("idempotency-key"),
             ])
             .expose_headers([
+                HeaderName::from_static("aihub-chain-hash"),
+                HeaderName::from_static("aihub-incomplete"),
+                HeaderName::from_static("aihub-position"),
                 header::ACCEPT_RANGES,
                 header::CONTENT_DISPOSITION,
                 header::CONTENT_LENGTH,
@@ -86,13 +96,21 @@ mod tests {
 
     #[test]
     fn an_origin_is_what_a_browser_says() {
-        for origin in ["https://app.example", "http://127.0.0.1:8080", "http://[::1]:80", "chrome-extension://abc", "*"]
+        for origin in
+            ["https://app.example", "http://127.0.0.1:8080", "http://[::1]:8080", "chrome-extension://abc", "*"]
         {
             assert!(Origins::is_origin(origin), "{origin}");
         }
-        for other in
-            ["", "app.example", "https://app.example/", "https://App.example", "https://a@b", "https://", "https://a b"]
-        {
+        for other in [
+            "",
+            "app.example",
+            "https://app.example/",
+            "https://app.example:443",
+            "https://App.example",
+            "https://a@b",
+            "https://",
+            "https://a b",
+        ] {
             assert!(!Origins::is_origin(other), "{other}");
         }
     }

@@ -122,7 +122,8 @@ fn find(hub: &Hub, caller: &Arc<Principal>, id: &str) -> Result<Arc<Answer>, Gat
     if let Some(kept) = gateway.answers.find(caller, &wanted)? {
         return Ok(kept.answer);
     }
-    let running = gateway.limits.admit(caller, 0)?;
-    let room = gateway.answers.room(caller, RUNNING_BYTES)?;
+    let running =
+        gateway.limits.admit(caller, 0).and_then(|running| Ok((gateway.answers.room(caller, RUNNING_BYTES)?, running)));
+    let (room, running) = running.inspect_err(|error| gateway.note(caller, error))?;
     Ok(hub.settings.lost_answers.look_up(caller, wanted, room, running))
 }

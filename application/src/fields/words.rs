@@ -1,11 +1,19 @@
 //! What a reader of JSON or of a query says of a value, in words for people: no type of ours, but what may stand there and what did.
 
+const UNSIGNED: &str = "a whole number from 0 on";
+
 /// `invalid type: string "x", expected u32` is `must be a whole number from 0 on, and is the text "x"`.
 pub fn in_words(fault: &str) -> String {
     // serde_json says where in the value; of one value of a frame that is of no use.
     let fault = fault.rsplit_once(" at line ").map_or(fault, |(fault, _)| fault);
     let found = fault.strip_prefix("invalid type: ").or_else(|| fault.strip_prefix("invalid value: "));
     if let Some((is, must_be)) = found.and_then(|found| found.rsplit_once(", expected ")) {
+        let is_whole = is
+            .strip_prefix("integer `")
+            .is_some_and(|number| number.bytes().next().is_some_and(|c| c.is_ascii_digit()));
+        if is_whole && kind(must_be) == UNSIGNED {
+            return "is too large a number".to_owned();
+        }
         return format!("must be {}, and is {}", kind(must_be), value(is));
     }
     if let Some((is, must_be)) = fault.strip_prefix("unknown variant ").and_then(|rest| rest.split_once(", expected "))
@@ -32,7 +40,7 @@ pub fn in_words(fault: &str) -> String {
 
 fn kind(expected: &str) -> &str {
     match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
+        "u8" | "u16" | "u32" | "u64" | "usize" => UNSIGNED,
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
         "f32" | "f64" => "a number",
         "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => "a whole number from 1 on",
@@ -95,6 +103,7 @@ mod tests {
     #[test]
     fn a_fault_says_what_may_stand_there_and_what_does() {
         assert_eq!(said::<u32>(json!("x")), "must be a whole number from 0 on, and is the text \"x\"");
+        assert_eq!(said::<u32>(json!(5_000_000_000_u64)), "is too large a number");
         assert_eq!(said::<u64>(json!(-1)), "must be a whole number from 0 on, and is -1");
         assert_eq!(said::<u32>(json!(1.5)), "must be a whole number from 0 on, and is 1.5");
         assert_eq!(said::<NonZeroU32>(json!(0)), "must be a whole number from 1 on, and is 0");

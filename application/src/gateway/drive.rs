@@ -14,7 +14,7 @@ use super::{
     progress::Progress,
 };
 use crate::{
-    answer::Full,
+    answer::{Full, call_bytes},
     catalog::Candidate,
     ports::provider::{Delta, DeltaStream, FinishReason, ProviderError, ToolCallDelta},
 };
@@ -49,10 +49,19 @@ impl Gateway {
             if let Some(call) = &mut progress.call {
                 call.meter.observe(&delta);
             }
-            match self.cover(job, candidate, progress).await? {
+            let cover = self.cover(job, candidate, progress).await?;
+            match cover {
                 Cover::Doubtful if tokens_of(&delta) > 0 => outlet.withheld.push(delta),
-                Cover::Held => outlet.release(progress).and_then(|()| outlet.pass_on(delta, progress))?,
-                Cover::Doubtful => outlet.pass_on(delta, progress)?,
+                Cover::Held | Cover::Doubtful => {
+                    let released = if cover == Cover::Held { outlet.release(progress) } else { Ok(()) };
+                    match released.and_then(|()| outlet.pass_on(delta, progress)) {
+                        Err(Ending::Cancelled(CancelReason::AnswerTooLong)) => {
+                            read_on(&mut stream, false, progress);
+                            return Ok(Ending::Cancelled(CancelReason::AnswerTooLong));
+                        }
+                        passed => passed?,
+                    }
+                }
                 Cover::Beyond => {
                     let is_counted = matches!(delta, Delta::Usage(_));
                     outlet.withheld.push(delta);
@@ -90,6 +99,12 @@ fn cut_short(mut outlet: Outlet<'_>, stream: &mut DeltaStream, is_counted: bool,
     if let Err(ending) = outlet.give_up_to(held, progress) {
         return ending;
     }
+    read_on(stream, is_counted, progress);
+    cut(progress)
+}
+
+/// Takes the provider's count of an answer that goes no further, if it `is_counted` already, or its count is there to be read.
+fn read_on(stream: &mut DeltaStream, is_counted: bool, progress: &mut Progress) {
     let ready = std::iter::from_fn(|| stream.next().now_or_never().flatten()?.ok());
     let counted = ready.take(MAX_READ_ON).filter_map(|delta| match delta {
         Delta::Usage(usage) => Some(usage),
@@ -104,7 +119,6 @@ fn cut_short(mut outlet: Outlet<'_>, stream: &mut DeltaStream, is_counted: bool,
             call.end = CallEnd::Finished;
         }
     }
-    cut(progress)
 }
 
 impl Outlet<'_> {
@@ -126,14 +140,25 @@ impl Outlet<'_> {
         }
     }
 
-    fn show(&self, text: String, calls: Vec<ToolCallDelta>, progress: &mut Progress) -> Result<(), Ending> {
+    fn show(&self, mut text: String, mut calls: Vec<ToolCallDelta>, progress: &mut Progress) -> Result<(), Ending> {
         let Self { answers, job, .. } = self;
+        // Of what goes beyond the longest answer, what still fits: the beginning of a text, and no part of a call.
+        let room = job.answer.room_left();
+        let is_too_long = calls.iter().map(call_bytes).fold(text.len(), usize::saturating_add) > room;
+        if is_too_long {
+            text.truncate(text.floor_char_boundary(room));
+            calls.clear();
+            if text.is_empty() {
+                return Err(Ending::Cancelled(CancelReason::AnswerTooLong));
+            }
+        }
         progress.first_chunk_ms.get_or_insert_with(|| millis(job.started.elapsed()));
         let added = answers.push(&job.principal, &job.answer, job.request.stream, (text, calls));
         added.map_err(|full| match full {
             Full::TooLong => Ending::Cancelled(CancelReason::AnswerTooLong),
             Full::Memory(used_up) => Ending::Failed(used_up.into()),
-        })
+        })?;
+        if is_too_long { Err(Ending::Cancelled(CancelReason::AnswerTooLong)) } else { Ok(()) }
     }
 
     fn release(&mut self, progress: &mut Progress) -> Result<(), Ending> {

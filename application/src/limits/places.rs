@@ -1,7 +1,7 @@
 //! The places of running requests, and the queue for them.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -50,8 +50,12 @@ pub struct Waiting {
     _held: Held,
 }
 
-#[derive(Default)]
-struct Line(Mutex<Standing>);
+struct Line {
+    standing: Mutex<Standing>,
+    /// An account that has no more than these may have a place that is kept for such.
+    little: usize,
+    running: Arc<Mutex<HashMap<String, u32>>>,
+}
 
 #[derive(Default)]
 struct Standing {
@@ -65,26 +69,26 @@ struct Standing {
 struct Seat {
     ticket: u64,
     user: String,
-    /// May have a place that is kept for accounts with few requests.
-    has_few: bool,
+    account: String,
     place: oneshot::Sender<Place>,
 }
 
 impl Places {
-    pub fn new(capacity: Capacity) -> Self {
+    /// `running` are each account's requests, those that wait included.
+    pub fn new(capacity: Capacity, running: Arc<Mutex<HashMap<String, u32>>>) -> Self {
         let portions = Portions::of(capacity.running_requests);
         let queue = Portions::of(capacity.waiting_requests);
         let free = portions.all - portions.kept;
         let standing = Standing { free, free_kept: portions.kept, ..Standing::default() };
-        let line = Arc::new(Line(Mutex::new(standing)));
+        let line = Arc::new(Line { standing: Mutex::new(standing), little: portions.little, running });
         Self { capacity, portions, waiting: Share::new("waiting requests", queue), line }
     }
 
-    /// A place, or the last one in the queue, unless that is full. `running` are the account's requests, this one included.
-    pub fn enter(&self, principal: &Principal, running: u32) -> Result<Entry, GatewayError> {
-        let has_few = running as usize <= self.portions.little;
+    /// A place, or the last one in the queue, unless that is full.
+    pub fn enter(&self, principal: &Principal) -> Result<Entry, GatewayError> {
+        let has_few = self.line.has_few(&principal.account);
         let mut line = self.line.standing();
-        let is_next = !line.waiting.iter().any(|seat| seat.user == principal.user);
+        let is_next = !line.waiting.iter().any(|seat| seat.is_of(&principal.user, &principal.account));
         if is_next && let Some(is_kept) = line.take(has_few) {
             return Ok(Entry::Now(Place { line: self.line.clone(), is_kept }));
         }
@@ -95,7 +99,8 @@ impl Places {
         let (sender, place) = oneshot::channel();
         line.next_ticket += 1;
         let ticket = line.next_ticket;
-        line.waiting.push_back(Seat { ticket, user: principal.user.clone(), has_few, place: sender });
+        let (user, account) = (principal.user.clone(), principal.account.clone());
+        line.waiting.push_back(Seat { ticket, user, account, place: sender });
         drop(line);
         Ok(Entry::Queued(Waiting { ticket, place, line: self.line.clone(), _held: held }))
     }
@@ -112,6 +117,8 @@ impl Places {
                 place = &mut waiting.place => return place.map_err(|_| GatewayError::ShuttingDown),
                 () = &mut end => return Err(self.queue_full(&self.line.standing())),
                 _ = again.tick() => {
+                    // An account's requests have become few, perhaps, while nobody gave a place back.
+                    self.line.hand_out();
                     let position = waiting.position();
                     if let Some(position) = position.filter(|_| position != told) {
                         tell(position);
@@ -141,7 +148,44 @@ impl Places {
 
 impl Line {
     fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_few(&self, account: &str) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.get(account).is_none_or(|running| *running as usize <= self.little)
+    }
+
+    /// Who is to have a place that is free.
+    fn next(&self, line: &mut Standing, is_kept: bool) -> Option<Seat> {
+        let mut passed: Vec<&Seat> = vec![];
+        let at = line.waiting.iter().position(|seat| {
+            let is_first = !passed.iter().any(|before| seat.is_of(&before.user, &before.account));
+            passed.push(seat);
+            is_first && (!is_kept || self.has_few(&seat.account))
+        });
+        line.waiting.remove(at?)
+    }
+
+    /// Gives the kept places that are free to those who wait and may have them.
+    fn hand_out(self: &Arc<Self>) {
+        loop {
+            let mut line = self.standing();
+            if line.free_kept == 0 {
+                return;
+            }
+            let Some(next) = self.next(&mut line, true) else { return };
+            line.free_kept -= 1;
+            drop(line);
+            // Whoever has left meanwhile drops it, and so it goes to the one behind.
+            let _ = next.place.send(Place { line: self.clone(), is_kept: true });
+        }
+    }
+}
+
+impl Seat {
+    fn is_of(&self, user: &str, account: &str) -> bool {
+        self.user == user && self.account == account
     }
 }
 
@@ -159,17 +203,6 @@ impl Standing {
         })
     }
 
-    /// Who is to have a place that has become free.
-    fn next(&mut self, is_kept: bool) -> Option<Seat> {
-        let mut passed: Vec<&str> = vec![];
-        let at = self.waiting.iter().position(|seat| {
-            let may = (!is_kept || seat.has_few) && !passed.contains(&seat.user.as_str());
-            passed.push(&seat.user);
-            may
-        });
-        self.waiting.remove(at?)
-    }
-
     fn place_of(&self, ticket: u64) -> Option<usize> {
         self.waiting.binary_search_by_key(&ticket, |seat| seat.ticket).ok()
     }
@@ -179,7 +212,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let next = {
             let mut line = self.line.standing();
-            let next = line.next(self.is_kept);
+            let next = self.line.next(&mut line, self.is_kept);
             if next.is_none() {
                 *(if self.is_kept { &mut line.free_kept } else { &mut line.free }) += 1;
             }
@@ -224,7 +257,11 @@ mod tests {
     }
 
     fn places(running_requests: usize, waiting_requests: usize) -> Places {
-        Places::new(Capacity { running_requests, waiting_requests, wait_ms: 1_000 })
+        Places::new(Capacity { running_requests, waiting_requests, wait_ms: 1_000 }, Arc::default())
+    }
+
+    fn set_running(places: &Places, account: &str, running: u32) {
+        places.line.running.lock().unwrap().insert(account.to_owned(), running);
     }
 
     fn place(entry: Result<Entry, GatewayError>) -> Option<Place> {
@@ -245,12 +282,12 @@ mod tests {
     async fn beyond_the_places_a_bounded_number_waits_for_a_bounded_time() {
         let places = places(1, 1);
         let ann = principal("ann");
-        let first = place(places.enter(&ann, 1)).unwrap();
-        let second = waiting(places.enter(&ann, 2));
-        let full = places.enter(&ann, 3).err();
+        let first = place(places.enter(&ann)).unwrap();
+        let second = waiting(places.enter(&ann));
+        let full = places.enter(&ann).err();
         assert!(matches!(full, Some(GatewayError::QueueFull { running: 1, waiting: 1, .. })));
         assert!(matches!(places.wait(second, |_| ()).await, Err(GatewayError::QueueFull { .. })));
-        let third = waiting(places.enter(&ann, 2));
+        let third = waiting(places.enter(&ann));
         drop(first);
         assert!(places.wait(third, |_| ()).await.is_ok());
         assert_eq!(places.taken(), 0);
@@ -259,8 +296,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_is_served_in_order_and_told_whenever_that_comes_nearer() {
         let places = places(1, 10);
-        let mut running = place(places.enter(&principal("ann"), 1));
-        let mut queue: VecDeque<_> = (0..4).map(|nth| (nth, waiting(places.enter(&principal("bob"), 1)))).collect();
+        let mut running = place(places.enter(&principal("ann")));
+        let mut queue: VecDeque<_> = (0..4).map(|nth| (nth, waiting(places.enter(&principal("bob"))))).collect();
         assert_eq!(queue[3].1.position(), Some(4));
         // One leaves out of the midst.
         queue.remove(1);
@@ -284,32 +321,49 @@ mod tests {
     #[tokio::test]
     async fn a_place_that_is_given_to_somebody_who_left_goes_to_the_next() {
         let places = places(1, 10);
-        let running = place(places.enter(&principal("ann"), 1)).unwrap();
-        let (gone, next) = (waiting(places.enter(&principal("bob"), 1)), waiting(places.enter(&principal("eve"), 1)));
+        let running = place(places.enter(&principal("ann"))).unwrap();
+        let (gone, next) = (waiting(places.enter(&principal("bob"))), waiting(places.enter(&principal("eve"))));
         drop(running);
         assert_eq!((gone.position(), next.position()), (None, Some(1)), "it is on its way");
         drop(gone);
         assert!(places.wait(next, |_| ()).await.is_ok());
         assert_eq!(places.taken(), 0);
-        assert!(place(places.enter(&principal("bob"), 1)).is_some());
+        assert!(place(places.enter(&principal("bob"))).is_some());
     }
 
     #[tokio::test]
     async fn accounts_with_many_requests_leave_places_to_those_with_few_and_wait_for_theirs() {
         let places = places(1_280, 1_280);
         let greedy = principal("greedy");
-        let many: Vec<Place> = (0..640).map(|_| place(places.enter(&greedy, 100)).unwrap()).collect();
-        let waiting: Vec<Waiting> = std::iter::from_fn(|| match places.enter(&greedy, 100) {
+        set_running(&places, "greedy", 1_000);
+        let many: Vec<Place> = (0..640).map(|_| place(places.enter(&greedy)).unwrap()).collect();
+        let waiting: Vec<Waiting> = std::iter::from_fn(|| match places.enter(&greedy) {
             Ok(Entry::Queued(waiting)) => Some(waiting),
             _ => None,
         })
         .collect();
         assert_eq!(waiting.len(), 320);
-        let ann = place(places.enter(&principal("ann"), 10));
+        let ann = place(places.enter(&principal("ann")));
         assert!(ann.is_some(), "nobody who waits is before whoever has few");
-        assert!(places.enter(&greedy, 1).is_err(), "a user's own requests stay in their order");
-        assert!(matches!(places.enter(&principal("bob"), 100), Ok(Entry::Queued(_))));
+        set_running(&places, "bob", 100);
+        assert!(matches!(places.enter(&principal("bob")), Ok(Entry::Queued(_))));
         drop(many);
         assert!(waiting.iter().all(|waiting| waiting.position().is_none()), "all have their place");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_few_again_gets_the_places_that_are_kept_in_the_order_of_their_requests() {
+        let places = places(1_280, 1_280);
+        set_running(&places, "greedy", 1_000);
+        let _many: Vec<Place> = (0..640).map(|_| place(places.enter(&principal("greedy"))).unwrap()).collect();
+        let bob = principal("bob");
+        set_running(&places, "bob", 11);
+        let (first, second) = (waiting(places.enter(&bob)), waiting(places.enter(&bob)));
+        // Most of theirs have ended: the next one is not before those that wait, and all of them get their place.
+        set_running(&places, "bob", 3);
+        let third = waiting(places.enter(&bob));
+        for waiting in [first, second, third] {
+            assert!(places.wait(waiting, |_| ()).await.is_ok());
+        }
     }
 }

@@ -96,11 +96,11 @@ impl VideoCatalog {
         let may = |backend: &VideoBackend, model: &str| {
             principal.capabilities.require(Operation::Video, &backend.name, model)
         };
-        let offer = |backend: &VideoBackend, is_meant: &dyn Fn(&str) -> bool| {
+        let offer = |backend: &VideoBackend, is_meant: &dyn Fn(&str) -> bool, bad_day: Option<&str>| {
             let mut able = backend.models.iter().filter(|(name, _)| is_meant(name));
             able.find_map(|(name, model)| {
                 let price = model.price(video, now).filter(|_| may(backend, name).is_ok())?.clone();
-                let upstream_model = bad_day(backend, video).unwrap_or(&model.upstream_name).to_owned();
+                let upstream_model = bad_day.unwrap_or(&model.upstream_name).to_owned();
                 let provider = backend.name.clone();
                 Some(Offer { provider, model: name.clone(), upstream_model, price })
             })
@@ -109,7 +109,10 @@ impl VideoCatalog {
         let is_meant = |name: &str| video.model.as_deref().is_none_or(|model| model == name);
         let named = order.iter().filter(is_named);
         let mut offers: Vec<Offer> = named
-            .filter_map(|backend| offer(backend, &|name| is_meant(name) || bad_day(backend, video).is_some()))
+            .filter_map(|backend| {
+                let bad_day = bad_day(backend, video);
+                offer(backend, &|name| is_meant(name) || bad_day.is_some(), bad_day)
+            })
             .collect();
         if offers.is_empty() {
             return Err(self.refusal(video, principal));
@@ -117,7 +120,7 @@ impl VideoCatalog {
         if video.fallback {
             for backend in order {
                 if offers.iter().all(|offer| offer.provider != backend.name) {
-                    offers.extend(offer(backend, &|_| true));
+                    offers.extend(offer(backend, &|_| true, None));
                 }
             }
         } else {
