@@ -170,7 +170,7 @@ async fn a_connection_is_http_1_and_two_thousand_sockets_at_one_moment_are_opene
 
 #[tokio::test]
 async fn a_connection_that_says_nothing_or_half_of_something_is_closed_in_its_time_from_the_first_moment_on() {
-    let app = TestApp::start(|config| config.server.head_timeout_ms = 300).await;
+    let app = TestApp::start(|config| config.server.head_timeout_ms = 1_000).await;
     for beginning in ["", "G", "PRI * HTTP/2.0\r\n", "GET /health/live HTTP/1.1\r\nhost: x\r\nx-long: "] {
         // Closed, with or without a word, or this waits in vain.
         let told = said(&app, beginning).await;

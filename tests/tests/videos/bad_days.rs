@@ -3,7 +3,7 @@
 use aihub_infrastructure::simulated_providers::cases::{self, Case};
 use aihub_tests::{app::TestApp, until_ok};
 use futures::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{generate, video};
 
@@ -39,8 +39,8 @@ async fn every_bad_day_of_videos_ends_in_a_film_that_is_charged_or_costs_nothing
         cases::of_videos().iter().filter(|case| case.video.as_deref().unwrap().starts_with("openai")).collect();
     let app = TestApp::start(|config| {
         let (videos, sora) = (&mut config.videos, config.video_providers.remove("sora").unwrap());
-        (videos.deadline_ms, videos.recover_after_ms, videos.whole_within_ms) = (6_000, 500, 2_000);
-        (videos.max_wait_ms, videos.storing_ms, videos.poll_ms) = (6_000, 4_000, 100);
+        (videos.deadline_ms, videos.recover_after_ms, videos.whole_within_ms) = (10_000, 500, 2_000);
+        (videos.max_wait_ms, videos.storing_ms, videos.poll_ms) = (6_000, 12_000, 100);
         // A provider each: what one of them says makes nobody else wait.
         for nth in 0..cases.len() {
             let mut sora = sora.clone();
@@ -49,6 +49,7 @@ async fn every_bad_day_of_videos_ends_in_a_film_that_is_charged_or_costs_nothing
         }
     })
     .await;
+    app.providers.rule(json!({ "video_time_ms": 100 }));
     let (app, all) = (&app, cases.iter().enumerate());
     let outcomes = join_all(all.map(async |(nth, case)| {
         let user = case.name.to_lowercase();
