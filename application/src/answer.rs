@@ -5,6 +5,7 @@
 //! and by what its user may have in memory: an answer holds its bytes from the first to when nobody can read it any more.
 
 pub mod name;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,8 @@ use futures::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::state::call_bytes;
+use self::state::{LONGEST_CHUNK, State, joined_calls};
 use crate::{
     error::GatewayError,
     ports::provider::ToolCallDelta,
@@ -32,12 +35,6 @@ use crate::{
 pub const RUNNING_BYTES: usize = 16 << 10;
 /// What an ended answer takes besides its text.
 const ENDED_BYTES: usize = 1 << 10;
-/// What a chunk takes besides its text.
-const CHUNK_BYTES: usize = 128;
-/// The longest chunk, in bytes of text: one is escaped and sent at a time.
-const LONGEST_CHUNK: usize = 16 << 10;
-/// Memory is taken in steps, so that a chunk does not ask for it.
-const STEP_BYTES: usize = 16 << 10;
 /// What an embedding's vectors are expected to take for each text: 3,072 numbers, the most that the known models make.
 pub const VECTOR_BYTES: usize = 12 << 10;
 
@@ -119,19 +116,6 @@ pub struct Answer {
     pub cancelled: CancellationToken,
     /// When the last reader went.
     left_at: Arc<Mutex<Instant>>,
-}
-
-struct State {
-    queued: Option<usize>,
-    chunks: Vec<Arc<Chunk>>,
-    /// What is not shown before it is whole: the texts of the chunks that it will be, and its calls.
-    gathered: (Vec<String>, Vec<ToolCallDelta>),
-    text_bytes: usize,
-    /// Text, vectors and what comes with them.
-    buffered_bytes: usize,
-    max_bytes: usize,
-    held: Held,
-    end: Option<Arc<AnswerEnd>>,
 }
 
 /// Why an answer takes no more. What was pushed is in it all the same.
@@ -340,56 +324,6 @@ impl Answer {
     }
 }
 
-impl State {
-    /// So many bytes, in so many pieces more.
-    fn count(&mut self, bytes: usize, pieces: usize) {
-        self.text_bytes += bytes;
-        self.buffered_bytes += bytes + CHUNK_BYTES * pieces;
-    }
-
-    fn gather_text(&mut self, mut text: &str) {
-        while !text.is_empty() {
-            let texts = &mut self.gathered.0;
-            let room = texts.last().map_or(0, |last| LONGEST_CHUNK - last.len());
-            let (piece, rest) = text.split_at(text.floor_char_boundary(room));
-            match texts.last_mut() {
-                Some(last) if !piece.is_empty() => {
-                    last.push_str(piece);
-                    self.count(piece.len(), 0);
-                }
-                _ => {
-                    texts.push(String::new());
-                    self.count(0, 1);
-                }
-            }
-            text = rest;
-        }
-    }
-
-    fn gather_call(&mut self, call: ToolCallDelta) {
-        let calls = &mut self.gathered.1;
-        let (bytes, is_new) = (call_bytes(&call), !calls.iter().any(|known| known.index == call.index));
-        join_call(calls, call);
-        self.count(bytes, usize::from(is_new));
-    }
-
-    fn add_chunk(&mut self, text: String, tool_calls: Vec<ToolCallDelta>) {
-        let seq = self.chunks.len() as u64 + 1;
-        self.chunks.push(Arc::new(Chunk { seq, text, tool_calls }));
-    }
-
-    fn cover(&mut self) -> Result<(), Full> {
-        if self.text_bytes > self.max_bytes {
-            return Err(Full::TooLong);
-        }
-        let needed = RUNNING_BYTES + self.buffered_bytes;
-        if needed > self.held.amount() {
-            self.held.resize(needed + STEP_BYTES).map_err(Full::Memory)?;
-        }
-        Ok(())
-    }
-}
-
 struct Cursor {
     state: watch::Receiver<State>,
     next: usize,
@@ -406,29 +340,6 @@ impl Drop for Cursor {
 
 fn vector_bytes(done: &Done) -> usize {
     done.vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum()
-}
-
-fn joined_calls(chunks: &[Arc<Chunk>]) -> Vec<ToolCallDelta> {
-    let mut calls: Vec<ToolCallDelta> = Vec::new();
-    for delta in chunks.iter().flat_map(|chunk| &chunk.tool_calls) {
-        join_call(&mut calls, delta.clone());
-    }
-    calls
-}
-
-fn join_call(calls: &mut Vec<ToolCallDelta>, delta: ToolCallDelta) {
-    match calls.iter_mut().find(|call| call.index == delta.index) {
-        Some(call) => {
-            call.arguments.push_str(&delta.arguments);
-            call.broken = delta.broken.or(call.broken.take());
-        }
-        None => calls.push(delta),
-    }
-}
-
-pub(crate) fn call_bytes(call: &ToolCallDelta) -> usize {
-    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    call.arguments.len() + length(&call.id) + length(&call.name) + length(&call.broken)
 }
 
 impl Cursor {

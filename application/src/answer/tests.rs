@@ -1,4 +1,4 @@
-use super::*;
+use super::{state::CHUNK_BYTES, *};
 use crate::shares::{Holder, Portions, Scope, Share};
 
 const MAX_BYTES: usize = 2 << 20;
