@@ -7,8 +7,12 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     error::GatewayError,
+    principal::Principal,
     request::{AUTO, AnswerRequest, pictures::Pictures},
-    upstream::{Timing, Upstream},
+    upstream::{
+        Timing, Upstream,
+        guard::{Turn, Unavailable},
+    },
 };
 
 pub struct Catalog {
@@ -78,7 +82,17 @@ impl Candidate {
         Timing { first_piece: self.model.first_piece.unwrap_or(timing.first_piece), ..timing }
     }
 
-    /// The model in metrics. Names of models that are not listed are the clients' words: there may be any number.
+    /// Leave for a call of about `tokens` tokens, or why there is none now. Never waits.
+    pub fn turn(&self, principal: &Principal, tokens: u64) -> Result<Turn, Unavailable> {
+        self.upstream.turn(principal, self.model_label(), tokens)
+    }
+
+    /// Whether there would be a turn within so long.
+    pub fn is_available_within(&self, wait: Duration) -> bool {
+        self.upstream.is_available_within(self.model_label(), wait)
+    }
+
+    /// The model in metrics, and to what guards it. Names of models that are not listed are the clients' words: there may be any number.
     pub fn model_label(&self) -> &str {
         if self.upstream.models.listed.contains_key(&self.model_name) { &self.model_name } else { "(unlisted)" }
     }

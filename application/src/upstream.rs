@@ -97,14 +97,14 @@ impl Upstream {
         }
     }
 
-    /// Leave for a call of about `tokens` tokens, or why there is none now. Never waits.
-    pub fn turn(&self, principal: &Principal, tokens: u64) -> Result<Turn, Unavailable> {
-        self.guard.turn(Holder::of(principal), tokens)
+    /// Leave for a call of about `tokens` tokens to its `model`, or why there is none now. Never waits.
+    pub fn turn(&self, principal: &Principal, model: &str, tokens: u64) -> Result<Turn, Unavailable> {
+        self.guard.turn(Holder::of(principal), model, tokens)
     }
 
-    /// Whether there would be a turn within so long.
-    pub fn is_available_within(&self, wait: Duration) -> bool {
-        self.guard.is_available_within(wait)
+    /// Whether there would be a turn for its `model` within so long.
+    pub fn is_available_within(&self, model: &str, wait: Duration) -> bool {
+        self.guard.is_available_within(model, wait)
     }
 
     pub fn status(&self) -> UpstreamStatus {

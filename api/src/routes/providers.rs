@@ -22,6 +22,7 @@ pub async fn list(State(hub): State<Arc<Hub>>, Caller(_): Caller) -> Json<Value>
                 "priority": upstream.priority,
                 "weight": upstream.weight,
                 "breaker": status.breaker,
+                "breakers": status.breakers,
                 "coolingDownMs": status.cooling_down.map(|left| left.as_millis()),
                 "running": status.running,
                 "maxConcurrency": status.max_concurrency,

@@ -183,7 +183,7 @@ impl Gateway {
                 return Round::Ended(all_failed(progress, later));
             }
             let expected = job.input_tokens.saturating_add(self.expected_output_tokens(&job.request, candidate));
-            let mut turn = match candidate.upstream.turn(&job.principal, expected) {
+            let mut turn = match candidate.turn(&job.principal, expected) {
                 Ok(turn) => turn,
                 Err(unavailable) => {
                     progress.skip(candidate, unavailable.reason.as_str());
@@ -204,7 +204,7 @@ impl Gateway {
             progress.begin_attempt(job, candidate, allowance);
             let wait = candidate.timing().first_piece;
             let can_do = |other: &&Candidate| {
-                let is_there = other.upstream.is_available_within(wait);
+                let is_there = other.is_available_within(wait);
                 job.request.fallback && is_there && !progress.passed_over.contains(&other.upstream.name)
             };
             let others = job.candidates.iter().skip(nth + 1).filter(can_do).count();

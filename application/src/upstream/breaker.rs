@@ -1,4 +1,4 @@
-//! A provider's circuit breaker: failsafe's state machine with our own rule for opening, because failsafe's rate is
+//! The circuit breaker of a provider's model: failsafe's state machine with our own rule for opening, because failsafe's rate is
 //! an average that decays with time and cannot open before its window has passed once.
 
 use std::{
@@ -40,7 +40,8 @@ impl Default for BreakerPolicy {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// From good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BreakerState {
     Closed,
@@ -63,8 +64,13 @@ pub struct Probe {
 }
 
 impl Breaker {
-    pub fn new(provider: &str, policy: BreakerPolicy) -> Self {
-        let observed = Observed { state: Arc::default(), opened_at: Arc::default(), provider: provider.into() };
+    pub fn new(provider: &str, model: &str, policy: BreakerPolicy) -> Self {
+        let observed = Observed {
+            state: Arc::default(),
+            opened_at: Arc::default(),
+            provider: provider.into(),
+            model: model.into(),
+        };
         let failure_policy = RollingFailureRate {
             policy,
             calls: WindowedAdder::new(policy.window, SLICES),
@@ -175,6 +181,7 @@ struct Observed {
     state: Arc<AtomicU8>,
     opened_at: Arc<Mutex<Option<Instant>>>,
     provider: Arc<str>,
+    model: Arc<str>,
 }
 
 impl Observed {
@@ -184,7 +191,12 @@ impl Observed {
 
     fn set(&self, state: u8) {
         self.state.store(state, Ordering::Release);
-        metrics::gauge!("aihub_provider_breaker_state", "provider" => self.provider.to_string()).set(f64::from(state));
+        metrics::gauge!(
+            "aihub_provider_breaker_state",
+            "provider" => self.provider.to_string(),
+            "model" => self.model.to_string()
+        )
+        .set(f64::from(state));
     }
 }
 
@@ -195,7 +207,7 @@ impl Instrument for Observed {
     }
 
     fn on_open(&self) {
-        tracing::warn!(provider.name = %self.provider, "circuit breaker opened");
+        tracing::warn!(provider.name = %self.provider, model.name = %self.model, "circuit breaker opened");
         *self.opened_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.set(2);
     }
@@ -214,7 +226,7 @@ mod tests {
     use super::*;
 
     fn breaker(open_for: Duration) -> Breaker {
-        Breaker::new("p", BreakerPolicy { open_for, min_calls: 4, ..BreakerPolicy::default() })
+        Breaker::new("p", "m", BreakerPolicy { open_for, min_calls: 4, ..BreakerPolicy::default() })
     }
 
     fn call(breaker: &Breaker, fails: bool) {
@@ -238,7 +250,7 @@ mod tests {
     fn it_opens_at_failures_in_a_row_at_the_lowest_traffic_and_a_success_begins_the_row_anew() {
         let policy =
             BreakerPolicy { window: Duration::from_millis(12), consecutive_failures: 3, ..BreakerPolicy::default() };
-        let breaker = Breaker::new("p", policy);
+        let breaker = Breaker::new("p", "m", policy);
         for fails in [true, true, false, true, true] {
             call(&breaker, fails);
             std::thread::sleep(Duration::from_millis(15));

@@ -1,6 +1,8 @@
-//! What guards a provider: circuit breaker, cool-down, concurrency and rate.
+//! What guards a provider: circuit breaker and cool-down for each of its models, concurrency and rate. What one model does, or who
+//! asks for it, keeps nobody from another.
 
 use std::{
+    collections::BTreeMap,
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -20,12 +22,23 @@ const DEFAULT_COOL_DOWN: Duration = Duration::from_secs(5);
 const UNUSABLE_COOL_DOWN: Duration = Duration::from_mins(1);
 
 pub struct Guard {
-    breaker: Breaker,
-    cooling_until: Mutex<Option<Instant>>,
+    name: String,
+    policy: BreakerPolicy,
+    models: Mutex<BTreeMap<String, Arc<ModelGuard>>>,
+    /// Of whatever model: its money is gone, or it does not take our key.
+    cooling: CoolDown,
     calls: Arc<Share>,
     requests: Option<DefaultDirectRateLimiter>,
     tokens: Option<DefaultDirectRateLimiter>,
 }
+
+struct ModelGuard {
+    breaker: Breaker,
+    cooling: CoolDown,
+}
+
+#[derive(Default)]
+struct CoolDown(Mutex<Option<Instant>>);
 
 /// What we allow ourselves with one provider.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +51,7 @@ pub struct UpstreamLimits {
 /// Leave to make one call. Held until the call's stream has ended, and told how it went.
 pub struct Turn {
     guard: Arc<Guard>,
+    model: Arc<ModelGuard>,
     probe: Probe,
     /// Since when nothing is heard of it; `None` once something was.
     silent_since: Option<Instant>,
@@ -76,7 +90,11 @@ impl UnavailableReason {
 /// For `GET /api/providers`.
 #[derive(Debug, Clone)]
 pub struct UpstreamStatus {
+    /// Of the model for which it is worst.
     pub breaker: BreakerState,
+    /// The models for which it is not closed.
+    pub breakers: BTreeMap<String, BreakerState>,
+    /// Of the model that cools down longest.
     pub cooling_down: Option<Duration>,
     pub running: usize,
     pub max_concurrency: usize,
@@ -87,25 +105,28 @@ impl Guard {
     pub fn new(name: &str, limits: UpstreamLimits, breaker: BreakerPolicy, calls: Portions) -> Arc<Self> {
         let per_minute = |limit: NonZeroU32| RateLimiter::direct(Quota::per_minute(limit));
         Arc::new(Self {
-            breaker: Breaker::new(name, breaker),
-            cooling_until: Mutex::default(),
+            name: name.to_owned(),
+            policy: breaker,
+            models: Mutex::default(),
+            cooling: CoolDown::default(),
             calls: Share::new("calls of one provider", calls),
             requests: limits.requests_per_minute.map(per_minute),
             tokens: limits.tokens_per_minute.map(per_minute),
         })
     }
 
-    /// Leave for a call of about `tokens` tokens, or why there is none now. Never waits. Whoever holds many calls keeps others
-    /// from none.
-    pub fn turn(self: &Arc<Self>, caller: Holder, tokens: u64) -> Result<Turn, Unavailable> {
-        if let Some(retry_after) = self.cooling_down() {
+    /// Leave for a call of about `tokens` tokens to this model, by a name of which there are not any number, or why there is none now. Never waits. Whoever holds many calls
+    /// keeps others from none.
+    pub fn turn(self: &Arc<Self>, caller: Holder, model: &str, tokens: u64) -> Result<Turn, Unavailable> {
+        let model = self.model(model);
+        if let Some(retry_after) = self.cooling_down(&model) {
             return Err(Unavailable { reason: UnavailableReason::CoolingDown, retry_after });
         }
         let Ok(call) = self.calls.take(caller, 1) else {
             let retry_after = Duration::from_secs(1);
             return Err(Unavailable { reason: UnavailableReason::ConcurrencyLimit, retry_after });
         };
-        let probe = self
+        let probe = model
             .breaker
             .permit()
             .map_err(|retry_after| Unavailable { reason: UnavailableReason::BreakerOpen, retry_after })?;
@@ -114,32 +135,44 @@ impl Guard {
             let retry_after = Duration::from_secs(1);
             return Err(Unavailable { reason: UnavailableReason::RateLimit, retry_after });
         }
-        Ok(Turn { guard: self.clone(), probe, silent_since: Some(Instant::now()), _call: call })
+        Ok(Turn { guard: self.clone(), model, probe, silent_since: Some(Instant::now()), _call: call })
     }
 
     pub fn status(&self) -> UpstreamStatus {
+        let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let breakers: BTreeMap<_, _> = models
+            .iter()
+            .map(|(name, model)| (name.clone(), model.breaker.state()))
+            .filter(|(_, state)| *state != BreakerState::Closed)
+            .collect();
         UpstreamStatus {
-            breaker: self.breaker.state(),
-            cooling_down: self.cooling_down(),
+            breaker: breakers.values().copied().max().unwrap_or(BreakerState::Closed),
+            breakers,
+            cooling_down: models.values().filter_map(|model| self.cooling_down(model)).max(),
             running: self.calls.taken(),
             max_concurrency: self.calls.portions().all,
         }
     }
 
-    /// Whether there would be a turn within so long, as far as it is not for others' calls and for rates.
-    pub fn is_available_within(&self, wait: Duration) -> bool {
-        self.breaker.lets_through() && self.cooling_down().is_none_or(|left| left <= wait)
+    /// Whether there would be a turn for this model within so long, as far as it is not for others' calls and for rates.
+    pub fn is_available_within(&self, model: &str, wait: Duration) -> bool {
+        let model = self.model(model);
+        model.breaker.lets_through() && self.cooling_down(&model).is_none_or(|left| left <= wait)
     }
 
-    fn cooling_down(&self) -> Option<Duration> {
-        let until = (*self.cooling_until.lock().unwrap_or_else(PoisonError::into_inner))?;
-        Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    fn model(&self, name: &str) -> Arc<ModelGuard> {
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = models.get(name) {
+            return known.clone();
+        }
+        let breaker = Breaker::new(&self.name, name, self.policy);
+        let model = Arc::new(ModelGuard { breaker, cooling: CoolDown::default() });
+        models.insert(name.to_owned(), model.clone());
+        model
     }
 
-    fn cool_down(&self, cool_down: Duration) {
-        let until = Instant::now() + cool_down;
-        let mut cooling_until = self.cooling_until.lock().unwrap_or_else(PoisonError::into_inner);
-        *cooling_until = Some(cooling_until.map_or(until, |other| other.max(until)));
+    fn cooling_down(&self, model: &ModelGuard) -> Option<Duration> {
+        self.cooling.left().max(model.cooling.left())
     }
 
     fn within_rate(&self, tokens: u64) -> bool {
@@ -150,8 +183,21 @@ impl Guard {
     }
 }
 
+impl CoolDown {
+    fn left(&self) -> Option<Duration> {
+        let until = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    }
+
+    fn begin(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut cooling_until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *cooling_until = Some(cooling_until.map_or(until, |other| other.max(until)));
+    }
+}
+
 impl Turn {
-    /// Others are kept from this provider until it is known how this call goes.
+    /// Others are kept from this model until it is known how this call goes.
     pub fn is_finding_out(&self) -> bool {
         self.probe.is_finding_out()
     }
@@ -174,10 +220,10 @@ impl Turn {
                 // An overload counts for the breaker; it cools down only as long as the provider asks.
                 let default = (error.kind == FailureKind::RateLimited).then_some(DEFAULT_COOL_DOWN);
                 if let Some(cool_down) = error.retry_after.or(default) {
-                    self.guard.cool_down(cool_down);
+                    self.model.cooling.begin(cool_down);
                 }
             }
-            FailureKind::QuotaExceeded | FailureKind::Unauthorized => self.guard.cool_down(UNUSABLE_COOL_DOWN),
+            FailureKind::QuotaExceeded | FailureKind::Unauthorized => self.guard.cooling.begin(UNUSABLE_COOL_DOWN),
             _ => {}
         }
         if error.kind.counts_against_provider() {
@@ -207,8 +253,16 @@ mod tests {
         Guard::new("p", limits, BreakerPolicy { min_calls: 1, ..BreakerPolicy::default() }, Portions::undivided(9))
     }
 
+    fn turn_of(guard: &Arc<Guard>, model: &str, tokens: u64) -> Result<Turn, Unavailable> {
+        guard.turn(Holder::Principal { user: "ann".into(), account: "ann".into() }, model, tokens)
+    }
+
+    fn failure(kind: FailureKind) -> ProviderError {
+        ProviderError { kind, status: None, message: String::new(), retry_after: None, flaw: None }
+    }
+
     fn turn(guard: &Arc<Guard>, tokens: u64) -> Result<Turn, Unavailable> {
-        guard.turn(Holder::Principal { user: "ann".into(), account: "ann".into() }, tokens)
+        turn_of(guard, "m", tokens)
     }
 
     fn reason(turn: Result<Turn, Unavailable>) -> &'static str {
@@ -227,16 +281,24 @@ mod tests {
     fn what_the_breaker_refuses_is_not_taken_off_the_rate() {
         let guard = guard(2, 100);
         let mut first = turn(&guard, 1).ok().unwrap();
-        first.failed(&ProviderError {
-            kind: FailureKind::ServerError,
-            status: None,
-            message: String::new(),
-            retry_after: None,
-            flaw: None,
-        });
+        first.failed(&failure(FailureKind::ServerError));
         for _ in 0..5 {
             assert_eq!(reason(turn(&guard, 1)), "breaker_open");
         }
         assert!(guard.within_rate(1));
+    }
+    #[test]
+    fn a_model_that_fails_or_is_limited_keeps_nobody_from_another_but_a_key_that_is_refused_is_of_all() {
+        let guard = guard(99, 100);
+        turn_of(&guard, "a", 1).ok().unwrap().failed(&failure(FailureKind::Timeout));
+        turn_of(&guard, "b", 1).ok().unwrap().failed(&failure(FailureKind::RateLimited));
+        assert_eq!(reason(turn_of(&guard, "a", 1)), "breaker_open");
+        assert_eq!(reason(turn_of(&guard, "b", 1)), "cooling_down");
+        assert!(guard.is_available_within("c", Duration::ZERO));
+        let status = guard.status();
+        assert_eq!(status.breakers.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!((status.breaker, status.cooling_down.is_some()), (BreakerState::Open, true));
+        turn_of(&guard, "c", 1).ok().unwrap().failed(&failure(FailureKind::Unauthorized));
+        assert_eq!(reason(turn_of(&guard, "d", 1)), "cooling_down");
     }
 }

@@ -240,7 +240,8 @@ impl Driver {
                 return None;
             }
             let (user, account) = (String::new(), open.account.clone());
-            match backend.guard.turn(Holder::Principal { user, account }, 1) {
+            // All of its models are one: there are few, and films are few.
+            match backend.guard.turn(Holder::Principal { user, account }, "", 1) {
                 Ok(turn) => return Some((backend.clone(), turn)),
                 Err(unavailable) => match unavailable.reason {
                     UnavailableReason::BreakerOpen | UnavailableReason::CoolingDown => {}

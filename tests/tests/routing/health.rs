@@ -61,7 +61,11 @@ async fn a_provider_that_keeps_failing_is_no_longer_asked_until_a_probe_succeeds
         client.ask(&chat("a", "Why is the sky blue?")).await.done();
     }
     assert_eq!(shown(&app, "openai").await["breaker"], "open");
+    assert_eq!(shown(&app, "openai").await["breakers"], json!({ "gpt-6-luna": "open" }));
     assert_eq!(shown(&app, "claude").await["breaker"], "closed");
+    // What one model does keeps nobody from another.
+    let other = json!({ "provider": "openai", "model": "gpt-6-astra", "fallback": false });
+    client.ask(&with(chat("b", "Why is the sky blue?"), &other)).await.done();
     let skipping = client.ask(&chat("a", "Why is the sky blue?")).await;
     assert_eq!(app.providers.calls_of(skipping.request_id()).len(), 1);
     let first = &app.audit().await.requests[skipping.request_id()].outcome().attempts[0].clone();
