@@ -64,7 +64,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::housekeeping::{House, keep_records};
+use self::housekeeping::{House, feel_load, keep_records};
 use crate::{
     auth::{AuthSettings, Authenticator, dev_secret::dev_secret, roles::Roles},
     config::{Config, compared::Known, duration_ms, providers::Reach, videos::VideoReach},
@@ -199,6 +199,7 @@ impl App {
         let forget = move |subject: &str| answers.answers.forget_account(subject);
         let told = (subscriptions.live(), subscriptions.waiter());
         workers.spawn(erasure::follow(database.clone(), told, vault, forget, stop_workers.clone()));
+        workers.spawn(feel_load(gateway.clone(), stop_workers.clone()));
         keep_records(&config, &gateway, &database, &workers, &stop_workers);
         let client_requests = Arc::new(client_requests(&gateway, &database));
         let lost_answers = lost_answers(&gateway, &reads);
@@ -222,7 +223,7 @@ impl App {
             media,
             lost_answers,
         };
-        let doors = Doors::new(&config.server, &config.limits);
+        let doors = Doors::new(&config.server, &config.limits)?;
         let hub = Hub::new(workflows, authenticator, database, reads, subscriptions, settings, doors);
         let hub = Arc::new(hub);
         Ok(Self { listener, hub, log, embedded, simulated, workers, drivers, stop_workers, hand_over, config })

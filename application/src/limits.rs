@@ -1,5 +1,6 @@
 //! What one user and one account may ask of this node, and how much all of them together.
 
+mod load;
 mod places;
 
 use std::{
@@ -45,6 +46,8 @@ pub struct Capacity {
     pub running_requests: usize,
     pub waiting_requests: usize,
     pub wait_ms: u64,
+    /// While whoever is ready to go on waits longer than this for a processor, fewer run than may; zero: never.
+    pub max_lag_ms: u64,
 }
 
 /// Allowances of users or of accounts.
@@ -133,6 +136,11 @@ impl Limits {
                 rates.retain_recent();
             }
         }
+    }
+
+    /// Whoever was ready waited so long for a processor: while that is too long, fewer run than may.
+    pub fn feel(&self, lag: Duration) {
+        self.places.feel(lag);
     }
 
     pub fn running(&self) -> usize {
@@ -274,7 +282,11 @@ mod tests {
     }
 
     fn limits(per_user: Allowance, per_account: Allowance) -> Limits {
-        Limits::new(per_user, per_account, Capacity { running_requests: 1, waiting_requests: 1, wait_ms: 10 })
+        Limits::new(
+            per_user,
+            per_account,
+            Capacity { running_requests: 1, waiting_requests: 1, wait_ms: 10, max_lag_ms: 0 },
+        )
     }
 
     fn what(result: &Result<Running, GatewayError>) -> &'static str {

@@ -19,12 +19,18 @@ use aihub_infrastructure::{
 };
 use futures::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    task::yield_now,
+    time::{Instant, MissedTickBehavior, interval},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::config::{Config, duration_ms};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often is looked how long whoever is ready waits for a processor, and how often it is tried each time.
+const FEEL_EVERY: Duration = Duration::from_millis(50);
+const TURNS_FELT: u32 = 3;
 /// How often is forgotten what clients asked for long ago.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// How much longer it is remembered than an answer can be resumed: its node may have died, which takes its time to be known.
@@ -49,6 +55,21 @@ pub fn keep_records(
     workers.spawn(sweep_contents(database.clone(), stop.clone()));
     let every = duration_ms(config.audit.refusals_interval_ms);
     workers.spawn(keep_refusals(gateway.clone(), every));
+}
+
+/// Feels how busy the processors are.
+pub async fn feel_load(gateway: Arc<Gateway>, stop: CancellationToken) {
+    let mut tick = interval(FEEL_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let began = Instant::now();
+        for _ in 0..TURNS_FELT {
+            yield_now().await;
+        }
+        let lag = began.elapsed() / TURNS_FELT;
+        metrics::gauge!("aihub_lag_seconds").set(lag.as_secs_f64());
+        gateway.limits.feel(lag);
+    }
 }
 
 /// Has content erased that is too old.

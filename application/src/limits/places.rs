@@ -1,7 +1,7 @@
 //! The places of running requests, and the queue for them.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use super::Capacity;
+use super::{Capacity, load::Load};
 use crate::{
     error::GatewayError,
     principal::Principal,
@@ -23,7 +23,7 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 
 /// A node's places. They are taken in the order of arrival; but some are kept for accounts with few running requests, so
 /// that those who fill the others up, or wait for one, keep nobody else from theirs. A user's requests are served in their order
-/// always.
+/// always. While the processors are busy there are fewer of both.
 pub(super) struct Places {
     capacity: Capacity,
     portions: Portions,
@@ -52,13 +52,15 @@ pub struct Waiting {
 
 struct Line {
     standing: Mutex<Standing>,
-    /// An account that has no more than these may have a place that is kept for such.
+    /// An account that has no more than these may have a place that is kept for such, unless the processors are busy.
     little: usize,
+    /// All that are not kept.
+    open: usize,
     running: Arc<Mutex<HashMap<String, u32>>>,
 }
 
-#[derive(Default)]
 struct Standing {
+    load: Load,
     free: usize,
     free_kept: usize,
     next_ticket: u64,
@@ -79,17 +81,18 @@ impl Places {
         let portions = Portions::of(capacity.running_requests);
         let queue = Portions::of(capacity.waiting_requests);
         let free = portions.all - portions.kept;
-        let standing = Standing { free, free_kept: portions.kept, ..Standing::default() };
-        let line = Arc::new(Line { standing: Mutex::new(standing), little: portions.little, running });
+        let load = Load::new(free, Duration::from_millis(capacity.max_lag_ms));
+        let standing = Standing { load, free, free_kept: portions.kept, next_ticket: 0, waiting: VecDeque::new() };
+        let line = Arc::new(Line { standing: Mutex::new(standing), little: portions.little, open: free, running });
         Self { capacity, portions, waiting: Share::new("waiting requests", queue), line }
     }
 
     /// A place, or the last one in the queue, unless that is full.
     pub fn enter(&self, principal: &Principal) -> Result<Entry, GatewayError> {
-        let has_few = self.line.has_few(&principal.account);
         let mut line = self.line.standing();
+        let has_few = self.line.has_few(&line, &principal.account);
         let is_next = !line.waiting.iter().any(|seat| seat.is_of(&principal.user, &principal.account));
-        if is_next && let Some(is_kept) = line.take(has_few) {
+        if is_next && let Some(is_kept) = self.line.take(&mut line, has_few) {
             return Ok(Entry::Now(Place { line: self.line.clone(), is_kept }));
         }
         let held = self.waiting.take(Holder::of(principal), 1).map_err(|used_up| {
@@ -117,8 +120,6 @@ impl Places {
                 place = &mut waiting.place => return place.map_err(|_| GatewayError::ShuttingDown),
                 () = &mut end => return Err(self.queue_full(&self.line.standing())),
                 _ = again.tick() => {
-                    // An account's requests have become few, perhaps, while nobody gave a place back.
-                    self.line.hand_out();
                     let position = waiting.position();
                     if let Some(position) = position.filter(|_| position != told) {
                         tell(position);
@@ -127,6 +128,16 @@ impl Places {
                 }
             }
         }
+    }
+
+    /// Whoever was ready waited so long for a processor. To be told often: those who wait may have a place by it, and those whose
+    /// requests have become few while nobody gave a place back.
+    pub fn feel(&self, lag: Duration) {
+        let mut line = self.line.standing();
+        let running = self.line.open - line.free;
+        line.load.feel(lag, running);
+        drop(line);
+        self.line.hand_out();
     }
 
     pub fn taken(&self) -> usize {
@@ -151,34 +162,56 @@ impl Line {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_few(&self, account: &str) -> bool {
+    fn has_few(&self, line: &Standing, account: &str) -> bool {
+        let few = line.load.in_proportion(self.little);
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.get(account).is_none_or(|running| *running as usize <= self.little)
+        running.get(account).is_none_or(|running| *running as usize <= few)
     }
 
-    /// Who is to have a place that is free.
-    fn next(&self, line: &mut Standing, is_kept: bool) -> Option<Seat> {
-        let mut passed: Vec<&Seat> = vec![];
-        let at = line.waiting.iter().position(|seat| {
-            let is_first = !passed.iter().any(|before| seat.is_of(&before.user, &before.account));
-            passed.push(seat);
-            is_first && (!is_kept || self.has_few(&seat.account))
-        });
-        line.waiting.remove(at?)
+    /// Whether one that is not kept may be taken, of those that are free.
+    fn has_open(&self, line: &Standing) -> bool {
+        line.free > 0 && self.open - line.free < line.load.allowed()
     }
 
-    /// Gives the kept places that are free to those who wait and may have them.
+    /// Whether the place that was taken is a kept one. Whoever has few is before those who have many and wait.
+    fn take(&self, line: &mut Standing, has_few: bool) -> Option<bool> {
+        if line.waiting.is_empty() && self.has_open(line) {
+            line.free -= 1;
+            return Some(false);
+        }
+        let may_have_kept = has_few && line.free_kept > 0;
+        may_have_kept.then(|| {
+            line.free_kept -= 1;
+            true
+        })
+    }
+
+    /// Where whoever is to have a place that is free stands.
+    fn place_of_next(&self, line: &Standing, is_kept: bool) -> Option<usize> {
+        if !is_kept {
+            return (!line.waiting.is_empty()).then_some(0);
+        }
+        let mut passed = HashSet::new();
+        line.waiting
+            .iter()
+            .position(|seat| passed.insert((&seat.user, &seat.account)) && self.has_few(line, &seat.account))
+    }
+
+    /// Gives places that are free to those who wait and may have them.
     fn hand_out(self: &Arc<Self>) {
         loop {
             let mut line = self.standing();
-            if line.free_kept == 0 {
-                return;
-            }
-            let Some(next) = self.next(&mut line, true) else { return };
-            line.free_kept -= 1;
+            let mut kept = [false, true].into_iter().filter(|is_kept| match is_kept {
+                true => line.free_kept > 0,
+                false => self.has_open(&line),
+            });
+            let next = kept.find_map(|is_kept| Some((self.place_of_next(&line, is_kept)?, is_kept)));
+            let Some((at, is_kept)) = next else { return };
+            let Some(seat) = line.waiting.remove(at) else { return };
+            *line.free_of(is_kept) -= 1;
             drop(line);
             // Whoever has left meanwhile drops it, and so it goes to the one behind.
-            let _ = next.place.send(Place { line: self.clone(), is_kept: true });
+            let _ = seat.place.send(Place { line: self.clone(), is_kept });
         }
     }
 }
@@ -190,17 +223,8 @@ impl Seat {
 }
 
 impl Standing {
-    /// Whether the place that was taken is a kept one. Whoever has few is before those who have many and wait.
-    fn take(&mut self, has_few: bool) -> Option<bool> {
-        if self.waiting.is_empty() && self.free > 0 {
-            self.free -= 1;
-            return Some(false);
-        }
-        let may_have_kept = has_few && self.free_kept > 0;
-        may_have_kept.then(|| {
-            self.free_kept -= 1;
-            true
-        })
+    fn free_of(&mut self, is_kept: bool) -> &mut usize {
+        if is_kept { &mut self.free_kept } else { &mut self.free }
     }
 
     fn place_of(&self, ticket: u64) -> Option<usize> {
@@ -210,18 +234,8 @@ impl Standing {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let next = {
-            let mut line = self.line.standing();
-            let next = self.line.next(&mut line, self.is_kept);
-            if next.is_none() {
-                *(if self.is_kept { &mut line.free_kept } else { &mut line.free }) += 1;
-            }
-            next
-        };
-        if let Some(next) = next {
-            // Whoever has left meanwhile drops it, and so it goes to the one behind.
-            let _ = next.place.send(Self { line: self.line.clone(), is_kept: self.is_kept });
-        }
+        *self.line.standing().free_of(self.is_kept) += 1;
+        self.line.hand_out();
     }
 }
 
@@ -257,7 +271,7 @@ mod tests {
     }
 
     fn places(running_requests: usize, waiting_requests: usize) -> Places {
-        Places::new(Capacity { running_requests, waiting_requests, wait_ms: 1_000 }, Arc::default())
+        Places::new(Capacity { running_requests, waiting_requests, wait_ms: 1_000, max_lag_ms: 10 }, Arc::default())
     }
 
     fn set_running(places: &Places, account: &str, running: u32) {
@@ -362,8 +376,30 @@ mod tests {
         // Most of theirs have ended: the next one is not before those that wait, and all of them get their place.
         set_running(&places, "bob", 3);
         let third = waiting(places.enter(&bob));
+        places.feel(Duration::ZERO);
         for waiting in [first, second, third] {
             assert!(places.wait(waiting, |_| ()).await.is_ok());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_processors_are_busy_those_with_many_wait_and_those_with_few_do_not() {
+        let places = places(1_280, 1_280);
+        let greedy = principal("greedy");
+        set_running(&places, "greedy", 1_000);
+        let mut running: Vec<Place> = (0..100).map(|_| place(places.enter(&greedy)).unwrap()).collect();
+        places.feel(Duration::from_millis(11));
+        let next = waiting(places.enter(&greedy));
+        running.truncate(90);
+        assert_eq!(next.position(), Some(1), "what runs is still as much as may");
+        set_running(&places, "ann", 1);
+        assert!(place(places.enter(&principal("ann"))).is_some());
+        running.truncate(89);
+        assert!(next.position().is_none());
+        let more: Vec<Waiting> = (0..50).map(|_| waiting(places.enter(&greedy))).collect();
+        for _ in 0..20 {
+            places.feel(Duration::from_millis(1));
+        }
+        assert!(more.iter().all(|waiting| waiting.position().is_none()), "all have their place");
     }
 }

@@ -75,7 +75,7 @@ fn gateway(app: &TestApp, world: &World, books: &Books) -> Arc<Gateway> {
         reports: 1_000,
     };
     let memory = |what| Share::new(what, Portions::undivided(1 << 30));
-    let capacity = Capacity { running_requests: 1_000, waiting_requests: 1_000, wait_ms: 10_000 };
+    let capacity = Capacity { running_requests: 1_000, waiting_requests: 1_000, wait_ms: 10_000, max_lag_ms: 0 };
     Arc::new(Gateway {
         settings: GatewaySettings { node: node.settings.node.clone(), ..world.settings.clone() },
         clock: node.clock.clone(),
