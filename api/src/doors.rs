@@ -30,6 +30,7 @@ use crate::{
     hub::Hub,
     problem::Problem,
     server::{Peer, guarded::Guarded},
+    ws::aside::Aside,
 };
 
 /// Reports and audits that are waited for, made or read at the same time. Each has so much in memory, the rest on disk.
@@ -40,8 +41,6 @@ pub const REPORT_TURNS: usize = 2;
 const REPORT_BYTES: usize = 4 << 30;
 /// Audits at the same time: each may read the log from end to end.
 const AUDITS: Portions = Portions { all: 4, of_account: 2, of_user: 1, kept: 0, little: 0 };
-/// Large frames that are turned into requests at the same time, so that a processor is left for the others.
-const LARGE_FRAMES: usize = 1;
 
 #[derive(Debug)]
 pub struct Doors {
@@ -56,19 +55,20 @@ pub struct Doors {
     pub report_bytes: Arc<Share>,
     pub report_turns: Semaphore,
     pub audits: Arc<Share>,
-    pub large_frames: Semaphore,
+    /// Where large frames are turned into requests.
+    pub large_frames: Aside,
     pub origins: Origins,
     max_connections: usize,
     trusted_proxies: Vec<IpNet>,
 }
 
 impl Doors {
-    pub fn new(server: &ServerSettings, limits: &LimitSettings) -> Self {
+    pub fn new(server: &ServerSettings, limits: &LimitSettings) -> std::io::Result<Self> {
         let (user, account) = (&limits.per_user, &limits.per_account);
         // The last quarter is for those who come.
         let calls = (server.max_connections / 4 * 3).max(1);
         let of = |all: usize| Portions::of(all.max(1));
-        Self {
+        Ok(Self {
             sockets: Share::new("sockets", of(server.max_sockets).with(user.sockets, account.sockets)),
             calls: Share::new("HTTP calls at once", of(calls).with(user.concurrent_calls, account.concurrent_calls)),
             strangers: Share::new("HTTP calls at once without a token", of(calls / 4)),
@@ -77,11 +77,11 @@ impl Doors {
             report_bytes: Share::new("bytes of reports", Portions::of(REPORT_BYTES)),
             report_turns: Semaphore::new(REPORT_TURNS),
             audits: Share::new("audits at once", AUDITS),
-            large_frames: Semaphore::new(LARGE_FRAMES),
+            large_frames: Aside::new("large-frames")?,
             origins: Origins::new(&server.allowed_origins),
             max_connections: server.max_connections,
             trusted_proxies: server.trusted_proxies.clone(),
-        }
+        })
     }
 
     /// Where the client is: the last address on the way that is no proxy of ours.
@@ -171,7 +171,7 @@ mod tests {
     fn a_proxy_is_believed_who_its_client_is_and_nobody_else_is() {
         let mut config = Config::load(&Sources::default()).unwrap();
         config.server.trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
-        let doors = Doors::new(&config.server, &config.limits);
+        let doors = Doors::new(&config.server, &config.limits).unwrap();
         let seen = |peer: &str, forwarded: &[&str]| {
             let headers = forwarded
                 .iter()

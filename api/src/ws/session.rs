@@ -70,6 +70,8 @@ pub struct Session {
     whole: Option<(Whole, Arc<AnswerEnd>)>,
     said_after: Vec<String>,
     malformed: u32,
+    /// Nothing is read until then.
+    rests_until: Option<Instant>,
 }
 
 struct Running {
@@ -139,6 +141,7 @@ pub async fn run(hub: Arc<Hub>, principal: Principal, wire: Wire) {
         whole: None,
         said_after: Vec::new(),
         malformed: 0,
+        rests_until: None,
     };
     let ended = match AssertUnwindSafe(session.serve()).catch_unwind().await {
         Ok(Ok(never)) => match never {},
@@ -185,8 +188,10 @@ impl Session {
         loop {
             self.wire.writer.write_now()?;
             let idle = self.running.is_empty() && self.whole.is_none();
-            let listens =
-                self.pending.is_none() && !self.wire.writer.has_much() && self.said_after.len() < MAX_SAID_AFTER;
+            let listens = self.rests_until.is_none()
+                && self.pending.is_none()
+                && !self.wire.writer.has_much()
+                && self.said_after.len() < MAX_SAID_AFTER;
             let has_room = self.wire.writer.has_room();
             let says_more = has_room && self.whole.is_none();
             tokio::select! {
@@ -208,6 +213,7 @@ impl Session {
                 Some((_, frame)) = self.subscribed.next(), if says_more && !self.subscribed.is_empty() => {
                     self.say(&frame);
                 }
+                () = rest(self.rests_until), if self.rests_until.is_some() => self.rests_until = None,
                 _ = ping.tick() => {
                     // Whoever sends something lives, and so does who takes something.
                     let lived = self.wire.reader.heard.max(self.wire.writer.taken);
@@ -290,7 +296,10 @@ impl Session {
     fn act_on(&mut self, understood: Understood) -> Result<(), Ended> {
         match understood {
             Understood::Frame(frame, memory) => self.act(frame, memory),
-            Understood::Refused { id, error } => self.refuse(id.as_deref(), &error),
+            Understood::Refused { id, error, rest } => {
+                self.rests_until = rest.map(|rest| Instant::now() + rest);
+                self.refuse(id.as_deref(), &error);
+            }
             Understood::NotUtf8 { is_text: true } => {
                 return Err(Ended::Close(Code::NotUtf8, "a text frame was not UTF-8"));
             }
@@ -438,5 +447,11 @@ async fn conditional<T>(pending: &mut Option<BoxFuture<'static, T>>) -> Option<T
     match pending {
         Some(pending) => Some(pending.await),
         None => None,
+    }
+}
+
+async fn rest(until: Option<Instant>) {
+    if let Some(until) = until {
+        sleep_until(until).await;
     }
 }
