@@ -62,7 +62,7 @@ use crate::auth::{AuthSettings, roles::RoleSettings};
 pub use self::layers::{Flag, Sources};
 
 /// What an unknown account is granted in development, so that the first request works.
-const DEVELOPMENT_WELCOME: Microcredits = Microcredits::from_credits(1_000);
+const DEVELOPMENT_WELCOME: Microcredits = Microcredits::from_credits(10_000);
 
 /// Load balancers look every few seconds whether a node is ready.
 const PRODUCTION_NOTICE_MS: u64 = 5_000;

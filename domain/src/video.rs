@@ -320,7 +320,7 @@ impl VideoJob {
     /// What is charged: the seconds that came, at the price that was agreed on.
     fn charged(&self, rate: MicrocreditsPerUsd) -> Option<Outcome> {
         let (request, offer) = (self.request.as_ref()?, self.tried()?);
-        let seconds = billed_seconds(self.media.as_ref()?.video.duration_ms?, request.seconds);
+        let seconds = billed_seconds(self.media.as_ref()?.video.duration_ms?, offer.seconds(request.seconds));
         let cost = offer.price.cost(request.resolution, seconds)?;
         let list = rate.charge(cost);
         // No more than what was held: that was calculated with the rate of its day.

@@ -72,6 +72,10 @@ pub fn variables(database: &TestDatabase, providers: &Providers) -> Vec<(String,
             // The simulated provider says when it wants to be asked; a test is in a hurry.
             ("AIHUB__VIDEOS__POLL_MS", "100".to_owned()),
             ("JWT_SECRET", SECRET.to_owned()),
+            // Enough for all but films of ten seconds, and little enough to use up.
+            ("AIHUB__CREDITS__WELCOME", "1000".to_owned()),
+            // Tests keep the processors busy with each other.
+            ("AIHUB__LIMITS__NODE__MAX_LAG_MS", "0".to_owned()),
             ("RUST_LOG", "error".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value)),

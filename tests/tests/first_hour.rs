@@ -6,6 +6,7 @@ use aihub_tests::{
     database,
     process::Process,
     providers::Providers,
+    until,
 };
 use chrono::TimeDelta;
 use futures::future::join_all;
@@ -165,10 +166,22 @@ fn frames_of_the_manual() -> Vec<Value> {
     frames.iter().map(|frame| serde_json::from_str(frame).unwrap_or_else(|error| panic!("{error}: {frame}"))).collect()
 }
 
+/// The films that the manual has a client ask for, likewise.
+fn films_of_the_manual() -> Vec<Value> {
+    let bodies = include_str!("../../README.md").lines().filter_map(|line| line.trim().strip_prefix("-d '{\"prompt\""));
+    let body = |rest: &str| format!("{{\"prompt\"{}", rest.trim_end_matches('\''));
+    bodies.map(|rest| serde_json::from_str(&body(rest)).unwrap()).collect()
+}
+
 #[tokio::test]
-async fn the_frames_that_the_manual_shows_are_answered_as_it_says() {
-    let app = TestApp::start(|_| ()).await;
-    let mut client = app.connect("ann").await;
+async fn what_the_manual_has_a_client_send_is_answered_as_it_says_behind_a_dead_proxy_as_well() {
+    let (database, providers) = (database().await, Providers::start().await);
+    let mut variables = variables(&database, &providers);
+    variables.retain(|(name, _)| name != "AIHUB__CREDITS__WELCOME");
+    variables.extend(["HTTP_PROXY", "http_proxy"].map(|name| (name.to_owned(), NO_PROXY_THERE.to_owned())));
+    let process = Process::start(env!("CARGO_BIN_EXE_aihub-under-test"), &variables).await;
+    let token = token(&auth(), "ann", "ann", TimeDelta::hours(1));
+    let mut client = Client::connect(process.address, &token).await;
     let frames = frames_of_the_manual();
     assert_eq!(frames.len(), 4);
     for frame in frames {
@@ -180,5 +193,21 @@ async fn the_frames_that_the_manual_shows_are_answered_as_it_says() {
         let alias = if frame["model"] == "gpt-4" { json!("gpt-4") } else { Value::Null };
         assert_eq!(answer.end["metadata"]["requestedModel"], alias);
     }
-    app.stop().await;
+    let films = films_of_the_manual();
+    assert_eq!(films.iter().map(|film| &film["duration"]).collect::<Vec<_>>(), [5, 10]);
+    let (http, base) = (http_client(), format!("http://{}/api/mcp/sora2", process.address));
+    for film in films {
+        let asked = http.post(format!("{base}/generate")).bearer_auth(&token).json(&film).send().await.unwrap();
+        let queued: Value = asked.json().await.unwrap();
+        assert_eq!(queued["requestedDuration"], film["duration"], "{queued}");
+        let made = until("the film is made", async || {
+            let url = format!("{base}/status/{}?wait=30", queued["videoId"].as_str().unwrap());
+            let shown: Value = http.get(url).bearer_auth(&token).send().await.unwrap().json().await.unwrap();
+            (shown["status"] != "processing").then_some(shown)
+        })
+        .await;
+        assert_eq!((&made["status"], &made["duration"]), (&json!("completed"), &queued["duration"]), "{made}");
+        assert_eq!(made["resolution"], film["resolution"]);
+    }
+    process.kill().await;
 }

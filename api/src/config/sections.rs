@@ -140,7 +140,7 @@ pub struct AuditSettings {
 pub struct CreditSettings {
     /// How many credits a US dollar of provider cost is charged with.
     pub per_usd: CreditsPerUsd,
-    /// What an unknown account is granted; 0 refuses it. Left out: 1000 in development, 0 in production.
+    /// What an unknown account is granted; 0 refuses it. Left out: 10000 in development, 0 in production.
     pub welcome: Option<Credits>,
     /// Where credits are to be had, a text or an address: told to whoever has too few.
     pub top_up: Option<String>,

@@ -30,7 +30,7 @@ fn an_empty_file_gives_the_defaults() {
     let config = load("", &[]).unwrap();
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:3003");
     assert_eq!(config.gateway_settings().rate, MicrocreditsPerUsd(1_000_000_000));
-    assert_eq!(config.welcome_credits(), Some(Microcredits::from_credits(1_000)));
+    assert_eq!(config.welcome_credits(), Some(Microcredits::from_credits(10_000)));
     assert_eq!(config.gateway_settings().drain_after_leaving, Duration::from_secs(30));
 }
 

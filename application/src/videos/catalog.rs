@@ -55,7 +55,7 @@ pub struct VideoModel {
 pub struct Offering {
     pub provider: String,
     pub model: String,
-    /// In seconds.
+    /// In seconds. What is asked for between two of them is made as the longer one.
     pub durations: Vec<u32>,
     pub resolutions: Vec<Resolution>,
     pub aspect_ratios: Vec<AspectRatio>,
@@ -72,19 +72,19 @@ fn bad_day<'a>(backend: &VideoBackend, video: &'a NewVideo) -> Option<&'a str> {
 }
 
 impl VideoModel {
-    fn price(&self, video: &NewVideo, now: DateTime<Utc>) -> Option<&VideoPrice> {
-        let makes = self.seconds.contains(&video.seconds)
-            && self.resolutions.contains(&video.resolution)
-            && self.aspect_ratios.contains(&video.aspect_ratio);
+    /// The length that it makes for it, which is the next that it can, and at which price.
+    fn makes(&self, video: &NewVideo, now: DateTime<Utc>) -> Option<(u32, &VideoPrice)> {
+        let seconds = self.seconds.iter().copied().filter(|seconds| *seconds >= video.seconds).min()?;
+        let makes = self.resolutions.contains(&video.resolution) && self.aspect_ratios.contains(&video.aspect_ratio);
         let price =
             self.prices.iter().find(|price| price.is_valid_at(now) && price.per_second.contains_key(&video.resolution));
-        price.filter(|_| makes)
+        price.filter(|_| makes).map(|price| (seconds, price))
     }
 }
 
 impl VideoCatalog {
     /// Who can make `video` for `principal`, best first: those with what was named, by priority; then, with `fallback`, the
-    /// others, each with the first of its models that can. Without `fallback` the first is the only one.
+    /// others, each with the first of its models that can. A length that a model does not make is made as its next longer one. Without `fallback` the first is the only one.
     pub fn offers(
         &self,
         video: &NewVideo,
@@ -99,10 +99,11 @@ impl VideoCatalog {
         let offer = |backend: &VideoBackend, is_meant: &dyn Fn(&str) -> bool, bad_day: Option<&str>| {
             let mut able = backend.models.iter().filter(|(name, _)| is_meant(name));
             able.find_map(|(name, model)| {
-                let price = model.price(video, now).filter(|_| may(backend, name).is_ok())?.clone();
+                let (seconds, price) = model.makes(video, now).filter(|_| may(backend, name).is_ok())?;
+                let seconds = Some(seconds).filter(|seconds| *seconds != video.seconds);
                 let upstream_model = bad_day.unwrap_or(&model.upstream_name).to_owned();
                 let provider = backend.name.clone();
-                Some(Offer { provider, model: name.clone(), upstream_model, price })
+                Some(Offer { provider, model: name.clone(), upstream_model, seconds, price: price.clone() })
             })
         };
         let is_named = |backend: &&&Arc<VideoBackend>| video.provider == AUTO || backend.name == video.provider;

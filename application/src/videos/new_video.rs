@@ -24,6 +24,7 @@ pub struct NewVideo {
     /// A configured video provider's name, or [`AUTO`].
     pub provider: String,
     pub model: Option<String>,
+    /// At least; a part of one counts as a whole one.
     pub seconds: u32,
     pub resolution: Resolution,
     pub aspect_ratio: AspectRatio,
@@ -91,11 +92,14 @@ impl Fields {
             self.fault("duration", "is required, in seconds");
             return 0;
         };
-        let seconds = duration.as_u64().and_then(|seconds| u32::try_from(seconds).ok());
-        seconds.filter(|seconds| (1..=MAX_SECONDS).contains(seconds)).unwrap_or_else(|| {
-            self.fault("duration", format!("must be a whole number of seconds from 1 to {MAX_SECONDS}"));
-            0
-        })
+        let seconds = duration.as_f64().filter(|seconds| (1.0..=f64::from(MAX_SECONDS)).contains(seconds));
+        let Some(seconds) = seconds else {
+            self.fault("duration", format!("must be a number of seconds from 1 to {MAX_SECONDS}"));
+            return 0;
+        };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is within the bounds")]
+        let whole = seconds.ceil() as u32;
+        whole
     }
 
     fn parsed<T: std::str::FromStr<Err: ToString>>(&mut self, field: &str) -> Option<T> {

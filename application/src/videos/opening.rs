@@ -66,7 +66,7 @@ impl Videos {
         let now = self.gateway.clock.now();
         let offers = self.catalog.offers(&video, principal, now)?;
         let running = self.gateway.limits.admit(principal, 0)?;
-        let costs = offers.iter().filter_map(|offer| offer.price.cost(video.resolution, video.seconds));
+        let costs = offers.iter().filter_map(|offer| offer.cost(video.resolution, video.seconds));
         let dearest = costs.max().unwrap_or(PicoUsd(0));
         // A video that costs nothing still holds something, so that every job has its reservation.
         let reserved = self.gateway.settings.rate.charge(dearest).max(Microcredits(1));

@@ -324,7 +324,7 @@ pub(super) fn call(known: &Known, content: VideoContent) -> anyhow::Result<Video
         model: submission.model.clone(),
         prompt: content.prompt.into(),
         style: content.style.map(Into::into),
-        seconds: request.seconds,
+        seconds: known.job.tried().map_or(request.seconds, |offer| offer.seconds(request.seconds)),
         resolution: request.resolution,
         aspect_ratio: request.aspect_ratio,
     })

@@ -111,7 +111,7 @@ impl Workflows {
     async fn require_credits(&self, principal: &Principal, new: &NewWorkflow) -> Result<(), GatewayError> {
         let gateway = &self.videos.gateway;
         let offers = self.videos.catalog.offers(&new.video, principal, gateway.clock.now())?;
-        let costs = offers.iter().filter_map(|offer| offer.price.cost(new.video.resolution, new.video.seconds));
+        let costs = offers.iter().filter_map(|offer| offer.cost(new.video.resolution, new.video.seconds));
         let required = gateway.settings.rate.charge(costs.max().unwrap_or(PicoUsd(0)));
         let available = gateway.available(principal).await?;
         if available < required {

@@ -8,7 +8,11 @@ use super::{
     format::{AspectRatio, Resolution},
     price::VideoPrice,
 };
-use crate::{content::ContentRef, money::Microcredits, price::Charge};
+use crate::{
+    content::ContentRef,
+    money::{Microcredits, PicoUsd},
+    price::Charge,
+};
 
 /// Each end says again whose the job was and what it asked for, so that no reader has to keep that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +132,9 @@ pub struct Offer {
     pub model: String,
     /// As the provider names it.
     pub upstream_model: String,
+    /// The length that it makes, where that is not the one that was asked for: the next one that it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u32>,
     pub price: VideoPrice,
 }
 
@@ -202,6 +209,7 @@ pub struct Asked {
     pub provider: String,
     /// As clients name it; of the first offer where nobody was asked.
     pub model: String,
+    /// That are made for it.
     pub seconds: u32,
     pub resolution: Resolution,
 }
@@ -226,9 +234,21 @@ impl VideoRequest {
             user: self.user.clone(),
             provider: tried.map_or(&self.provider, |offer| &offer.provider).clone(),
             model: model.or_else(|| self.model.clone()).unwrap_or_default(),
-            seconds: self.seconds,
+            seconds: tried.or(self.offers.first()).map_or(self.seconds, |offer| offer.seconds(self.seconds)),
             resolution: self.resolution,
         }
+    }
+}
+
+impl Offer {
+    /// How long it makes what was asked for with this length.
+    pub fn seconds(&self, asked: u32) -> u32 {
+        self.seconds.unwrap_or(asked)
+    }
+
+    /// What it costs; `None` where it has no price for that.
+    pub fn cost(&self, resolution: Resolution, asked_seconds: u32) -> Option<PicoUsd> {
+        self.price.cost(resolution, self.seconds(asked_seconds))
     }
 }
 

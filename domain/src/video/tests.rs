@@ -25,6 +25,7 @@ fn offer(provider: &str, picousd_per_second: i64) -> Offer {
         provider: provider.into(),
         model: format!("{provider}-video"),
         upstream_model: format!("{provider}-video-001"),
+        seconds: None,
         price: VideoPrice {
             id: format!("{provider}/{provider}-video@2026-11-22"),
             per_second: BTreeMap::from([

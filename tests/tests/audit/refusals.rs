@@ -55,7 +55,7 @@ async fn the_trail_tells_what_was_refused_to_whom_how_often_and_on_which_balance
         .error("MODEL_NOT_FOUND");
     let secret = with(chat("c", "Who are you?"), &json!({ "model": "My diagnosis is bad", "provider": "auto" }));
     client.ask(&secret).await.error("MODEL_NOT_FOUND");
-    let (status, _) = app.post("/api/mcp/sora2/generate", &token, &json!({ "prompt": "x", "duration": 5 })).await;
+    let (status, _) = app.post("/api/mcp/sora2/generate", &token, &json!({ "prompt": "x", "duration": 21 })).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(get(&app, "/api/audit/verify", &token).await.0, StatusCode::FORBIDDEN);
     // Faulty input and repetitions say nothing about what somebody may.
@@ -72,7 +72,7 @@ async fn the_trail_tells_what_was_refused_to_whom_how_often_and_on_which_balance
     assert_eq!(credits["required_microcredits"], microcredits(&required));
     let models: Vec<_> = told[2..4].iter().map(|reason| &reason["because"]["model"]["model"]).collect();
     assert!(models.contains(&&json!("gpt-7")) && models.contains(&&Value::Null), "{models:?}");
-    assert_eq!(told[4]["because"]["video"]["asked"], "5 s of 720p in 16:9");
+    assert_eq!(told[4]["because"]["video"]["asked"], "21 s of 720p in 16:9");
     refused(&app, "user=ann", &codes).await;
     refused(&app, "user=bob", &[]).await;
     // An account whose name begins as this one's streams do is another account.

@@ -35,7 +35,7 @@ async fn what_cannot_be_made_is_refused_at_once_and_told_what_could_be() {
     let app = TestApp::start(|_| {}).await;
     let token = app.token("ada");
     for body in [
-        json!({ "prompt": "x", "duration": 5 }),
+        json!({ "prompt": "x", "duration": 20.5 }),
         json!({ "prompt": "x", "duration": 4, "resolution": "4K" }),
         json!({ "prompt": "x", "duration": 4, "aspectRatio": "1:1" }),
         json!({ "prompt": "x", "duration": 4, "provider": "nobody" }),

@@ -1,9 +1,10 @@
 //! A job's whole life.
 
-use aihub_domain::video::event::VideoEvent;
+use aihub::config::amount::Credits;
+use aihub_domain::{money::Microcredits, video::event::VideoEvent};
 use aihub_tests::app::TestApp;
 use reqwest::{StatusCode, header::RANGE};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ended, generate, video};
 
@@ -46,6 +47,26 @@ async fn a_video_is_made_watched_downloaded_in_ranges_and_played() {
     assert_eq!(audit.accounts["ada"].spent, 400_000_000);
     let made = app.providers.simulator.videos();
     assert_eq!(made.iter().map(|video| video.submissions).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn a_length_that_no_model_makes_is_made_as_its_next_longer_one_which_is_told_held_and_paid_for() {
+    let app =
+        TestApp::start(|config| config.credits.welcome = Some(Credits(Microcredits::from_credits(100_000)))).await;
+    // Twelve seconds are the most of the cheaper model.
+    for (asked, whole, made, credits) in
+        [(json!(1), 1, 4, 400.0), (json!(4.0), 4, 4, 400.0), (json!(10.5), 11, 12, 1200.0), (json!(15), 15, 16, 4800.0)]
+    {
+        let body = json!({ "prompt": "a calm sea", "duration": asked, "fallback": false });
+        let (status, queued) = app.post("/api/mcp/sora2/generate", &app.token("ada"), &body).await;
+        assert_eq!((status, &queued["duration"]), (StatusCode::ACCEPTED, &json!(made)), "{queued}");
+        let differs = if whole == made { Value::Null } else { json!(whole) };
+        assert_eq!((&queued["requestedDuration"], &queued["creditsReserved"]), (&differs, &json!(credits)));
+        let answer = ended(&app, "ada", queued["videoId"].as_str().unwrap()).await;
+        assert_eq!((&answer["duration"], &answer["creditsUsed"]), (&json!(made), &json!(credits)), "{answer}");
+        assert_eq!(answer["requestedDuration"], differs);
+    }
+    app.stop().await;
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ fn offer(provider: &str, model: &str) -> Offer {
         provider: provider.to_owned(),
         model: model.to_owned(),
         upstream_model: format!("{model}-001"),
+        seconds: None,
         price: VideoPrice {
             id: format!("{provider}/{model}@2026-11-22"),
             per_second: BTreeMap::from([(Resolution::P720, PicoUsd(10_000_000))]),
