@@ -1,14 +1,15 @@
-//! A network between a node and its database that can be cut and frozen.
+//! A network between a node and its database, or a provider, that can be cut and frozen.
 
 use std::{
     future::pending,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
+use socket2::{SockFilter, SockRef, Socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -32,7 +33,12 @@ struct Controls {
     all_frozen: AtomicBool,
     /// Since the last question.
     bytes_sent: AtomicUsize,
+    /// To clients, those that are open among them.
+    connections: Mutex<Vec<Weak<Socket>>>,
 }
+
+/// From `linux/bpf_common.h`: return the constant, the length that is left of a packet.
+const BPF_RET: u16 = 0x06;
 
 impl Proxy {
     pub async fn start(server: SocketAddr) -> Self {
@@ -73,6 +79,19 @@ impl Proxy {
         self.controls.all_frozen.store(false, Ordering::SeqCst);
     }
 
+    /// What comes for the connections that are open is dropped before anybody hears of it, as something between would that has
+    /// forgotten them: nothing of it is acknowledged, and no end is told. Connections that are made later work. How many there were.
+    pub fn forget_connections(&self) -> usize {
+        // Every packet is cut to nothing.
+        const DROP: SockFilter = SockFilter::new(BPF_RET, 0, 0, 0);
+        let connections = std::mem::take(&mut *self.controls.connections.lock().unwrap());
+        let open: Vec<_> = connections.iter().filter_map(Weak::upgrade).collect();
+        for connection in &open {
+            connection.attach_filter(&[DROP]).unwrap();
+        }
+        open.len()
+    }
+
     /// How many bytes went to the server since the last time.
     pub fn take_bytes_sent(&self) -> usize {
         self.controls.bytes_sent.swap(0, Ordering::SeqCst)
@@ -88,6 +107,8 @@ impl Drop for Proxy {
 async fn pass(client: TcpStream, server: TcpStream, controls: Arc<Controls>) {
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
+    let known = Arc::new(SockRef::from(&client).try_clone().unwrap());
+    controls.connections.lock().unwrap().push(Arc::downgrade(&known));
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let forth = async {

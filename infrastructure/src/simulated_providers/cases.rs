@@ -2,6 +2,9 @@
 //! name, whatever is asked, so that a client's developer can see what ours looks like then. The tables, `cases/*.toml`, say as
 //! well what each of them means: they are the contract of whoever reads them.
 
+#[cfg(test)]
+pub(crate) mod cut;
+
 use std::{convert::Infallible, sync::LazyLock};
 
 use axum::{

@@ -6,9 +6,7 @@ use std::sync::{
 };
 
 use aihub_application::ports::video_provider::{JobState, Variant, VideoProvider};
-use axum::{Router, body::Body, extract::Request, response::Response, serve::ListenerExt};
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{
@@ -19,29 +17,8 @@ use super::{
 };
 use crate::{
     providers::http::{ApiKey, ProviderHttp},
-    simulated_providers::cases::{self, Case, End},
+    simulated_providers::cases::{self, Case, cut::serve},
 };
-
-/// Answers `/NAME/…` with the case of that name in two pieces, the first of `at` bytes.
-async fn serve(listener: TcpListener, at: Arc<AtomicUsize>) {
-    let answer = async move |request: Request| {
-        let name = request.uri().path().split('/').nth(1).unwrap();
-        let case = cases::of_videos().iter().find(|case| case.name == name).unwrap();
-        let (first, rest) = case.body.as_bytes().split_at(at.load(Relaxed));
-        let _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
-        let pieces: Vec<_> =
-            [first, rest].into_iter().filter(|piece| !piece.is_empty()).map(Bytes::from_static).collect();
-        let pieces = stream::iter(pieces).then(async |piece: Bytes| {
-            // Each in a write of its own.
-            tokio::task::yield_now().await;
-            Ok(piece)
-        });
-        let torn = (case.end == End::Reset).then(|| Err(std::io::Error::other("torn")));
-        let body = Body::from_stream(pieces.chain(stream::iter(torn)));
-        Response::builder().status(case.status).header("content-type", &case.label).body(body).unwrap()
-    };
-    axum::serve(listener.tap_io(|io| io.set_nodelay(true).unwrap()), Router::new().fallback(answer)).await.unwrap();
-}
 
 /// What an answer means, as the table has it.
 async fn says(case: &Case, provider: &dyn VideoProvider) -> String {
@@ -86,8 +63,8 @@ async fn every_bad_day_of_a_server_that_makes_videos_means_what_its_table_says_w
     let address = listener.local_addr().unwrap();
     let mut server = JoinSet::new();
     let at = Arc::new(AtomicUsize::new(0));
-    server.spawn(serve(listener, at.clone()));
     let cases = cases::of_videos();
+    server.spawn(serve(listener, cases, at.clone()));
     assert!(cases.len() > 35, "{}", cases.len());
     let mut wrong = vec![];
     for case in cases {

@@ -1,11 +1,17 @@
 //! How long a provider is waited for.
 
+use std::sync::Arc;
+
 use aihub::config::Config;
 use aihub_tests::{
     app::TestApp,
     client::{chat, with},
+    database,
+    providers::Providers,
+    proxy::Proxy,
     until,
 };
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -231,5 +237,34 @@ async fn a_hedged_whole_answer_that_breaks_off_is_made_by_whoever_is_left() {
         asked,
         [("claude", true), ("openai", true), ("third", false)].map(|(who, failed)| (who.to_owned(), failed))
     );
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn kept_connections_that_were_dropped_without_a_word_cost_no_attempt() {
+    let (database, providers) = (Arc::new(database().await), Arc::new(Providers::start().await));
+    let way = Proxy::start(providers.address).await;
+    // Not by a name that is this machine's: there nothing is dropped, and nothing looked for.
+    let elsewhere = format!("http://0.0.0.0:{}/v1", way.address.port());
+    let app = TestApp::start_on(&database, &providers, |config| {
+        let openai = config.providers.get_mut("openai").unwrap();
+        openai.base_url = Some(elsewhere);
+    })
+    .await;
+    // Long enough that each has a connection of its own.
+    providers.rule(json!({ "model": "gpt-6-luna", "ttft_ms": 300 }));
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(app.connect("ann").await);
+    }
+    let request = question(&json!({ "fallback": false }));
+    join_all(clients.iter_mut().map(|client| client.ask(&request))).await;
+    assert_eq!(way.forget_connections(), 3);
+    for answer in join_all(clients.iter_mut().map(|client| client.ask(&request))).await {
+        let metadata = &answer.done()["metadata"];
+        assert_eq!((&metadata["provider"], &metadata["attempts"]), (&json!("openai"), &json!(1)));
+    }
+    let (_, _, metrics) = app.get("/api/providers", Some(&app.token("ann"))).await;
+    assert_eq!(metrics["providers"][0]["breaker"], "closed");
     app.stop().await;
 }

@@ -1,10 +1,20 @@
-use aihub_application::ports::provider::FailureKind;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use aihub_application::ports::provider::{FailureKind, Provider, Reached};
 use aihub_domain::price::TokenUsage;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use super::*;
 use crate::{
-    providers::tests::replay::recorded,
-    simulated_providers::cases::{self, End},
+    providers::{
+        http::ProviderHttp,
+        openai::{OpenAiOptions, OpenAiProvider},
+        tests::replay::recorded,
+    },
+    simulated_providers::cases::{self, cut::serve},
 };
 
 #[test]
@@ -61,20 +71,31 @@ fn an_answer_that_does_not_fit_the_inputs_is_refused() {
     assert_eq!((error.kind, error.status), (FailureKind::QuotaExceeded, Some(200)));
 }
 
-#[test]
-fn every_bad_day_of_embeddings_means_what_its_table_says() {
-    let cases = cases::of_embeddings();
+#[tokio::test]
+async fn every_bad_day_of_embeddings_means_what_its_table_says_wherever_it_is_cut() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (cases, at) = (cases::of_embeddings(), Arc::new(AtomicUsize::new(0)));
+    let mut server = JoinSet::new();
+    server.spawn(serve(listener, cases, at.clone()));
     assert!(cases.len() > 10, "{}", cases.len());
-    // Of one that breaks off nothing is read.
-    for case in cases.iter().filter(|case| case.end == End::Close) {
-        let says = match read(case.body.as_bytes(), 2) {
-            Ok(Embeddings { vectors, usage, .. }) => {
-                let numbers = |vector: &Vec<f32>| vector.iter().map(f32::to_string).collect::<Vec<_>>().join(" ");
-                let vectors = vectors.iter().map(|vector| format!("vector {}\n", numbers(vector)));
-                vectors.chain(usage.map(|usage| format!("usage {}\n", usage.input))).collect()
-            }
-            Err(error) => format!("error {:?}\n", error.kind),
-        };
-        assert_eq!(says, case.says, "{}", case.name);
+    let inputs = Arc::new(vec!["a cat".to_owned(), "a dog".to_owned()]);
+    for case in cases {
+        let http = ProviderHttp::new(format!("http://{address}/{}", case.name), None);
+        let provider = OpenAiProvider::new(&http, OpenAiOptions::default()).unwrap();
+        for cut in 0..case.body.len() {
+            at.store(cut, Relaxed);
+            let (inputs, reached) = (inputs.clone(), Reached::default());
+            let call = EmbedCall { request_id: "r".into(), model: "mini".into(), inputs, user: None, reached };
+            let says = match provider.embed(call).await {
+                Ok(Embeddings { vectors, usage, .. }) => {
+                    let numbers = |vector: &Vec<f32>| vector.iter().map(f32::to_string).collect::<Vec<_>>().join(" ");
+                    let vectors = vectors.iter().map(|vector| format!("vector {}\n", numbers(vector)));
+                    vectors.chain(usage.map(|usage| format!("usage {}\n", usage.input))).collect()
+                }
+                Err(error) => format!("error {:?}\n", error.kind),
+            };
+            assert_eq!(says, case.says, "{} cut at {cut}", case.name);
+        }
     }
 }
