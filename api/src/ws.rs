@@ -12,5 +12,6 @@ pub mod frame;
 pub mod incoming;
 pub mod limits;
 pub mod session;
+pub mod vectors;
 pub mod whole;
 pub mod wire;

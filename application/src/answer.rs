@@ -10,6 +10,7 @@ mod state;
 mod tests;
 
 use std::{
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -33,6 +34,8 @@ use crate::{
 
 /// What a running request takes besides its prompt and its answer: its tasks, and the provider's connection.
 pub const RUNNING_BYTES: usize = 16 << 10;
+/// About what a part of an embedding has: little enough for others to get their turn.
+const PART_BYTES: usize = 32 << 10;
 /// What an ended answer takes besides its text.
 const ENDED_BYTES: usize = 1 << 10;
 /// What an embedding's vectors are expected to take for each text: 3,072 numbers, the most that the known models make.
@@ -49,7 +52,20 @@ pub enum AnswerItem {
         position: usize,
     },
     Chunk(Arc<Chunk>),
+    /// Some of an embedding's vectors, which is told in parts.
+    Vectors(Part),
     End(Arc<AnswerEnd>),
+}
+
+/// Of an embedding that is told in parts.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Counts from 1 without gaps, as chunks do.
+    pub seq: u64,
+    /// Their indices.
+    pub vectors: Range<usize>,
+    /// Where they are.
+    pub end: Arc<AnswerEnd>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -107,6 +123,26 @@ pub struct Done {
     pub vectors: Vec<Vec<f32>>,
     /// How they are written.
     pub encoding: Encoding,
+    /// They are told in parts, and not all at once.
+    pub in_parts: bool,
+}
+
+impl Done {
+    /// How many vectors a part has: as many as are about [`PART_BYTES`] when they are written, and one at least.
+    fn vectors_of_part(&self) -> usize {
+        let numbers = self.vectors.first().map_or(0, Vec::len).max(1);
+        let bytes = match self.encoding {
+            // With a comma, and as many digits as tell one number from its neighbours.
+            Encoding::Float => numbers * 13,
+            Encoding::Base64 => numbers * 16 / 3 + 3,
+        };
+        (PART_BYTES / bytes).max(1)
+    }
+
+    /// How many parts it is told in, if it is.
+    fn parts(&self) -> usize {
+        if self.in_parts { self.vectors.len().div_ceil(self.vectors_of_part()) } else { 0 }
+    }
 }
 
 /// The driver's end.
@@ -278,9 +314,13 @@ impl Answer {
         joined_calls(&self.state.borrow().chunks)
     }
 
-    /// How many chunks there are so far.
+    /// How many chunks there are so far, or parts of an embedding.
     pub fn chunk_count(&self) -> usize {
-        self.state.borrow().chunks.len()
+        let state = self.state.borrow();
+        match state.end.as_deref() {
+            Some(AnswerEnd::Done(done)) => state.chunks.len() + done.parts(),
+            _ => state.chunks.len(),
+        }
     }
 
     /// The chunk of this index, from 0.
@@ -353,6 +393,14 @@ impl Cursor {
                     return Some(AnswerItem::Chunk(chunk.clone()));
                 }
                 if let Some(end) = &state.end {
+                    if let AnswerEnd::Done(done) = &**end
+                        && (state.chunks.len()..state.chunks.len() + done.parts()).contains(&self.next)
+                    {
+                        let first = (self.next - state.chunks.len()) * done.vectors_of_part();
+                        let vectors = first..(first + done.vectors_of_part()).min(done.vectors.len());
+                        self.next += 1;
+                        return Some(AnswerItem::Vectors(Part { seq: self.next as u64, vectors, end: end.clone() }));
+                    }
                     return Some(AnswerItem::End(end.clone()));
                 }
                 if let Some(position) = state.queued

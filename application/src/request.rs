@@ -92,9 +92,6 @@ impl AnswerRequest {
         let (prompt, inputs, max_tokens) = if kind == RequestKind::Embedding {
             let inputs = fields.inputs(prompt_text);
             encoding = fields.take("encoding").unwrap_or_default();
-            if stream {
-                fields.fault("stream", "an embedding is not streamed");
-            }
             (Prompt { user, ..Prompt::default() }, inputs, None)
         } else {
             let messages = fields.messages(prompt_text);

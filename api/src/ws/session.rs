@@ -32,6 +32,7 @@ use super::{
     frame::{ServerFrame, Topic},
     incoming::{Understood, understand},
     limits::SocketLimits,
+    vectors,
     whole::Whole,
     wire::{
         Wire,
@@ -389,7 +390,11 @@ impl Session {
                 let is_first = !std::mem::replace(&mut running.is_told, true);
                 ServerFrame::chunk(id, request_id.filter(|_| is_first), &chunk)
             }
-            AnswerItem::Chunk(_) => return,
+            AnswerItem::Vectors(part) if running.stream => {
+                let is_first = !std::mem::replace(&mut running.is_told, true);
+                vectors::chunk(id, running.request_id.as_ref().filter(|_| is_first), &part)
+            }
+            AnswerItem::Chunk(_) | AnswerItem::Vectors(_) => return,
             AnswerItem::End(end) => {
                 let ended = self.running.remove(id);
                 match (&*end, ended) {

@@ -3,14 +3,13 @@
 
 use std::{fmt::Write, sync::Arc};
 
-use aihub_application::{
-    answer::{Answer, Done},
-    request::Encoding,
-};
+use aihub_application::answer::{Answer, Done};
 use aihub_domain::request::event::RequestKind;
-use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::frame::{AnswerMetadata, Usage, to_json};
+use super::{
+    frame::{AnswerMetadata, Usage, to_json},
+    vectors::write_vector,
+};
 
 /// A piece has about so many bytes, or those of one chunk or one vector.
 const PIECE_BYTES: usize = 16 << 10;
@@ -69,13 +68,7 @@ impl Whole {
                 if at > 0 {
                     piece.push(',');
                 }
-                match done.encoding {
-                    Encoding::Float => piece.push_str(&to_json(vector)),
-                    Encoding::Base64 => {
-                        let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
-                        let _ = write!(piece, "\"{}\"", STANDARD.encode(bytes));
-                    }
-                }
+                write_vector(vector, done.encoding, piece);
                 Next::Data(at + 1)
             }
             Next::Data(at) => {
@@ -109,6 +102,7 @@ mod tests {
         answer::{AnswerEnd, RUNNING_BYTES},
         error::GatewayError,
         ports::provider::ToolCallDelta,
+        request::Encoding,
         shares::{Holder, Portions, Share},
     };
     use aihub_domain::{money::Microcredits, price::TokenUsage};
@@ -135,6 +129,7 @@ mod tests {
             provider_finish_reason: None,
             vectors,
             encoding: Encoding::Float,
+            in_parts: false,
         }
     }
 

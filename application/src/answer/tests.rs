@@ -16,6 +16,7 @@ fn text(item: Option<AnswerItem>) -> String {
     match item {
         Some(AnswerItem::Chunk(chunk)) => format!("{}:{}", chunk.seq, chunk.text),
         Some(AnswerItem::Queued { position }) => format!("queued {position}"),
+        Some(AnswerItem::Vectors(part)) => format!("{}:{:?}", part.seq, part.vectors),
         Some(AnswerItem::End(_)) => "end".into(),
         None => "nothing".into(),
     }

@@ -10,7 +10,7 @@ use aihub_domain::{
     request::{
         Request,
         command::RequestCommand,
-        event::{Billed, CancelReason, Outcome, RequestEvent},
+        event::{Billed, CancelReason, Outcome, RequestEvent, RequestKind},
     },
 };
 use cqrs_es::Aggregate;
@@ -263,5 +263,6 @@ fn done(job: &Job, progress: Progress, used: &Billed, charged: Microcredits, fin
         provider_finish_reason: progress.provider_finish_reason,
         vectors: progress.vectors,
         encoding: job.request.encoding,
+        in_parts: job.request.stream && job.request.kind == RequestKind::Embedding,
     }
 }

@@ -228,11 +228,10 @@ fn the_parts_of_a_content_are_its_json_and_a_message_that_is_sent_again_is_the_s
 }
 
 #[test]
-fn an_embedding_takes_a_text_or_a_list_of_texts_and_is_not_streamed() {
+fn an_embedding_takes_a_text_or_a_list_of_texts() {
     assert_eq!(*parse(RequestKind::Embedding, &json!({"input": ["a", "b"]})).unwrap().inputs, ["a", "b"]);
     assert_eq!(*parse(RequestKind::Embedding, &json!({"prompt": "a"})).unwrap().inputs, ["a"]);
     assert_eq!(faults(RequestKind::Embedding, &json!({"input": ["a", ""]})), ["input"]);
-    assert_eq!(faults(RequestKind::Embedding, &json!({"input": "a", "stream": true})), ["stream"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aihub_tests::{
     app::TestApp,
-    client::{Client, chat},
+    client::{Client, chat, with},
     until,
 };
 use futures::StreamExt;
@@ -20,7 +20,7 @@ async fn a_large_answer_that_is_read_slowly_comes_whole_while_a_cancel_and_pings
     let app = TestApp::start(|config| config.server.ping_interval_ms = 1_500).await;
     app.providers.rule(json!({ "model": "gpt-6-astra", "hang_after_tokens": 1 }));
     let mut client = Client::narrow(app.address, &app.token("ann"), 64 << 10).await;
-    client.send(&aihub_tests::client::with(chat("hangs", "Go on"), &json!({ "model": "gpt-6-astra" }))).await;
+    client.send(&with(chat("hangs", "Go on"), &json!({ "model": "gpt-6-astra" }))).await;
     client.chunks("hangs", 1).await;
     let inputs: Vec<String> = (0..400).map(|nth| format!("text {nth}")).collect();
     client
@@ -69,5 +69,68 @@ async fn a_large_answer_comes_in_parts_of_one_message_and_what_is_said_meanwhile
     }
     assert_eq!(told[0]["data"].as_array().unwrap().len(), 200);
     assert_eq!((&told[1]["type"], &told[2]["type"]), (&json!("pong"), &json!("error")));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_embedding_that_is_streamed_comes_in_numbered_parts_between_which_others_are_told_and_can_be_gone_on_with()
+ {
+    let app = TestApp::start(|_| ()).await;
+    let mut client = Client::narrow(app.address, &app.token("ann"), 64 << 10).await;
+    let inputs: Vec<String> = (0..400).map(|nth| format!("text {nth}")).collect();
+    let asked = json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-small", "input": inputs });
+    let whole = app.connect("ann").await.ask(&asked).await.end["data"].clone();
+    client.send(&with(asked.clone(), &json!({ "stream": true }))).await;
+    until("both have ended", async || {
+        let audit = app.audit().await;
+        (audit.requests.len() == 2 && audit.open().is_empty()).then_some(())
+    })
+    .await;
+    // The parts wait to be read; what is asked now is told between them.
+    client.send(&chat("small", "Why is the sky blue?")).await;
+    let (mut parts, mut before_small) = (Vec::new(), None);
+    while parts.len() < 200 {
+        let frame = client.next().await;
+        match frame["id"].as_str().unwrap() {
+            "large" => parts.push(frame),
+            _ => before_small = before_small.or(Some(parts.len())),
+        }
+    }
+    assert!(before_small.is_some(), "nothing is told before the large one is over");
+    let request_id = parts[0]["requestId"].as_str().unwrap().to_owned();
+    let connection_id = client.ready["connectionId"].clone();
+    drop(client);
+
+    // By the id, on another connection, from where it was cut.
+    let mut client = app.connect("ann").await;
+    let resume = json!({ "type": "resume", "id": "large", "connectionId": connection_id, "after": parts.len() });
+    client.send(&resume).await;
+    let done = loop {
+        let frame = client.next().await;
+        if frame["type"] == "done" {
+            break frame;
+        }
+        parts.push(frame);
+    };
+    assert_eq!((&done["metadata"]["requestId"], &done["metadata"]["kind"]), (&json!(request_id), &json!("embedding")));
+    let mut vectors = Vec::new();
+    for (nth, part) in parts.iter().enumerate() {
+        assert_eq!(
+            (&part["type"], &part["seq"], &part["first"]),
+            (&json!("chunk"), &json!(nth + 1), &json!(vectors.len()))
+        );
+        assert!(part.to_string().len() < 32 << 10);
+        vectors.extend(part["data"].as_array().unwrap().clone());
+    }
+    assert!(Value::Array(vectors) == whole, "the parts are the whole");
+    let beyond = with(resume, &json!({ "after": parts.len() + 1 }));
+    client.ask(&beyond).await.error("VALIDATION_ERROR");
+
+    let short = with(asked, &json!({ "id": "short", "stream": true, "encoding": "base64", "input": ["one", "two"] }));
+    client.send(&short).await;
+    let part = client.next().await;
+    assert_eq!((&part["first"], part["data"].as_array().unwrap().len()), (&json!(0), 2));
+    assert!(part["data"][1].is_string());
+    assert_eq!(client.next().await["type"], "done");
     app.stop().await;
 }
