@@ -8,6 +8,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpListener};
 use tokio_tungstenite::tungstenite::{
     client::IntoClientRequest,
     http::{
@@ -15,6 +16,7 @@ use tokio_tungstenite::tungstenite::{
         header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, WWW_AUTHENTICATE},
     },
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 fn part(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
@@ -117,6 +119,42 @@ async fn a_socket_ends_with_its_token_unless_a_fresh_one_came_in_time() {
     assert_eq!(expired.closed().await.0, 4401);
     renewed.ask(&chat("a", "Why is the sky blue?")).await.done();
     assert_eq!(open(upgrade(app.address, &brief)).await.err().unwrap().status(), 401);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_fresh_token_whose_key_has_to_be_fetched_holds_up_no_answer_of_its_socket() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let keys = format!("http://{}/jwks", listener.local_addr().unwrap());
+    let (asked, go_on) = (CancellationToken::new(), CancellationToken::new());
+    let provider = {
+        let (asked, go_on) = (asked.clone(), go_on.clone());
+        async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            asked.cancel();
+            go_on.cancelled().await;
+            let answer =
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n{\"keys\":[]}";
+            connection.write_all(answer).await.unwrap();
+        }
+    };
+    let provider = TaskTracker::new().spawn(provider);
+    let app = TestApp::start(|config| config.auth.jwks_url = Some(keys)).await;
+    app.providers.rule(json!({ "model": "gpt-6-luna", "tokens_per_second": 100 }));
+    let mut client = app.connect("ann").await;
+    client.send(&chat("a", "Why is the sky blue?")).await;
+    client.chunks("a", 1).await;
+    let fresh = app.token("ann");
+    let (_, rest) = fresh.split_once('.').unwrap();
+    let fresh = format!("{}.{rest}", part(&json!({ "alg": "ES256", "typ": "JWT", "kid": "new" })));
+    client.send(&json!({ "type": "auth", "id": "fresh", "token": fresh })).await;
+    asked.cancelled().await;
+    // Chunks, and nothing else.
+    client.chunks("a", 10).await;
+    go_on.cancel();
+    assert_eq!(client.next_of("fresh").await["error"]["code"], "UNAVAILABLE", "there are no keys");
+    assert_eq!(client.answer_after("a", 11).await.end["type"], "done");
+    provider.await.unwrap();
     app.stop().await;
 }
 

@@ -164,3 +164,42 @@ async fn a_connection_of_the_pool_that_turned_read_only_is_dropped_also_while_it
     database.pool().close().await;
     postgres.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn after_such_a_failover_films_are_made_and_their_webhooks_are_sent() {
+    let postgres = EmbeddedPostgres::start_temporary(&EmbeddedPostgresOptions::default()).await.unwrap();
+    let url = json!(postgres.url());
+    let app = TestApp::start(|config| {
+        config.database.url = Some(serde_json::from_value(url).unwrap());
+        config.webhooks.allow_private = true;
+    })
+    .await;
+    let token = app.token("ann");
+    let film = async || {
+        let asked = json!({ "prompt": "a calm sea", "duration": 4, "webhookUrl": "http://127.0.0.1:1/" });
+        let (status, queued) = app.post("/api/mcp/sora2/generate", &token, &asked).await;
+        (status.as_u16() == 202).then(|| queued["videoId"].as_str().unwrap().to_owned())
+    };
+    film().await.unwrap();
+    let mut admin = PgConnection::connect(postgres.url()).await.unwrap();
+    admin.execute("ALTER DATABASE aihub SET default_transaction_read_only = off").await.unwrap();
+    admin.execute("ALTER SYSTEM SET default_transaction_read_only = on").await.unwrap();
+    admin.execute("SELECT pg_reload_conf()").await.unwrap();
+    let id = until("a film is taken", film).await;
+    until("it is made", async || {
+        let (_, _, shown) = app.get(&format!("/api/mcp/sora2/status/{id}"), Some(&token)).await;
+        (shown["status"] == "completed").then_some(())
+    })
+    .await;
+    // The webhook of its end was tried, which is written down.
+    until("it is told", async || {
+        let tried: i64 = sqlx::query_scalar("SELECT count(*) FROM webhook_deliveries WHERE attempts > 0")
+            .fetch_one(&mut admin)
+            .await
+            .unwrap();
+        (tried > 0).then_some(())
+    })
+    .await;
+    app.stop().await;
+    postgres.stop().await.unwrap();
+}
