@@ -1,4 +1,4 @@
-//! A real PgBouncer between the service and its database: with sessions for clients all of it works, and with sessions for
+//! A real `PgBouncer` between the service and its database: with sessions for clients all of it works, and with sessions for
 //! transactions or statements it is recognised at the start and named.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on should say where")]
