@@ -42,6 +42,9 @@ const REPORT_BYTES: usize = 4 << 30;
 /// Audits at the same time: each may read the log from end to end.
 const AUDITS: Portions = Portions { all: 4, of_account: 2, of_user: 1, kept: 0, little: 0 };
 
+/// Answers that are made shorter at the same time: some sixteen megabytes.
+const DEFLATING: usize = 64;
+
 #[derive(Debug)]
 pub struct Doors {
     /// Open sockets.
@@ -55,6 +58,8 @@ pub struct Doors {
     pub report_bytes: Arc<Share>,
     pub report_turns: Semaphore,
     pub audits: Arc<Share>,
+    /// Of sockets on which an answer is being made shorter; what finds no turn is said as it is.
+    pub deflating: Arc<Semaphore>,
     /// Where large frames are turned into requests.
     pub large_frames: Aside,
     pub origins: Origins,
@@ -77,6 +82,7 @@ impl Doors {
             report_bytes: Share::new("bytes of reports", Portions::of(REPORT_BYTES)),
             report_turns: Semaphore::new(REPORT_TURNS),
             audits: Share::new("audits at once", AUDITS),
+            deflating: Arc::new(Semaphore::new(DEFLATING)),
             large_frames: Aside::new("large-frames")?,
             origins: Origins::new(&server.allowed_origins),
             max_connections: server.max_connections,

@@ -80,6 +80,13 @@ async def run():
     must(done and done["type"] == "done", "the end of a stream", done)
     must("köln" in "".join(whole["chunks"]), "what was said", whole)
 
+    # What is long comes shorter, where both sides can.
+    texts = [f"text {nth}" for nth in range(20)]
+    await send(client, {"id": "e", "type": "embedding", "provider": "openai", "model": "text-embedding-3-small", "input": texts})
+    embedded = json.loads(await client.recv())
+    must(len(embedded["data"]) == len(texts), "an embedding", embedded["type"])
+    deflated = any("Deflate" in type(extension).__name__ for extension in client.protocol.extensions)
+
     # It is cut in the midst of an answer, twice, and goes on where it was.
     parts, resumed, ask, connection_id = {"chunks": []}, [], CHAT, None
     while True:
@@ -122,6 +129,7 @@ async def run():
 
     return {
         "client": f"websockets {websockets.__version__}",
+        "deflated": deflated,
         "streamed": len(whole["chunks"]),
         "resumed": resumed,
         "whole": len(parts["chunks"]),

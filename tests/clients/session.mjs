@@ -5,6 +5,8 @@ const CHAT = {
   prompt: 'Warum ist der Himmel über Köln blau?',
 };
 
+const TEXTS = Array.from({ length: 20 }, (_, nth) => `text ${nth}`);
+
 function must(holds, what, seen) {
   if (!holds) throw new Error(`${what}: ${JSON.stringify(seen)}`);
 }
@@ -46,6 +48,10 @@ class Client {
       const said = await this.next();
       if ('closed' in said) return said;
     }
+  }
+
+  get extensions() {
+    return this.#socket.extensions;
   }
 
   send(frame) {
@@ -94,6 +100,12 @@ export async function run({ service, proxy, open, refused, terminate }) {
   must(done.type === 'done', 'the end of a stream', done);
   must(whole.chunks.join('').includes('köln'), 'what was said', whole);
 
+  // What is long comes shorter, where both sides can.
+  client.send({ id: 'e', type: 'embedding', provider: 'openai', model: 'text-embedding-3-small', input: TEXTS });
+  const embedded = await client.next();
+  must(embedded.data?.length === TEXTS.length, 'an embedding', embedded);
+  const deflated = client.extensions.includes('permessage-deflate');
+
   // It is cut in the midst of an answer, twice, and goes on where it was.
   const parts = { chunks: [] };
   const resumed = [];
@@ -140,5 +152,5 @@ export async function run({ service, proxy, open, refused, terminate }) {
   note(await last.closed());
 
   const { length } = parts.chunks;
-  return { streamed: whole.chunks.length, resumed, whole: length, refused: status, error: error.error.code, closed };
+  return { deflated, streamed: whole.chunks.length, resumed, whole: length, refused: status, error: error.error.code, closed };
 }

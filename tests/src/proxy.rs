@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use socket2::{SockFilter, SockRef, Socket};
+use socket2::{SockRef, Socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -36,9 +36,6 @@ struct Controls {
     /// To clients, those that are open among them.
     connections: Mutex<Vec<Weak<Socket>>>,
 }
-
-/// From `linux/bpf_common.h`: return the constant, the length that is left of a packet.
-const BPF_RET: u16 = 0x06;
 
 impl Proxy {
     pub async fn start(server: SocketAddr) -> Self {
@@ -81,9 +78,11 @@ impl Proxy {
 
     /// What comes for the connections that are open is dropped before anybody hears of it, as something between would that has
     /// forgotten them: nothing of it is acknowledged, and no end is told. Connections that are made later work. How many there were.
+    #[cfg(target_os = "linux")]
     pub fn forget_connections(&self) -> usize {
-        // Every packet is cut to nothing.
-        const DROP: SockFilter = SockFilter::new(BPF_RET, 0, 0, 0);
+        /// From `linux/bpf_common.h`: return the constant, the length that is left of a packet.
+        const BPF_RET: u16 = 0x06;
+        const DROP: socket2::SockFilter = socket2::SockFilter::new(BPF_RET, 0, 0, 0);
         let connections = std::mem::take(&mut *self.controls.connections.lock().unwrap());
         let open: Vec<_> = connections.iter().filter_map(Weak::upgrade).collect();
         for connection in &open {

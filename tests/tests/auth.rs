@@ -1,6 +1,7 @@
 //! Who gets in, and for how long.
 
 use aihub_tests::{
+    PATIENCE,
     app::{SECRET, TestApp},
     client::{Client, chat, open, upgrade, with},
 };
@@ -8,7 +9,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio::{io::AsyncWriteExt, net::TcpListener, time::timeout};
 use tokio_tungstenite::tungstenite::{
     client::IntoClientRequest,
     http::{
@@ -148,13 +149,12 @@ async fn a_fresh_token_whose_key_has_to_be_fetched_holds_up_no_answer_of_its_soc
     let (_, rest) = fresh.split_once('.').unwrap();
     let fresh = format!("{}.{rest}", part(&json!({ "alg": "ES256", "typ": "JWT", "kid": "new" })));
     client.send(&json!({ "type": "auth", "id": "fresh", "token": fresh })).await;
-    asked.cancelled().await;
-    // Chunks, and nothing else.
+    timeout(PATIENCE, asked.cancelled()).await.expect("the keys are asked for");
     client.chunks("a", 10).await;
     go_on.cancel();
     assert_eq!(client.next_of("fresh").await["error"]["code"], "UNAVAILABLE", "there are no keys");
     assert_eq!(client.answer_after("a", 11).await.end["type"], "done");
-    provider.await.unwrap();
+    timeout(PATIENCE, provider).await.unwrap().unwrap();
     app.stop().await;
 }
 

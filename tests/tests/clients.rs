@@ -155,13 +155,15 @@ fn assert_all_seen(report: &Value) {
 }
 
 /// Runs `program`, which says what it has seen in a line of JSON.
-async fn passes(program: &str, arguments: &[&str]) {
+async fn passes(program: &str, arguments: &[&str]) -> Value {
     let setting = Setting::start().await;
     let ran = timeout(PATIENCE, setting.command(program).args(arguments).output()).await.expect("it ends");
     let ran = ran.unwrap_or_else(|error| panic!("{program}: {error}"));
     let (said, errors) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     assert!(ran.status.success(), "{program}: {said}{errors}");
-    assert_all_seen(&serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}")));
+    let report = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert_all_seen(&report);
+    report
 }
 
 #[tokio::test]
@@ -184,11 +186,13 @@ async fn a_browser_streams_is_cut_resumes_is_refused_and_closed() {
         .unwrap();
     let report = timeout(PATIENCE, setting.reports.recv()).await.expect("the page tells what it has seen").unwrap();
     assert_all_seen(&report);
+    assert_eq!(report["deflated"], true, "{report}");
 }
 
 #[tokio::test]
 async fn the_library_of_node_streams_is_cut_resumes_is_refused_and_closed() {
-    passes("node", &["node.mjs", "ws"]).await;
+    let report = passes("node", &["node.mjs", "ws"]).await;
+    assert_eq!(report["deflated"], true, "{report}");
 }
 
 #[tokio::test]
@@ -202,7 +206,8 @@ async fn what_is_built_into_node_streams_is_cut_resumes_is_refused_and_closed() 
 
 #[tokio::test]
 async fn python_streams_is_cut_resumes_is_refused_and_closed() {
-    passes("python3", &["python.py"]).await;
+    let report = passes("python3", &["python.py"]).await;
+    assert_eq!(report["deflated"], true, "{report}");
 }
 
 #[tokio::test]

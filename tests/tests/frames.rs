@@ -1,5 +1,6 @@
 //! Frames that are wrong, and bytes that are no frames.
 
+mod deflated;
 mod ends;
 mod malformed;
 mod noise;

@@ -8,7 +8,10 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL},
+};
 use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
@@ -20,7 +23,13 @@ use crate::{
     hub::Hub,
     problem::Problem,
     server::moving::Moving,
-    ws::{session, wire::Wire},
+    ws::{
+        session,
+        wire::{
+            Wire,
+            deflate::{self, Deflater, is_offered},
+        },
+    },
 };
 
 pub async fn upgrade(
@@ -41,11 +50,15 @@ pub async fn upgrade(
     if offers_our_protocol(request.headers()) {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(WEBSOCKET_PROTOCOL));
     }
+    let deflater = is_offered(request.headers()).then(|| Deflater::new(hub.doors.deflating.clone()));
+    if deflater.is_some() {
+        response.headers_mut().insert(SEC_WEBSOCKET_EXTENSIONS, deflate::ACCEPTED);
+    }
     let sessions = hub.sessions.clone();
     sessions.spawn(async move {
         match upgrading.await.map(Upgraded::downcast::<TokioIo<Moving>>) {
             Ok(Ok(Parts { io, read_buf, .. })) => {
-                let wire = Wire::new(io.into_inner(), &read_buf, hub.settings.limits.max_frame_bytes);
+                let wire = Wire::new(io.into_inner(), &read_buf, hub.settings.limits.max_frame_bytes, deflater);
                 session::run(hub, principal, wire).await;
             }
             Ok(Err(_)) => tracing::error!("an upgraded connection is not one of this server's"),

@@ -33,8 +33,11 @@ impl Aside {
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (sender, done) = oneshot::channel();
         let work = move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             // Whoever asked for it may be gone.
+            if sender.is_closed() {
+                return;
+            }
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             let _ = sender.send(result.ok());
         };
         self.0.send(Box::new(work)).ok()?;

@@ -1,7 +1,7 @@
 //! From the bytes of a message to what it says: no more of it is taken into memory than its user may have, which is known before it
 //! is read.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use aihub_application::{
     error::{FaultyField, GatewayError},
@@ -13,14 +13,21 @@ use futures::{FutureExt, future::BoxFuture};
 
 use super::{
     client_frame::{ClientFrame, FaultyFrame, id_of},
-    wire::reader::Message,
+    close::Code,
+    wire::{
+        deflate::{NotInflated, inflate},
+        reader::Message,
+    },
 };
 use crate::hub::Hub;
 
+/// What is made shorter is made long again beside everything else if it has more than this, or comes to more than the next one.
+const BRIEF_BYTES: usize = 8 << 10;
 /// What is longer is read aside: it takes milliseconds.
 const LARGE_BYTES: usize = 64 << 10;
 /// How long at most nothing is read of whoever has sent more than allowed: a cancel and a pong wait as long.
-const LONGEST_REST: Duration = Duration::from_secs(10);
+const LONGEST_REST: Duration = Duration::from_secs(5);
+const SHORTEST_REST: Duration = Duration::from_secs(1);
 
 /// What a message says.
 pub enum Understood {
@@ -34,6 +41,8 @@ pub enum Understood {
         /// Until then, if at all, nothing more is to be read: what its user may send is used up, and reading costs others time.
         rest: Option<Duration>,
     },
+    /// It cannot be read, and its socket ends so.
+    Broken(Code, &'static str),
     /// A text, or else bytes that were to be one.
     NotUtf8 {
         is_text: bool,
@@ -44,22 +53,41 @@ pub enum Understood {
 pub fn understand(
     hub: &Arc<Hub>,
     principal: &Arc<Principal>,
-    message: Message,
+    mut message: Message,
 ) -> Result<Understood, BoxFuture<'static, Understood>> {
-    if let Err(error) = hub.gateway.limits.take_bytes(principal, message.bytes.len()) {
-        let wait = error.retry_after().unwrap_or_default().min(hub.settings.ping_interval).min(LONGEST_REST);
-        // Not all of them at the same time again.
-        let rest = wait.mul_f64(rand::random_range(0.5..=1.0));
-        return Ok(refused(hub, principal, &message, error, Some(rest)));
+    if let Some(refused) = beyond_its_bytes(hub, principal, &message, message.bytes.len()) {
+        return Ok(refused);
     }
-    if message.bytes.len() <= LARGE_BYTES {
+    if message.is_deflated && message.bytes.len() <= BRIEF_BYTES {
+        let anything = |_| Ok::<_, Infallible>(());
+        if let Ok(bytes) = inflate(&message.bytes, LARGE_BYTES, anything) {
+            let more = bytes.len().saturating_sub(message.bytes.len());
+            (message.bytes, message.is_deflated) = (bytes, false);
+            if let Some(refused) = beyond_its_bytes(hub, principal, &message, more) {
+                return Ok(refused);
+            }
+        }
+    }
+    if !message.is_deflated && message.bytes.len() <= LARGE_BYTES {
         return Ok(read(hub, principal, message));
     }
     let (hub, principal) = (hub.clone(), principal.clone());
     Err(async move {
         let of = hub.clone();
-        let reading = hub.doors.large_frames.run(move || read(&of, &principal, message)).await;
-        reading.unwrap_or_else(|| {
+        let reading = move || {
+            if message.is_deflated {
+                let short = message.bytes.len();
+                if let Err(understood) = made_long(&of, &principal, &mut message) {
+                    return understood;
+                }
+                let more = message.bytes.len().saturating_sub(short);
+                if let Some(refused) = beyond_its_bytes(&of, &principal, &message, more) {
+                    return refused;
+                }
+            }
+            read(&of, &principal, message)
+        };
+        hub.doors.large_frames.run(reading).await.unwrap_or_else(|| {
             let error = GatewayError::internal(&"a large frame could not be read");
             Understood::Refused { id: None, error, rest: None }
         })
@@ -67,17 +95,54 @@ pub fn understand(
     .boxed())
 }
 
+/// The message as it was before it was made shorter.
+fn made_long(hub: &Hub, principal: &Principal, message: &mut Message) -> Result<(), Understood> {
+    let asked = &hub.gateway.asked;
+    let mut held = message.held.take();
+    let short = message.bytes.len();
+    let take = |room: usize| match &mut held {
+        Some(held) => held.resize(short + room),
+        none => {
+            *none = Some(asked.take(Holder::of(principal), short + room)?);
+            Ok(())
+        }
+    };
+    match inflate(&message.bytes, hub.settings.limits.max_frame_bytes, take) {
+        Ok(bytes) => {
+            if let Some(held) = &mut held {
+                held.set(bytes.len());
+            }
+            (message.bytes, message.held, message.is_deflated) = (bytes, held, false);
+            Ok(())
+        }
+        Err(NotInflated::Malformed) => Err(Understood::Broken(Code::Protocol, "a compressed message is malformed")),
+        Err(NotInflated::TooLong) => Err(Understood::Broken(Code::TooBig, "the frame exceeds the limit")),
+        Err(NotInflated::NoRoom(used_up)) => Err(refused(hub, principal, &[], used_up.into(), None)),
+    }
+}
+
+/// What its user hears who may not send so many bytes more now.
+fn beyond_its_bytes(hub: &Hub, principal: &Principal, message: &Message, bytes: usize) -> Option<Understood> {
+    let error = hub.gateway.limits.take_bytes(principal, bytes).err()?;
+    let wait =
+        error.retry_after().unwrap_or_default().clamp(SHORTEST_REST, LONGEST_REST).min(hub.settings.ping_interval);
+    // Not all of them at the same time again.
+    let rest = wait.mul_f64(rand::random_range(0.5..=1.0));
+    // Looked for where it customarily stands: the whole would take long.
+    let beginning = &message.bytes[..message.bytes.len().min(LARGE_BYTES)];
+    Some(refused(hub, principal, beginning, error, Some(rest)))
+}
+
+/// `looked_at` is where the frame's id is looked for.
 fn refused(
     hub: &Hub,
     principal: &Principal,
-    message: &Message,
+    looked_at: &[u8],
     error: GatewayError,
     rest: Option<Duration>,
 ) -> Understood {
     hub.gateway.note(principal, &error);
-    // Looked for where it customarily stands: the whole would take long.
-    let beginning = &message.bytes[..message.bytes.len().min(LARGE_BYTES)];
-    Understood::Refused { id: id_of(beginning), error, rest }
+    Understood::Refused { id: id_of(looked_at), error, rest }
 }
 
 fn read(hub: &Hub, principal: &Principal, mut message: Message) -> Understood {
@@ -98,7 +163,7 @@ fn read(hub: &Hub, principal: &Principal, mut message: Message) -> Understood {
     };
     let mut memory = match memory {
         Ok(memory) => memory,
-        Err(used_up) => return refused(hub, principal, &message, used_up.into(), None),
+        Err(used_up) => return refused(hub, principal, &message.bytes, used_up.into(), None),
     };
     match ClientFrame::parse(text) {
         Ok(frame) => {

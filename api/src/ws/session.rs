@@ -214,7 +214,11 @@ impl Session {
                 Some((_, frame)) = self.subscribed.next(), if says_more && !self.subscribed.is_empty() => {
                     self.say(&frame);
                 }
-                () = rest(self.rests_until), if self.rests_until.is_some() => self.rests_until = None,
+                () = rest(self.rests_until), if self.rests_until.is_some() => {
+                    self.rests_until = None;
+                    // What has come meanwhile is yet to be read.
+                    self.wire.reader.heard = Instant::now();
+                }
                 _ = ping.tick() => {
                     // Whoever sends something lives, and so does who takes something.
                     let lived = self.wire.reader.heard.max(self.wire.writer.taken);
@@ -297,6 +301,7 @@ impl Session {
     fn act_on(&mut self, understood: Understood) -> Result<(), Ended> {
         match understood {
             Understood::Frame(frame, memory) => self.act(frame, memory),
+            Understood::Broken(code, reason) => return Err(Ended::Close(code, reason)),
             Understood::Refused { id, error, rest } => {
                 self.rests_until = rest.map(|rest| Instant::now() + rest);
                 self.refuse(id.as_deref(), &error);
@@ -390,7 +395,8 @@ impl Session {
                 let is_first = !std::mem::replace(&mut running.is_told, true);
                 ServerFrame::chunk(id, request_id.filter(|_| is_first), &chunk)
             }
-            AnswerItem::Vectors(part) if running.stream => {
+            // Of one that is cancelled while it is told, no more parts are.
+            AnswerItem::Vectors(part) if running.stream && !running.answer.cancelled.is_cancelled() => {
                 let is_first = !std::mem::replace(&mut running.is_told, true);
                 vectors::chunk(id, running.request_id.as_ref().filter(|_| is_first), &part)
             }

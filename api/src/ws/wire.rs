@@ -5,12 +5,13 @@
 //! from its first byte, comes with a stated least speed, and is read over where there is no memory for it; and what goes out is made
 //! while it is taken, so that a large answer is never there as a text.
 
+pub mod deflate;
 pub mod reader;
 pub mod writer;
 
 use tokio::io::split;
 
-use self::{reader::Reader, writer::Writer};
+use self::{deflate::Deflater, reader::Reader, writer::Writer};
 use crate::server::moving::Moving;
 
 pub struct Wire {
@@ -19,9 +20,10 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// `read` has been read already.
-    pub fn new(socket: Moving, read: &[u8], max_message_bytes: usize) -> Self {
+    /// `read` has been read already. With `deflater`, messages may be made shorter.
+    pub fn new(socket: Moving, read: &[u8], max_message_bytes: usize, deflater: Option<Deflater>) -> Self {
         let (reading, writing) = split(socket);
-        Self { reader: Reader::new(reading, read, max_message_bytes), writer: Writer::new(writing) }
+        let reader = Reader::new(reading, read, max_message_bytes, deflater.is_some());
+        Self { reader, writer: Writer::new(writing, deflater) }
     }
 }

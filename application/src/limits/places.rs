@@ -137,7 +137,9 @@ impl Places {
         let running = self.line.open - line.free;
         line.load.feel(lag, running);
         drop(line);
-        self.line.hand_out();
+        for is_kept in [false, true] {
+            self.line.hand_out(is_kept);
+        }
     }
 
     pub fn taken(&self) -> usize {
@@ -197,17 +199,13 @@ impl Line {
             .position(|seat| passed.insert((&seat.user, &seat.account)) && self.has_few(line, &seat.account))
     }
 
-    /// Gives places that are free to those who wait and may have them.
-    fn hand_out(self: &Arc<Self>) {
+    /// Gives places that are free, kept ones or others, to those who wait and may have them.
+    fn hand_out(self: &Arc<Self>, is_kept: bool) {
         loop {
             let mut line = self.standing();
-            let mut kept = [false, true].into_iter().filter(|is_kept| match is_kept {
-                true => line.free_kept > 0,
-                false => self.has_open(&line),
-            });
-            let next = kept.find_map(|is_kept| Some((self.place_of_next(&line, is_kept)?, is_kept)));
-            let Some((at, is_kept)) = next else { return };
-            let Some(seat) = line.waiting.remove(at) else { return };
+            let is_free = if is_kept { line.free_kept > 0 } else { self.has_open(&line) };
+            let next = is_free.then(|| self.place_of_next(&line, is_kept)).flatten();
+            let Some(seat) = next.and_then(|at| line.waiting.remove(at)) else { return };
             *line.free_of(is_kept) -= 1;
             drop(line);
             // Whoever has left meanwhile drops it, and so it goes to the one behind.
@@ -235,7 +233,7 @@ impl Standing {
 impl Drop for Place {
     fn drop(&mut self) {
         *self.line.standing().free_of(self.is_kept) += 1;
-        self.line.hand_out();
+        self.line.hand_out(self.is_kept);
     }
 }
 
@@ -388,7 +386,9 @@ mod tests {
         let greedy = principal("greedy");
         set_running(&places, "greedy", 1_000);
         let mut running: Vec<Place> = (0..100).map(|_| place(places.enter(&greedy)).unwrap()).collect();
-        places.feel(Duration::from_millis(11));
+        for _ in 0..2 {
+            places.feel(Duration::from_millis(11));
+        }
         let next = waiting(places.enter(&greedy));
         running.truncate(90);
         assert_eq!(next.position(), Some(1), "what runs is still as much as may");

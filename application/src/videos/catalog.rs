@@ -84,7 +84,8 @@ impl VideoModel {
 
 impl VideoCatalog {
     /// Who can make `video` for `principal`, best first: those with what was named, by priority; then, with `fallback`, the
-    /// others, each with the first of its models that can. A length that a model does not make is made as its next longer one. Without `fallback` the first is the only one.
+    /// others. A length that a model does not make is made as its next longer one: those that make it are first, and each provider has the
+    /// model that makes the least more. Without `fallback` the first is the only one.
     pub fn offers(
         &self,
         video: &NewVideo,
@@ -97,14 +98,16 @@ impl VideoCatalog {
             principal.capabilities.require(Operation::Video, &backend.name, model)
         };
         let offer = |backend: &VideoBackend, is_meant: &dyn Fn(&str) -> bool, bad_day: Option<&str>| {
-            let mut able = backend.models.iter().filter(|(name, _)| is_meant(name));
-            able.find_map(|(name, model)| {
+            let able = backend.models.iter().filter(|(name, _)| is_meant(name));
+            let offers = able.filter_map(|(name, model)| {
                 let (seconds, price) = model.makes(video, now).filter(|_| may(backend, name).is_ok())?;
                 let seconds = Some(seconds).filter(|seconds| *seconds != video.seconds);
                 let upstream_model = bad_day.unwrap_or(&model.upstream_name).to_owned();
                 let provider = backend.name.clone();
                 Some(Offer { provider, model: name.clone(), upstream_model, seconds, price: price.clone() })
-            })
+            });
+            // The first of those that make the least more.
+            offers.min_by_key(|offer| offer.seconds(video.seconds))
         };
         let is_named = |backend: &&&Arc<VideoBackend>| video.provider == AUTO || backend.name == video.provider;
         let is_meant = |name: &str| video.model.as_deref().is_none_or(|model| model == name);
@@ -118,6 +121,8 @@ impl VideoCatalog {
         if offers.is_empty() {
             return Err(self.refusal(video, principal));
         }
+        // Whoever makes what was asked for is before those who make more.
+        offers.sort_by_key(|offer| offer.seconds.is_some());
         if video.fallback {
             for backend in order {
                 if offers.iter().all(|offer| offer.provider != backend.name) {

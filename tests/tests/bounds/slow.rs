@@ -126,6 +126,17 @@ async fn a_large_embedding_that_is_streamed_comes_in_numbered_parts_between_whic
     let beyond = with(resume, &json!({ "after": parts.len() + 1 }));
     client.ask(&beyond).await.error("VALIDATION_ERROR");
 
+    // One that is cancelled while it is told ends there.
+    let mut client = Client::narrow(app.address, &app.token("ann"), 64 << 10).await;
+    client.send(&with(asked.clone(), &json!({ "id": "enough", "stream": true }))).await;
+    client.next_of("enough").await;
+    client.send(&json!({ "type": "cancel", "id": "enough" })).await;
+    let mut told = 1;
+    while client.next_of("enough").await["type"] == "chunk" {
+        told += 1;
+    }
+    assert!(told < parts.len(), "all {told} parts were told");
+
     let short = with(asked, &json!({ "id": "short", "stream": true, "encoding": "base64", "input": ["one", "two"] }));
     client.send(&short).await;
     let part = client.next().await;

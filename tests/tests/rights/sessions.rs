@@ -18,6 +18,7 @@ use aihub_tests::{
     providers::Providers,
     until,
 };
+use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -175,17 +176,18 @@ async fn after_such_a_failover_films_are_made_and_their_webhooks_are_sent() {
     })
     .await;
     let token = app.token("ann");
-    let film = async || {
+    let film = async |key: &str| {
         let asked = json!({ "prompt": "a calm sea", "duration": 4, "webhookUrl": "http://127.0.0.1:1/" });
-        let (status, queued) = app.post("/api/mcp/sora2/generate", &token, &asked).await;
+        let key = [("idempotency-key", key)];
+        let (status, queued) = app.send(Method::POST, "/api/mcp/sora2/generate", &token, Some(&asked), &key).await;
         (status.as_u16() == 202).then(|| queued["videoId"].as_str().unwrap().to_owned())
     };
-    film().await.unwrap();
+    film("before").await.unwrap();
     let mut admin = PgConnection::connect(postgres.url()).await.unwrap();
     admin.execute("ALTER DATABASE aihub SET default_transaction_read_only = off").await.unwrap();
     admin.execute("ALTER SYSTEM SET default_transaction_read_only = on").await.unwrap();
     admin.execute("SELECT pg_reload_conf()").await.unwrap();
-    let id = until("a film is taken", film).await;
+    let id = until("a film is taken", async || film("after").await).await;
     until("it is made", async || {
         let (_, _, shown) = app.get(&format!("/api/mcp/sora2/status/{id}"), Some(&token)).await;
         (shown["status"] == "completed").then_some(())
@@ -193,10 +195,12 @@ async fn after_such_a_failover_films_are_made_and_their_webhooks_are_sent() {
     .await;
     // The webhook of its end was tried, which is written down.
     until("it is told", async || {
-        let tried: i64 = sqlx::query_scalar("SELECT count(*) FROM webhook_deliveries WHERE attempts > 0")
-            .fetch_one(&mut admin)
-            .await
-            .unwrap();
+        let tried: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM webhook_deliveries WHERE job_id = $1 AND attempts > 0")
+                .bind(&id)
+                .fetch_one(&mut admin)
+                .await
+                .unwrap();
         (tried > 0).then_some(())
     })
     .await;

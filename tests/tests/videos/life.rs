@@ -70,6 +70,27 @@ async fn a_length_that_no_model_makes_is_made_as_its_next_longer_one_which_is_to
 }
 
 #[tokio::test]
+async fn who_makes_the_length_that_is_asked_for_is_before_who_makes_more_and_the_least_more_before_others() {
+    let app = TestApp::start(|config| {
+        let mut exact = config.video_providers["sora"].clone();
+        exact.priority = 9;
+        for model in exact.models.values_mut() {
+            model.durations = vec![5, 7];
+        }
+        config.video_providers.insert("exact".to_owned(), exact);
+    })
+    .await;
+    for (asked, provider, made) in [(5, "exact", 5), (6, "sora", 8), (4, "sora", 4)] {
+        let body = json!({ "prompt": "a calm sea", "duration": asked, "fallback": false });
+        let id = generate(&app, "ada", &body).await;
+        let answer = ended(&app, "ada", &id).await;
+        assert_eq!((&answer["provider"], &answer["duration"]), (&json!(provider), &json!(made)), "{answer}");
+        app.grant("ada", Microcredits::from_credits(1_000)).await;
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_provider_that_delivers_short_is_paid_for_what_came() {
     let app = TestApp::start(|_| {}).await;
     app.providers.rule(json!({ "short_s": 2 }));

@@ -52,6 +52,8 @@ pub struct Message {
     /// It was said to be one, and not bytes.
     pub is_text: bool,
     pub bytes: Vec<u8>,
+    /// They are made shorter, see [`deflate`](super::deflate).
+    pub is_deflated: bool,
     pub held: Option<Held>,
 }
 
@@ -75,6 +77,8 @@ pub struct Reader<R = ReadHalf<Moving>> {
     began: Option<Instant>,
     came_bytes: usize,
     max_message_bytes: usize,
+    /// Messages may be made shorter.
+    takes_deflated: bool,
     /// When anything came last.
     pub heard: Instant,
 }
@@ -90,6 +94,7 @@ struct Frame {
 /// The message that is being read.
 struct Coming {
     is_text: bool,
+    is_deflated: bool,
     /// As its frames so far have announced.
     length: u64,
     bytes: Vec<u8>,
@@ -104,7 +109,7 @@ pub struct Memory<'a> {
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    pub fn new(from: R, read: &[u8], max_message_bytes: usize) -> Self {
+    pub fn new(from: R, read: &[u8], max_message_bytes: usize, takes_deflated: bool) -> Self {
         Self {
             from,
             buffer: BytesMut::from(read),
@@ -113,6 +118,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             began: None,
             came_bytes: 0,
             max_message_bytes,
+            takes_deflated,
             heard: Instant::now(),
         }
     }
@@ -205,7 +211,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let Some((header, length)) = parsed else { return Ok(false) };
         let header_bytes = usize::try_from(cursor.position()).unwrap_or_default();
         self.buffer.advance(header_bytes);
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        // A message that is made shorter says so in its first frame.
+        let is_deflated =
+            header.rsv1 && self.takes_deflated && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if header.rsv1 != is_deflated || header.rsv2 || header.rsv3 {
             return Err(Broken::Protocol("reserved bits are set"));
         }
         let Some(mask) = header.mask else { return Err(Broken::Protocol("a frame is not masked")) };
@@ -222,8 +231,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     (Data::Continue, Some(_)) => {}
                     (Data::Text | Data::Binary, None) => {
                         let is_text = kind == Data::Text;
+                        let (bytes, held) = (vec![], None);
                         self.message =
-                            Some(Coming { is_text, length: 0, bytes: vec![], held: None, is_read_over: false });
+                            Some(Coming { is_text, is_deflated, length: 0, bytes, held, is_read_over: false });
                     }
                     _ => return Err(Broken::Protocol("a frame is not the next one of its message")),
                 }
@@ -256,7 +266,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return Ok(None);
         }
         let message = self.message.take().filter(|message| !message.is_read_over);
-        Ok(message.map(|Coming { is_text, bytes, held, .. }| Incoming::Message(Message { is_text, bytes, held })))
+        Ok(message.map(|Coming { is_text, is_deflated, bytes, held, .. }| {
+            Incoming::Message(Message { is_text, bytes, is_deflated, held })
+        }))
     }
 
     /// Reads on: into the message where much of it is to come, and otherwise into the buffer.

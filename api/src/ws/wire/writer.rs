@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
+use super::deflate::Deflater;
 use crate::server::moving::Moving;
 
 /// From so much on that waits, no more is to be said.
@@ -25,6 +26,8 @@ const MAX_REASON_BYTES: usize = 123;
 pub struct Writer {
     to: WriteHalf<Moving>,
     waiting: BytesMut,
+    /// Where the other side takes what is made shorter.
+    deflater: Option<Deflater>,
     /// The kernel has had to be waited for: what it takes now, the other side has taken.
     has_waited: bool,
     /// When the other side took something last, as far as that shows.
@@ -39,8 +42,8 @@ pub struct Place {
 }
 
 impl Writer {
-    pub fn new(to: WriteHalf<Moving>) -> Self {
-        Self { to, waiting: BytesMut::new(), has_waited: false, taken: Instant::now() }
+    pub fn new(to: WriteHalf<Moving>, deflater: Option<Deflater>) -> Self {
+        Self { to, waiting: BytesMut::new(), deflater, has_waited: false, taken: Instant::now() }
     }
 
     pub fn has_room(&self) -> bool {
@@ -61,25 +64,34 @@ impl Writer {
 
     /// A piece of a text. Between the pieces of a message there is no other message.
     pub fn piece(&mut self, piece: &str, Place { is_first, is_last }: Place) {
-        let kind = if is_first { Data::Text } else { Data::Continue };
-        self.frame(OpCode::Data(kind), is_last, piece.as_bytes());
+        let (kind, piece) = (if is_first { Data::Text } else { Data::Continue }, piece.as_bytes());
+        let deflater = self.deflater.as_mut();
+        let (is_deflated, shorter) = deflater.map_or((false, None), |deflater| {
+            (is_first && deflater.begins(piece, is_last), deflater.piece(piece, is_last))
+        });
+        let header =
+            FrameHeader { is_final: is_last, rsv1: is_deflated, opcode: OpCode::Data(kind), ..FrameHeader::default() };
+        self.frame(header, shorter.as_deref().unwrap_or(piece));
     }
 
     pub fn ping(&mut self) {
-        self.frame(OpCode::Control(Control::Ping), true, &[]);
+        self.control(Control::Ping, &[]);
     }
 
     pub fn pong(&mut self, payload: &[u8]) {
-        self.frame(OpCode::Control(Control::Pong), true, payload);
+        self.control(Control::Pong, payload);
     }
 
     pub fn close(&mut self, code: u16, reason: &str) {
         let reason = &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)];
-        self.frame(OpCode::Control(Control::Close), true, &[&code.to_be_bytes(), reason.as_bytes()].concat());
+        self.control(Control::Close, &[&code.to_be_bytes(), reason.as_bytes()].concat());
     }
 
-    fn frame(&mut self, opcode: OpCode, is_final: bool, payload: &[u8]) {
-        let header = FrameHeader { is_final, opcode, ..FrameHeader::default() };
+    fn control(&mut self, kind: Control, payload: &[u8]) {
+        self.frame(FrameHeader { opcode: OpCode::Control(kind), ..FrameHeader::default() }, payload);
+    }
+
+    fn frame(&mut self, header: FrameHeader, payload: &[u8]) {
         self.waiting.reserve(header.len(payload.len() as u64) + payload.len());
         // Into memory, which does not fail.
         let formatted = header.format(payload.len() as u64, &mut (&mut self.waiting).writer());
