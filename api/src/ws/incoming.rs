@@ -77,7 +77,7 @@ pub fn understand(
         let reading = move || {
             if message.is_deflated {
                 let short = message.bytes.len();
-                if let Err(understood) = made_long(&of, &principal, &mut message) {
+                if let Some(understood) = make_long(&of, &principal, &mut message) {
                     return understood;
                 }
                 let more = message.bytes.len().saturating_sub(short);
@@ -95,8 +95,8 @@ pub fn understand(
     .boxed())
 }
 
-/// The message as it was before it was made shorter.
-fn made_long(hub: &Hub, principal: &Principal, message: &mut Message) -> Result<(), Understood> {
+/// Makes the message what it was before it was made shorter, or says why not.
+fn make_long(hub: &Hub, principal: &Principal, message: &mut Message) -> Option<Understood> {
     let asked = &hub.gateway.asked;
     let mut held = message.held.take();
     let short = message.bytes.len();
@@ -113,11 +113,11 @@ fn made_long(hub: &Hub, principal: &Principal, message: &mut Message) -> Result<
                 held.set(bytes.len());
             }
             (message.bytes, message.held, message.is_deflated) = (bytes, held, false);
-            Ok(())
+            None
         }
-        Err(NotInflated::Malformed) => Err(Understood::Broken(Code::Protocol, "a compressed message is malformed")),
-        Err(NotInflated::TooLong) => Err(Understood::Broken(Code::TooBig, "the frame exceeds the limit")),
-        Err(NotInflated::NoRoom(used_up)) => Err(refused(hub, principal, &[], used_up.into(), None)),
+        Err(NotInflated::Malformed) => Some(Understood::Broken(Code::Protocol, "a compressed message is malformed")),
+        Err(NotInflated::TooLong) => Some(Understood::Broken(Code::TooBig, "the frame exceeds the limit")),
+        Err(NotInflated::NoRoom(used_up)) => Some(refused(hub, principal, &[], used_up.into(), None)),
     }
 }
 

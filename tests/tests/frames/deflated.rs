@@ -31,15 +31,11 @@ enum Heard {
 impl Raw {
     async fn connect(app: &TestApp, offer: Option<&str>) -> Self {
         let request = upgrade(app.address, &app.token("ann"));
-        let mut head = format!("GET {} HTTP/1.1\r\n", request.uri().path());
-        for (name, value) in request.headers() {
-            head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
-        }
-        if let Some(offer) = offer {
-            head.push_str(&format!("sec-websocket-extensions: {offer}\r\n"));
-        }
+        let mut head = vec![format!("GET {} HTTP/1.1", request.uri().path())];
+        head.extend(request.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())));
+        head.extend(offer.map(|offer| format!("sec-websocket-extensions: {offer}")));
         let mut connection = BufReader::new(TcpStream::connect(app.address).await.unwrap());
-        connection.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
+        connection.write_all(format!("{}\r\n\r\n", head.join("\r\n")).as_bytes()).await.unwrap();
         let mut accepted = None;
         loop {
             let mut line = String::new();

@@ -150,9 +150,7 @@ mod tests {
 
     const MOST: usize = 1 << 20;
 
-    fn anything(_: usize) -> Result<(), Infallible> {
-        Ok(())
-    }
+    const ANYTHING: fn(usize) -> Result<(), Infallible> = |_| Ok(());
 
     fn deflater() -> Deflater {
         Deflater::new(Arc::new(Semaphore::new(1)))
@@ -160,7 +158,7 @@ mod tests {
 
     /// As the other side reads it.
     fn read(pieces: &[Vec<u8>]) -> String {
-        String::from_utf8(inflate(&pieces.concat(), MOST, anything).unwrap()).unwrap()
+        String::from_utf8(inflate(&pieces.concat(), MOST, ANYTHING).unwrap()).unwrap()
     }
 
     #[test]
@@ -223,8 +221,8 @@ mod tests {
         assert!(deflater.begins(&bomb, true));
         let bomb = deflater.piece(&bomb, true).unwrap();
         assert!(bomb.len() < MOST / 20, "{}", bomb.len());
-        assert_eq!(inflate(&bomb, MOST, anything), Err(NotInflated::TooLong));
-        assert_eq!(inflate(&bomb, MOST + 1, anything).unwrap().len(), MOST + 1);
+        assert_eq!(inflate(&bomb, MOST, ANYTHING), Err(NotInflated::TooLong));
+        assert_eq!(inflate(&bomb, MOST + 1, ANYTHING).unwrap().len(), MOST + 1);
         let mut asked = vec![];
         let refused = inflate(&bomb, MOST, |room| {
             asked.push(room);
@@ -232,8 +230,8 @@ mod tests {
         });
         assert_eq!(refused, Err(NotInflated::NoRoom("no more")));
         assert!(asked.is_sorted() && asked[0] == STEP_BYTES, "{asked:?}");
-        assert_eq!(inflate(&[0xff; 10], MOST, anything), Err(NotInflated::Malformed));
+        assert_eq!(inflate(&[0xff; 10], MOST, ANYTHING), Err(NotInflated::Malformed));
         // Of nothing, as of what was flushed twice, comes nothing.
-        assert_eq!(inflate(&[0], MOST, anything), Ok(vec![]));
+        assert_eq!(inflate(&[0], MOST, ANYTHING), Ok(vec![]));
     }
 }

@@ -71,7 +71,7 @@ impl Writer {
         });
         let header =
             FrameHeader { is_final: is_last, rsv1: is_deflated, opcode: OpCode::Data(kind), ..FrameHeader::default() };
-        self.frame(header, shorter.as_deref().unwrap_or(piece));
+        self.frame(&header, shorter.as_deref().unwrap_or(piece));
     }
 
     pub fn ping(&mut self) {
@@ -88,10 +88,10 @@ impl Writer {
     }
 
     fn control(&mut self, kind: Control, payload: &[u8]) {
-        self.frame(FrameHeader { opcode: OpCode::Control(kind), ..FrameHeader::default() }, payload);
+        self.frame(&FrameHeader { opcode: OpCode::Control(kind), ..FrameHeader::default() }, payload);
     }
 
-    fn frame(&mut self, header: FrameHeader, payload: &[u8]) {
+    fn frame(&mut self, header: &FrameHeader, payload: &[u8]) {
         self.waiting.reserve(header.len(payload.len() as u64) + payload.len());
         // Into memory, which does not fail.
         let formatted = header.format(payload.len() as u64, &mut (&mut self.waiting).writer());
