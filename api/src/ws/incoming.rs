@@ -21,11 +21,11 @@ use super::{
 };
 use crate::hub::Hub;
 
-/// What is made shorter is made long again beside everything else if it has more than this, or comes to more than the next one.
+/// A compressed message that has more than this, or comes to more than [`LARGE_BYTES`], is made long again aside.
 const BRIEF_BYTES: usize = 8 << 10;
 /// What is longer is read aside: it takes milliseconds.
 const LARGE_BYTES: usize = 64 << 10;
-/// How long at most nothing is read of whoever has sent more than allowed: a cancel and a pong wait as long.
+/// How long nothing is read of whoever has sent more than allowed, after each message that is refused: a cancel and a pong wait as long.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 const SHORTEST_REST: Duration = Duration::from_secs(1);
 

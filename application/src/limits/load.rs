@@ -5,8 +5,8 @@ use std::time::Duration;
 /// So many may run however busy the processors are. Fewer would not fill them: most of what runs waits for a provider or the log.
 const LEAST: usize = 64;
 
-/// What is allowed shrinks at once to less than what runs while whoever is ready waits too long for a processor, and grows by and by
-/// when they no longer do, as a sender's window does (RFC 5681: additive increase, multiplicative decrease).
+/// What is allowed shrinks to nine tenths of what runs when whoever is ready has waited too long for a processor twice in a row, and
+/// again once no more run than that; it grows by a twentieth at every look at which they have not.
 #[derive(Debug)]
 pub(super) struct Load {
     most: usize,
