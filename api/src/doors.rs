@@ -12,7 +12,7 @@ use std::{
 use aihub_application::{
     error::GatewayError,
     principal::Principal,
-    shares::{Held, Holder, Portions, Scope, Share},
+    shares::{Held, Holder, Portions, Share},
 };
 use axum::{
     body::Body,
@@ -29,7 +29,7 @@ use crate::{
     config::sections::{LimitSettings, ServerSettings},
     hub::Hub,
     problem::Problem,
-    server::{Peer, guarded::Guarded},
+    server::{Peer, guarded::Guarded, turns::Turns},
     ws::aside::Aside,
 };
 
@@ -60,6 +60,8 @@ pub struct Doors {
     pub audits: Arc<Share>,
     /// Of sockets on which an answer is being made shorter; what finds no turn is said as it is.
     pub deflating: Arc<Semaphore>,
+    /// When the next piece of a long message or body is read.
+    pub turns: Arc<Turns>,
     /// Where large frames are turned into requests.
     pub large_frames: Aside,
     pub origins: Origins,
@@ -83,6 +85,7 @@ impl Doors {
             report_turns: Semaphore::new(REPORT_TURNS),
             audits: Share::new("audits at once", AUDITS),
             deflating: Arc::new(Semaphore::new(DEFLATING)),
+            turns: Arc::default(),
             large_frames: Aside::new("large-frames")?,
             origins: Origins::new(&server.allowed_origins),
             max_connections: server.max_connections,
@@ -139,10 +142,7 @@ impl FromRequestParts<Arc<Hub>> for Client {
 pub async fn enter(State(hub): State<Arc<Hub>>, mut request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied().unwrap_or_default();
     if peer.is_beyond {
-        let limit = hub.doors.max_connections as u64;
-        let retry_after = std::time::Duration::from_secs(1);
-        let error = GatewayError::RateLimitExceeded { what: "connections", scope: Scope::Node, limit, retry_after };
-        return Problem::from(error).into_response();
+        return Problem::too_many_connections(hub.doors.max_connections).into_response();
     }
     let address = hub.doors.address(peer.address, request.headers());
     let client = Client { address, held: Arc::default() };

@@ -7,6 +7,7 @@ use aihub_application::{
     answer::Failed,
     error::{GatewayError, cut},
     request::AUTO,
+    shares::Scope,
 };
 use aihub_domain::money::Microcredits;
 use axum::{
@@ -89,6 +90,12 @@ impl Problem {
     }
 
     /// Logs `error` and shows the client a reference to it.
+    /// Of a node that has `limit` of them, which all ask for something.
+    pub fn too_many_connections(limit: usize) -> Self {
+        let (limit, retry_after) = (limit as u64, Duration::from_secs(1));
+        GatewayError::RateLimitExceeded { what: "connections", scope: Scope::Node, limit, retry_after }.into()
+    }
+
     pub fn internal(error: &(impl std::fmt::Display + ?Sized)) -> Self {
         GatewayError::internal(error).into()
     }

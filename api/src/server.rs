@@ -6,20 +6,23 @@
 //! | [`connections`] | how many there are, and which one has to go when another comes |
 //! | [`moving`] | a connection that has to take what it is sent |
 //! | [`guarded`] | a body that keeps something until it has been sent |
+//! | [`turns`] | when the next piece of a long message is read |
 
 pub mod connections;
 pub mod guarded;
 pub mod moving;
+pub mod turns;
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Shutdown},
     sync::Arc,
     time::Duration,
 };
 
 use axum::{
     Router,
-    body::Body,
+    body::{self, Body},
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, Request, header};
@@ -40,6 +43,7 @@ use self::{
     guarded::Guarded,
     moving::Moving,
 };
+use crate::problem::Problem;
 
 /// How often, and how long after, it is looked for room for one more, which waits in the kernel's queue meanwhile.
 const ROOM_TRIES: u32 = 20;
@@ -77,6 +81,7 @@ pub struct Bounds {
 /// sockets have a limit of their own.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, draining: CancellationToken) {
     let connections = Connections::new(bounds.max_connections);
+    let no_room = in_bytes(Problem::too_many_connections(bounds.max_connections)).await;
     let tasks = TaskTracker::new();
     let mut fails = false;
     while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
@@ -93,7 +98,10 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, draini
             }
         };
         fails = false;
-        let Some(connection) = room(&connections, address).await else { continue };
+        let Some(connection) = room(&connections, address).await else {
+            tell(socket, &no_room);
+            continue;
+        };
         if let Err(error) = tune(&socket) {
             tracing::debug!(error.message = %error, "a connection was not tuned");
         }
@@ -102,6 +110,32 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, draini
     drop(listener);
     tasks.close();
     tasks.wait().await;
+}
+
+/// A refusal for connections that are not served.
+async fn in_bytes(refusal: Problem) -> Vec<u8> {
+    let (head, body) = refusal.into_response().into_parts();
+    let body = body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let mut bytes = format!("HTTP/1.1 {}\r\nconnection: close\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    bytes.extend(format!("content-length: {}\r\n\r\n", body.len()).into_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// Says so and closes, waiting for nothing: as much is said as the kernel takes at once, which of a new connection is all.
+fn tell(socket: TcpStream, refusal: &[u8]) {
+    let told = socket.into_std().and_then(|mut socket| {
+        socket.write_all(refusal)?;
+        socket.shutdown(Shutdown::Write)?;
+        // Closed with a request unread, it would take back what it said.
+        socket.read(&mut [0; 4_096])
+    });
+    if let Err(error) = told {
+        tracing::debug!(error.message = %error, "a connection was closed without a word");
+    }
 }
 
 /// Room for a connection, which others make soon where all of them ask for something: those that are too many are only told so.
@@ -162,4 +196,42 @@ async fn answer(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| Body::new(Guarded::new(body, busy))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn beyond_those_that_are_told_so_everybody_is_still_told_the_limit() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounds = Bounds { max_connections: 1, head_timeout: Duration::from_mins(1) };
+        let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let router = Router::new().fallback(async move || {
+            sender.send(()).unwrap();
+            pending::<()>().await;
+        });
+        let (tasks, draining) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(draining.clone().run_until_cancelled_owned(serve(listener, router, bounds, draining.clone())));
+        let ask = async || {
+            let mut connection = TcpStream::connect(address).await.unwrap();
+            connection.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            connection
+        };
+        let mut asking = Vec::new();
+        for _ in 0..65 {
+            asking.push(ask().await);
+            asked.recv().await.unwrap();
+        }
+        let mut told = String::new();
+        ask().await.read_to_string(&mut told).await.unwrap();
+        assert!(told.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{told}");
+        assert!(told.contains("retry-after: 1\r\n") && told.contains(r#""what":"connections""#), "{told}");
+        draining.cancel();
+    }
 }

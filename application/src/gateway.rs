@@ -318,17 +318,24 @@ impl Gateway {
         finish.end = Some(end.map_or_else(AnswerEnd::Failed, |done| AnswerEnd::Done(Box::new(done))));
     }
 
-    /// Waits for a place, while the client does.
+    /// Waits for a place, and until it may begin, while the client does.
     async fn enter(&self, job: &Job, entry: Entry) -> Result<Place, Ending> {
-        let waiting = match entry {
-            Entry::Now(place) => return Ok(place),
-            Entry::Queued(waiting) => waiting,
+        let place = async {
+            let place = match entry {
+                Entry::Now(place) => place,
+                Entry::Queued(waiting) => {
+                    let place = self.limits.place(waiting, |position| job.answer.set_queued(position)).await;
+                    job.answer.set_running();
+                    place?
+                }
+            };
+            self.limits.start(&job.principal.user).await;
+            Ok(place)
         };
         tokio::select! {
-            place = self.limits.place(waiting, |position| job.answer.set_queued(position)) => {
-                job.answer.set_running();
-                place.map_err(Ending::Failed)
-            }
+            // As a rule it is there at once.
+            biased;
+            place = place => place.map_err(Ending::Failed),
             () = self.draining.cancelled() => Err(Ending::Failed(GatewayError::ShuttingDown)),
             reason = self.interruption(job) => Err(Ending::Cancelled(reason)),
         }

@@ -1,6 +1,7 @@
 //! What one user and one account may ask of this node, and how much all of them together.
 
 mod load;
+mod pace;
 mod places;
 
 use std::{
@@ -18,7 +19,10 @@ use serde::{Deserialize, Serialize};
 
 pub use places::{Entry, Place, Waiting};
 
-use self::places::Places;
+use self::{
+    pace::{Pace, Steps},
+    places::Places,
+};
 use crate::{error::GatewayError, principal::Principal, shares::Scope};
 
 /// The most for one user, or for one account.
@@ -46,7 +50,7 @@ pub struct Capacity {
     pub running_requests: usize,
     pub waiting_requests: usize,
     pub wait_ms: u64,
-    /// While whoever is ready to go on waits longer than this for a processor, fewer run than may; zero: never.
+    /// While whoever is ready to go on waits longer than this for a processor, fewer run than may, and slower; zero: never.
     pub max_lag_ms: u64,
 }
 
@@ -66,6 +70,7 @@ pub struct Limits {
     users: Allowances,
     accounts: Allowances,
     places: Places,
+    pace: Pace,
 }
 
 /// Counted as running for its user and its account until dropped.
@@ -82,7 +87,8 @@ impl Limits {
     pub fn new(per_user: Allowance, per_account: Allowance, capacity: Capacity) -> Self {
         let accounts = Allowances::new(Scope::Account, per_account);
         let places = Places::new(capacity, accounts.running.clone());
-        Self { users: Allowances::new(Scope::User, per_user), accounts, places }
+        let pace = Pace::new(Duration::from_millis(capacity.max_lag_ms));
+        Self { users: Allowances::new(Scope::User, per_user), accounts, places, pace }
     }
 
     /// Takes one request of `tokens` tokens off the principal's allowances.
@@ -136,11 +142,24 @@ impl Limits {
                 rates.retain_recent();
             }
         }
+        self.pace.forget_idle();
     }
 
-    /// Whoever was ready waited so long for a processor: while that is too long, fewer run than may.
+    /// Whoever was ready waited so long for a processor: while that is too long, fewer run than may, no user's requests begin faster
+    /// than people ask, and no user's answers go on faster than a model writes one.
     pub fn feel(&self, lag: Duration) {
         self.places.feel(lag);
+        self.pace.feel(lag);
+    }
+
+    /// Until a request of `user` may begin, which is at once unless the processors are busy and it comes soon after another.
+    pub async fn start(&self, user: &str) {
+        self.pace.start(user).await;
+    }
+
+    /// The steps of an answer of `user`, whose pieces are passed on one after another.
+    pub fn steps<'a>(&'a self, user: &'a str) -> Steps<'a, impl Fn() -> u32> {
+        self.pace.steps(user, move || self.users.running(user))
     }
 
     pub fn running(&self) -> usize {
@@ -159,6 +178,10 @@ impl Allowances {
             running: Arc::default(),
             clock: DefaultClock::default(),
         }
+    }
+
+    fn running(&self, key: &str) -> u32 {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or(1)
     }
 
     fn count(&self, key: &str) -> Result<Counted, GatewayError> {

@@ -3,7 +3,9 @@
 
 use std::{
     future::pending,
+    io,
     net::{IpAddr, SocketAddr},
+    sync::LazyLock,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -11,7 +13,7 @@ use std::{
 use aihub::auth::AuthSettings;
 use chrono::TimeDelta;
 use futures::{SinkExt, StreamExt, future::join_all};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -39,6 +41,16 @@ use crate::{
 const PART: &str = r#"{"text":""},"#;
 /// How long one waits before one tries again what was refused or closed.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The large frames, made once: those who mean harm do not spend their own time on it.
+static MANY_PARTS: LazyLock<Vec<u8>> = LazyLock::new(|| frame(many_parts(300_000).as_bytes(), 0));
+static MANY_UNKNOWN_FIELDS: LazyLock<Vec<u8>> = LazyLock::new(|| frame(many_unknown_fields(400_000).as_bytes(), 0));
+/// Announces four megabytes, and has one.
+static HALF_FRAME: LazyLock<Vec<u8>> = LazyLock::new(|| frame(" ".repeat(1_000_000).as_bytes(), 3_000_000));
+static EMBEDDINGS: LazyLock<String> = LazyLock::new(|| {
+    let inputs: Vec<String> = (0..2_048).map(|nth| format!("text {nth}")).collect();
+    json!({ "type": "embedding", "model": "text-embedding-3-small", "input": inputs }).to_string()
+});
 
 /// What one of them does at the same time, in numbers.
 #[derive(Debug, Clone, Copy)]
@@ -237,8 +249,8 @@ impl Kind {
         match self {
             Self::HalfFrame => half_frame(socket).await,
             Self::Bombs(nth) => {
-                let bomb = if nth % 2 == 0 { many_parts(300_000) } else { many_unknown_fields(400_000) };
-                while socket.send(Message::text(bomb.clone())).await.is_ok() {
+                let bomb = if nth % 2 == 0 { &MANY_PARTS } else { &MANY_UNKNOWN_FIELDS };
+                while write(&mut socket, bomb).await.is_ok() {
                     if !matches!(timeout(Duration::from_secs(10), socket.next()).await, Ok(Some(Ok(_)))) {
                         return;
                     }
@@ -246,15 +258,12 @@ impl Kind {
                 }
             }
             Self::Embeddings => {
-                let inputs: Vec<String> = (0..2_048).map(|nth| format!("text {nth}")).collect();
-                ask_and_read_nothing(
-                    &mut socket,
-                    |id| json!({ "id": id, "type": "embedding", "model": "text-embedding-3-small", "input": inputs }),
-                )
-                .await;
+                // The id in front of what is the same each time.
+                ask_and_read_nothing(&mut socket, |id| format!(r#"{{"id":"{id}",{}"#, &EMBEDDINGS[1..])).await;
             }
             Self::Unread => {
-                ask_and_read_nothing(&mut socket, |id| with(chat(id, "Go on"), &json!({ "maxTokens": 2_000 }))).await;
+                let ask = |id: &str| with(chat(id, "Go on"), &json!({ "maxTokens": 2_000 })).to_string();
+                ask_and_read_nothing(&mut socket, ask).await;
             }
             Self::Hanging(count) => {
                 for nth in 0..count {
@@ -284,25 +293,39 @@ impl Kind {
     }
 }
 
-/// Announces four megabytes, and sends one.
-async fn half_frame(socket: Socket) {
-    let MaybeTlsStream::Plain(mut connection) = socket.into_inner() else { return };
+/// A frame with `payload`, of which `more` bytes are still to come.
+fn frame(payload: &[u8], more: usize) -> Vec<u8> {
     let (opcode, mask) = (OpCode::Data(Data::Text), Some([0; 4]));
     let header = FrameHeader { is_final: true, opcode, mask, ..FrameHeader::default() };
     let mut frame = Vec::new();
-    header.format(4_000_000, &mut frame).unwrap();
-    frame.resize(1_000_000, b' ');
-    if connection.write_all(&frame).await.is_ok() {
+    header.format((payload.len() + more) as u64, &mut frame).unwrap();
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Past the library, which would copy and mask it.
+async fn write(socket: &mut Socket, frame: &[u8]) -> io::Result<()> {
+    match socket.get_mut() {
+        MaybeTlsStream::Plain(connection) => connection.write_all(frame).await,
+        _ => unreachable!("there is no TLS"),
+    }
+}
+
+/// Sends a quarter of what it announces.
+async fn half_frame(mut socket: Socket) {
+    let is_sent = write(&mut socket, &HALF_FRAME).await.is_ok();
+    let MaybeTlsStream::Plain(mut connection) = socket.into_inner() else { return };
+    if is_sent {
         let mut rest = [0; 1_000];
         while matches!(connection.read(&mut rest).await, Ok(1..)) {}
     }
 }
 
 /// Asks for as much as is let in, reads nothing, and leaves after a while.
-async fn ask_and_read_nothing(socket: &mut Socket, request: impl Fn(&str) -> Value) {
+async fn ask_and_read_nothing(socket: &mut Socket, request: impl Fn(&str) -> String) {
     let asked = async {
         for nth in 0..50 {
-            if socket.send(Message::text(request(&nth.to_string()).to_string())).await.is_err() {
+            if socket.send(Message::text(request(&nth.to_string()))).await.is_err() {
                 return;
             }
             sleep(PAUSE).await;

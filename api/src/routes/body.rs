@@ -15,7 +15,11 @@ use http_body::Frame;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{hub::Hub, problem::Problem};
+use crate::{
+    hub::Hub,
+    problem::Problem,
+    server::turns::{SHORT_BYTES, Turns},
+};
 
 /// The longest body of a request. A prompt for a video has 8,000 characters at most.
 pub const MAX_BODY_BYTES: usize = 2 << 20;
@@ -47,8 +51,12 @@ pub async fn read(hub: &Hub, holder: Holder, mut body: Body, most: usize) -> Res
         return Err(too_large());
     }
     let mut memory = hub.gateway.asked.take(holder, 0).map_err(GatewayError::from)?;
-    let (mut bytes, began) = (Vec::new(), Instant::now());
+    let (mut bytes, mut began) = (Vec::new(), Instant::now());
     loop {
+        if bytes.len() >= SHORT_BYTES {
+            // What we make it wait is not the client's time.
+            began += Turns::wait(hub.doors.turns.take()).await;
+        }
         let until = began + GRACE + time_for(bytes.len());
         let next = std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context));
         let frame = timeout_at(until, next).await.map_err(|_| {

@@ -58,7 +58,8 @@ pub async fn upgrade(
     sessions.spawn(async move {
         match upgrading.await.map(Upgraded::downcast::<TokioIo<Moving>>) {
             Ok(Ok(Parts { io, read_buf, .. })) => {
-                let wire = Wire::new(io.into_inner(), &read_buf, hub.settings.limits.max_frame_bytes, deflater);
+                let (most, turns) = (hub.settings.limits.max_frame_bytes, hub.doors.turns.clone());
+                let wire = Wire::new(io.into_inner(), &read_buf, most, deflater, turns);
                 session::run(hub, principal, wire).await;
             }
             Ok(Err(_)) => tracing::error!("an upgraded connection is not one of this server's"),

@@ -9,10 +9,12 @@ pub mod deflate;
 pub mod reader;
 pub mod writer;
 
+use std::sync::Arc;
+
 use tokio::io::split;
 
 use self::{deflate::Deflater, reader::Reader, writer::Writer};
-use crate::server::moving::Moving;
+use crate::server::{moving::Moving, turns::Turns};
 
 pub struct Wire {
     pub reader: Reader,
@@ -21,9 +23,15 @@ pub struct Wire {
 
 impl Wire {
     /// `read` has been read already. With `deflater`, messages may be made shorter.
-    pub fn new(socket: Moving, read: &[u8], max_message_bytes: usize, deflater: Option<Deflater>) -> Self {
+    pub fn new(
+        socket: Moving,
+        read: &[u8],
+        max_message_bytes: usize,
+        deflater: Option<Deflater>,
+        turns: Arc<Turns>,
+    ) -> Self {
         let (reading, writing) = split(socket);
-        let reader = Reader::new(reading, read, max_message_bytes, deflater.is_some());
+        let reader = Reader::new(reading, read, max_message_bytes, deflater.is_some(), turns);
         Self { reader, writer: Writer::new(writing, deflater) }
     }
 }

@@ -4,7 +4,6 @@
 
 use aihub_domain::request::event::CancelReason;
 use futures::{FutureExt, StreamExt};
-use tokio::task::yield_now;
 
 use super::{
     Answers, Ending, Gateway, Job,
@@ -22,8 +21,6 @@ use crate::{
 
 /// How many pieces of an answer that was cut are looked through for the provider's count, if they are there already.
 const MAX_READ_ON: usize = 10_000;
-/// After so many pieces others get their turn, however many more are there.
-const PIECES_AT_A_TIME: usize = 8;
 
 /// What is handed out, and what is not yet.
 struct Outlet<'a> {
@@ -47,7 +44,7 @@ impl Gateway {
         let Begun { mut stream, first, patience } = begun;
         let thought = progress.call.as_ref().map_or(0, |call| call.meter.seen());
         let mut outlet = Outlet { answers: &self.answers, job, given: thought, withheld: vec![] };
-        let (mut next, mut pieces) = (Some(first), 0_usize);
+        let (mut next, mut steps) = (Some(first), self.limits.steps(&job.principal.user));
         while let Some(delta) = next {
             if let Some(call) = &mut progress.call {
                 call.meter.observe(&delta);
@@ -71,10 +68,7 @@ impl Gateway {
                     return Ok(cut_short(outlet, &mut stream, is_counted, progress));
                 }
             }
-            pieces = pieces.wrapping_add(1);
-            if pieces.is_multiple_of(PIECES_AT_A_TIME) {
-                yield_now().await;
-            }
+            steps.step().await;
             next = within(patience.next_piece(), ANSWERED, async { stream.next().await.transpose() }).await?;
         }
         if progress.finish_reason.is_none() {

@@ -1,4 +1,5 @@
-//! What fifty who mean harm cost ten who do not: the time to the first chunk without them and with them.
+//! What fifty who mean harm cost ten who do not: the time to the first chunk without them and with them. Callers and providers are on
+//! other machines than the service, as a rule: here the service and its database have the first processor, and the others the rest.
 
 use std::{future::pending, path::Path, process::Stdio, time::Duration};
 
@@ -7,9 +8,9 @@ use tokio::process::Command;
 
 use crate::{
     client::Client,
-    load::{Caller, closed_loop, ms},
+    load::{Caller, closed_loop, ms, one_after_another},
     processes::{Bench, auth},
-    usage::{load_average, memory_mb},
+    usage::{children, load_average, memory_mb},
 };
 
 const HOSTILE: u8 = 50;
@@ -17,6 +18,8 @@ const HONEST: usize = 10;
 /// Until the crowd holds what it gets.
 const GATHERING: Duration = Duration::from_secs(5);
 const GOAL: f64 = 3.0;
+/// A paced answer takes half a second: the honest ask one after another within it, as people do, and not all at once.
+const BETWEEN: Duration = Duration::from_millis(50);
 
 /// The crowd, for as long as this process lives.
 pub async fn rage(service: &str, file: &str) {
@@ -25,6 +28,15 @@ pub async fn rage(service: &str, file: &str) {
 }
 
 pub async fn section(bench: &Bench, time: Duration) {
+    let last = std::thread::available_parallelism().unwrap().get() - 1;
+    assert!(last > 0, "it takes two processors");
+    let database = children(bench.postmaster).chain([bench.postmaster]);
+    for id in database.chain([bench.service.id]) {
+        run_on(id, "0").await;
+    }
+    for id in [bench.providers.id, std::process::id()] {
+        run_on(id, &format!("1-{last}")).await;
+    }
     println!("\n{HONEST} honest users stream, alone and beside {HOSTILE} hostile ones who do everything at once.\n");
     println!("| beside | answers/s | first chunk p50 / p99 ms | total p99 ms | memory most / now MB | load |");
     println!("|---|---|---|---|---|---|");
@@ -33,7 +45,7 @@ pub async fn section(bench: &Bench, time: Duration) {
         honest.push(Caller::Gateway(Client::connect(bench, caller, "bench-50-paced", true).await.into()));
     }
     closed_loop(&mut honest, time / 4).await;
-    let alone = closed_loop(&mut honest, time).await;
+    let alone = one_after_another(&mut honest, time, BETWEEN).await;
     let row = |name: &str, cell: &crate::load::Cell| {
         let (most, now) = memory_mb(bench.service.id);
         println!(
@@ -46,9 +58,9 @@ pub async fn section(bench: &Bench, time: Duration) {
         );
     };
     row("nobody", &alone);
-    // It comes from elsewhere: here it is not to have the processors that the service would have then.
-    let mut crowd = Command::new("nice")
-        .args(["-n", "19"])
+    // It has them when none of the others wants them.
+    let mut crowd = Command::new("chrt")
+        .args(["--idle", "0"])
         .arg(std::env::current_exe().unwrap())
         .args(["crowd", &bench.service.address.to_string(), bench.file.to_str().unwrap()])
         .stdin(Stdio::null())
@@ -56,7 +68,7 @@ pub async fn section(bench: &Bench, time: Duration) {
         .spawn()
         .unwrap();
     tokio::time::sleep(GATHERING).await;
-    let beside = closed_loop(&mut honest, time).await;
+    let beside = one_after_another(&mut honest, time, BETWEEN).await;
     row("the crowd", &beside);
     crowd.kill().await.unwrap();
     let ratio = beside.first_chunk(0.99).as_secs_f64() / alone.first_chunk(0.99).as_secs_f64();
@@ -64,4 +76,12 @@ pub async fn section(bench: &Bench, time: Duration) {
     tokio::time::sleep(Duration::from_mins(1)).await;
     let (most, now) = memory_mb(bench.service.id);
     println!("A minute after it left: {now:.0} MB of {most:.0} at most.");
+    run_on(std::process::id(), &format!("0-{last}")).await;
+}
+
+/// Has a process, with all that it is to start, run on these processors alone.
+async fn run_on(id: u32, processors: &str) {
+    let arguments = ["--all-tasks", "--cpu-list", "--pid", processors, &id.to_string()];
+    let done = Command::new("taskset").args(arguments).stdout(Stdio::null()).status().await;
+    assert!(done.is_ok_and(|status| status.success()), "taskset, of util-linux, does not do it");
 }

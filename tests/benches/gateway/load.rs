@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::{client::Client, direct::Direct};
@@ -60,11 +61,17 @@ impl Cell {
 
 /// Each caller asks again as soon as it has its answer, until `time` is up; then the running answers are waited for.
 pub async fn closed_loop(callers: &mut Vec<Caller>, time: Duration) -> Cell {
+    one_after_another(callers, time, Duration::ZERO).await
+}
+
+/// The same, where each caller begins `after` the one before.
+pub async fn one_after_another(callers: &mut Vec<Caller>, time: Duration, after: Duration) -> Cell {
     let (tracker, started) = (TaskTracker::new(), Instant::now());
-    let tasks: Vec<_> = callers
-        .drain(..)
-        .map(|mut caller| {
+    let tasks: Vec<_> = (0..)
+        .zip(callers.drain(..))
+        .map(|(nth, mut caller)| {
             tracker.spawn(async move {
+                sleep(after * nth).await;
                 let mut timings = Vec::new();
                 while started.elapsed() < time {
                     timings.push(caller.ask().await);

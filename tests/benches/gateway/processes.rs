@@ -226,6 +226,9 @@ base_url = "http://{providers}/v1"
 api_key = "sk-simulated"
 idempotent = true
 
+[video_providers.veo]
+enabled = false
+
 {limits}
 "#,
         directory = directory.path().display(),

@@ -62,7 +62,7 @@ fn of(id: u32) -> Duration {
     TICK * fields[11..=14].iter().map(|ticks| ticks.parse::<u32>().unwrap()).sum::<u32>()
 }
 
-fn children(of: u32) -> impl Iterator<Item = u32> {
+pub fn children(of: u32) -> impl Iterator<Item = u32> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     processes.filter(move |id| stat(*id).is_some_and(|fields| fields[1] == of.to_string()))
 }

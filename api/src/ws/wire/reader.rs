@@ -24,7 +24,14 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
-use crate::{routes::time_for, server::moving::Moving, ws::close};
+use crate::{
+    routes::time_for,
+    server::{
+        moving::Moving,
+        turns::{PIECE_BYTES, SHORT_BYTES, Turns},
+    },
+    ws::close,
+};
 
 /// What is read at once while nothing is known of what comes. An idle socket keeps none of it.
 const READ_BYTES: usize = 8 << 10;
@@ -79,6 +86,9 @@ pub struct Reader<R = ReadHalf<Moving>> {
     max_message_bytes: usize,
     /// Messages may be made shorter.
     takes_deflated: bool,
+    turns: Arc<Turns>,
+    /// When the next piece of a long message may be read.
+    turn: Option<Instant>,
     /// When anything came last.
     pub heard: Instant,
 }
@@ -109,7 +119,7 @@ pub struct Memory<'a> {
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    pub fn new(from: R, read: &[u8], max_message_bytes: usize, takes_deflated: bool) -> Self {
+    pub fn new(from: R, read: &[u8], max_message_bytes: usize, takes_deflated: bool, turns: Arc<Turns>) -> Self {
         Self {
             from,
             buffer: BytesMut::from(read),
@@ -119,6 +129,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             came_bytes: 0,
             max_message_bytes,
             takes_deflated,
+            turns,
+            turn: None,
             heard: Instant::now(),
         }
     }
@@ -140,7 +152,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             let came = if self.buffer.is_empty() && self.frame.is_none() && self.message.is_none() {
                 self.read().await
             } else {
-                let began = *self.began.get_or_insert_with(Instant::now);
+                let waited = if self.is_long() { self.turn().await } else { Duration::ZERO };
+                // What we make it wait is not the client's time.
+                let began = *self.began.get_or_insert_with(Instant::now) + waited;
+                self.began = Some(began);
                 let until = began + GRACE + time_for(self.came_bytes);
                 timeout_at(until, self.read()).await.map_err(|_| Broken::TooSlow)?
             };
@@ -160,11 +175,28 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.buffer = BytesMut::new();
         (self.frame, self.message) = (None, None);
         while most > 0
+            && {
+                self.turn().await;
+                true
+            }
             && let Ok(read @ 1..) = self.read().await
         {
             most = most.saturating_sub(read);
             self.buffer.clear();
         }
+    }
+
+    /// Whether what is being read is long, or is not taken up any more.
+    fn is_long(&self) -> bool {
+        self.came_bytes >= SHORT_BYTES || self.message.as_ref().is_some_and(|message| message.is_read_over)
+    }
+
+    /// Waits for this one's turn, and says for how long that was. Dropped meanwhile, the turn is still its.
+    async fn turn(&mut self) -> Duration {
+        let turn = *self.turn.get_or_insert_with(|| self.turns.take());
+        let waited = Turns::wait(turn).await;
+        self.turn = None;
+        waited
     }
 
     /// Takes up what has been read, as far as it goes.
@@ -277,10 +309,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             && frame.control.is_none()
             && !message.is_read_over
         {
-            let room = message.room().min(frame.left);
+            let room = message.room().min(frame.left).min(PIECE_BYTES);
             if room > 0 {
                 let before = message.bytes.len();
-                let read = self.from.read_buf(&mut (&mut message.bytes).limit(room)).await?;
+                let mut into = (&mut message.bytes).limit(room);
+                let read = self.turns.read(self.from.read_buf(&mut into)).await?;
                 frame.unmask(&mut message.bytes[before..]);
                 return Ok(read);
             }

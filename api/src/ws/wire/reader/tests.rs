@@ -34,7 +34,7 @@ impl Socket {
         let (client, server) = duplex(4 << 20);
         let share = Share::new("bytes", Portions::of(memory));
         let holder = Holder::Principal { user: "ann".into(), account: "ann".into() };
-        Self { client, reader: Reader::new(server, &[], MAX, false), share, holder }
+        Self { client, reader: Reader::new(server, &[], MAX, false, Arc::default()), share, holder }
     }
 
     async fn next(&mut self) -> Result<Incoming, Broken> {

@@ -1,0 +1,220 @@
+//! How fast a user is served while the processors are busy: their answers together go on no faster than a model writes, and their
+//! requests begin no faster than people ask, so that whoever has one, or has just come, finds a processor at once.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep_until},
+};
+
+/// After so many pieces of an answer others get their turn, however many more are there.
+const PIECES_AT_A_TIME: usize = 8;
+/// The least and the most that this many may have to take of the only answer of a user: the most is 125 pieces a second, which hardly
+/// any model is faster than.
+const LEAST_US: u64 = 1_000;
+const MOST_US: u64 = 64_000;
+/// What they have to take at once where the wait was so many times as long as it may be.
+const JUMP_US: u64 = 8_000;
+const MUCH: u32 = 4;
+/// So many turns after a request of a user's the next one begins at the earliest: it costs about as much as their pieces.
+const TURNS_OF_A_START: u32 = 4;
+/// However many begin, none is held up for longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Who asks at most so often, and whose answers are slower than their pace by themselves, asks little: nobody is held up so much that
+/// they would be like that.
+const SELDOM: Duration = Duration::from_millis(MOST_US / 1_000 * TURNS_OF_A_START as u64);
+/// For so long after one of them has asked it is minded that others like them may.
+const MINDED: Duration = Duration::from_secs(1);
+
+/// What [`PIECES_AT_A_TIME`] have to take at least, for each answer that their user has at the time. It grows at every look at which
+/// whoever is ready has waited too long for a processor, and shrinks at every other: slowly, since those who are slowed down are there
+/// still; but soon where nobody asks for whom it would be done, all asking much.
+#[derive(Debug)]
+pub(super) struct Pace {
+    turn_us: AtomicU64,
+    /// Zero: there is no pace.
+    max_lag: Duration,
+    starts: Mutex<Starts>,
+}
+
+#[derive(Debug, Default)]
+struct Starts {
+    /// When a user's last request began, or is to, or one of their answers was held up.
+    last: HashMap<String, Instant>,
+    /// When somebody began who asks little.
+    seldom: Option<Instant>,
+}
+
+/// Of one answer.
+pub struct Steps<'a, F> {
+    pace: &'a Pace,
+    user: &'a str,
+    /// How many answers its user has.
+    answers: F,
+    pieces: usize,
+    turn_began: Instant,
+}
+
+impl Pace {
+    pub fn new(max_lag: Duration) -> Self {
+        Self { turn_us: AtomicU64::new(0), max_lag, starts: Mutex::default() }
+    }
+
+    /// Somebody who was ready waited for so long.
+    pub fn feel(&self, lag: Duration) {
+        if self.max_lag.is_zero() {
+            return;
+        }
+        let is_minded = self.starts().seldom.is_some_and(|seldom| seldom.elapsed() < MINDED);
+        let now = self.turn_us.load(Relaxed);
+        let then = match lag {
+            _ if !is_minded => now / 2,
+            lag if lag > self.max_lag * MUCH => (now * 3).max(JUMP_US),
+            lag if lag > self.max_lag => now * 3 / 2,
+            _ => now - now / 64,
+        };
+        let is_felt = is_minded && lag > self.max_lag || then >= LEAST_US;
+        self.turn_us.store(if is_felt { then.clamp(LEAST_US, MOST_US) } else { 0 }, Relaxed);
+    }
+
+    /// Until a request of `user` may begin.
+    pub async fn start(&self, user: &str) {
+        if let Some(begins) = self.begins(user) {
+            sleep_until(begins).await;
+        }
+    }
+
+    /// When a request of `user` may begin, if not now.
+    fn begins(&self, user: &str) -> Option<Instant> {
+        let gap = self.turn(|| TURNS_OF_A_START);
+        let now = Instant::now();
+        let mut starts = self.starts();
+        let Some(last) = starts.last.get_mut(user) else {
+            starts.last.insert(user.to_owned(), now);
+            starts.seldom = Some(now);
+            return None;
+        };
+        let is_seldom = now > *last + SELDOM;
+        *last = (*last + gap).clamp(now, now + LONGEST_WAIT);
+        let begins = *last;
+        if is_seldom {
+            starts.seldom = Some(now);
+        }
+        Some(begins).filter(|begins| *begins > now)
+    }
+
+    fn hold_up(&self, user: &str, now: Instant) {
+        if let Some(last) = self.starts().last.get_mut(user) {
+            *last = now.max(*last);
+        }
+    }
+
+    pub fn forget_idle(&self) {
+        let now = Instant::now();
+        self.starts().last.retain(|_, last| *last + SELDOM > now);
+    }
+
+    fn starts(&self) -> MutexGuard<'_, Starts> {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn steps<'a, F: Fn() -> u32>(&'a self, user: &'a str, answers: F) -> Steps<'a, F> {
+        Steps { pace: self, user, answers, pieces: 0, turn_began: Instant::now() }
+    }
+
+    fn turn(&self, answers: impl Fn() -> u32) -> Duration {
+        match self.turn_us.load(Relaxed) {
+            0 => Duration::ZERO,
+            us => Duration::from_micros(us).saturating_mul(answers()),
+        }
+    }
+}
+
+impl<F: Fn() -> u32> Steps<'_, F> {
+    /// A piece was passed on: the next one may be as soon as this returns.
+    pub async fn step(&mut self) {
+        self.pieces = self.pieces.wrapping_add(1);
+        if !self.pieces.is_multiple_of(PIECES_AT_A_TIME) {
+            return;
+        }
+        let turn_ends = self.turn_began + self.pace.turn(&self.answers);
+        let now = Instant::now();
+        if turn_ends > now {
+            self.pace.hold_up(self.user, now);
+            sleep_until(turn_ends).await;
+        } else {
+            yield_now().await;
+        }
+        self.turn_began = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX_LAG: Duration = Duration::from_millis(2);
+
+    /// What so many pieces of the only answer take at this pace, where each comes after `between`.
+    async fn time_of(pace: &Pace, pieces: u32, between: Duration) -> Duration {
+        let (began, mut steps) = (Instant::now(), pace.steps("ann", || 1));
+        for _ in 0..pieces {
+            tokio::time::sleep(between).await;
+            steps.step().await;
+        }
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_processors_are_busy_answers_that_come_faster_than_life_are_slowed_down_and_no_others() {
+        let pace = Pace::new(MAX_LAG);
+        assert_eq!(time_of(&pace, 800, Duration::ZERO).await, Duration::ZERO);
+        pace.feel(MAX_LAG * 2);
+        assert_eq!(time_of(&pace, 800, Duration::ZERO).await, Duration::ZERO, "nobody is there for whom it would be");
+        pace.start("cid").await;
+        for _ in 0..12 {
+            pace.feel(MAX_LAG * 2);
+        }
+        let slowed = time_of(&pace, 800, Duration::ZERO).await;
+        assert!(slowed >= Duration::from_millis(6_400) && slowed < Duration::from_millis(6_600), "{slowed:?}");
+        let (began, mut one_of_ten) = (Instant::now(), pace.steps("ann", || 10));
+        for _ in 0..80 {
+            one_of_ten.step().await;
+        }
+        assert!(began.elapsed() >= Duration::from_millis(6_400), "they share what one would have");
+        let paced = Duration::from_millis(10);
+        assert_eq!(time_of(&pace, 800, paced).await, paced * 800);
+        let begins = async |user: &'static str| {
+            let began = Instant::now();
+            pace.start(user).await;
+            began.elapsed()
+        };
+        assert_eq!(begins("ann").await, Duration::ZERO, "the first begins at once");
+        assert_eq!(begins("ann").await, Duration::from_millis(256));
+        assert_eq!(begins("bob").await, Duration::ZERO, "and so does everybody else's");
+        assert_eq!(*futures::future::join_all((0..100).map(|_| begins("ann"))).await.last().unwrap(), LONGEST_WAIT);
+        pace.forget_idle();
+        assert_eq!(pace.starts().last.len(), 1);
+        pace.start("dan").await;
+        pace.feel(Duration::ZERO);
+        assert!(time_of(&pace, 80, Duration::ZERO).await > Duration::from_millis(600), "not at once");
+        // They are gone.
+        tokio::time::advance(MINDED).await;
+        for _ in 0..10 {
+            pace.feel(MAX_LAG * 2);
+        }
+        assert_eq!(time_of(&pace, 800, Duration::ZERO).await, Duration::ZERO);
+        let unbounded = Pace::new(Duration::ZERO);
+        unbounded.feel(Duration::from_secs(1));
+        assert_eq!(time_of(&unbounded, 800, Duration::ZERO).await, Duration::ZERO);
+    }
+}
