@@ -1,4 +1,4 @@
-//! Simulated providers: a real HTTP server that speaks OpenAI's and Anthropic's formats, so that the product's own
+//! Simulated providers: a real HTTP server that speaks OpenAI's, Anthropic's and, of videos, Google's formats, so that the product's own
 //! adapters, time-outs and meters run against sockets and not against stand-ins.
 //!
 //! Everything that it says is marked as simulated: the header `x-simulated: true` on every answer, `sim` in every id,
@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `POST /v1/chat/completions`, `POST /v1/embeddings` | OpenAI |
 //! | `POST`, `GET /v1/videos`, `GET`, `DELETE /v1/videos/{id}`, `GET /v1/videos/{id}/content` | OpenAI |
+//! | `POST /v1beta/models/{model}:predictLongRunning`, `GET /v1beta/models/{model}/operations/{id}`, its files | Google's Veo |
 //! | `POST /v1/messages`, `POST /v1/messages/count_tokens` | Anthropic, versions 2023-06-01 and 2026-10-21 |
 //! | `GET /v1/models` | Anthropic's form where `anthropic-version` is sent, else OpenAI's |
 //! | `PUT`, `GET`, `DELETE /admin/knobs` | see [`admin`] and [`knobs::rules::Rule`] |
@@ -33,7 +34,8 @@
 //!
 //! A video is queued for 100 ms, in progress for 1 s, and then completed; its content is a real MP4 of the asked length
 //! and size (any even one up to 3840x2160, lying or standing; 1 to 60 s), at 8 frames a second. The header
-//! `Idempotency-Key` counts: its repeat gets the video that it created, another order under the same key a 400.
+//! `Idempotency-Key` counts: its repeat gets the video that it created, another order under the same key a 400. Veo makes 4, 6
+//! and 8 s in 720p and 8 s in 1080p and 4K, knows no such key, lists nothing and tells no progress.
 //!
 //! # Knobs
 //!
@@ -101,6 +103,7 @@ mod answer;
 mod anthropic;
 pub mod cases;
 mod films;
+mod gemini;
 pub mod knobs;
 mod models;
 mod openai;
@@ -127,6 +130,8 @@ pub enum SimulatedProvider {
     OpenAi,
     #[serde(alias = "anthropic")]
     Claude,
+    /// Google's Veo: films only.
+    Gemini,
 }
 
 /// The server, bound and not yet running.
@@ -228,6 +233,10 @@ fn router(simulator: Simulator) -> Router {
         .route("/v1/videos", get(openai::videos::list).post(openai::videos::create))
         .route("/v1/videos/{id}", get(openai::videos::retrieve).delete(openai::videos::delete))
         .route("/v1/videos/{id}/content", get(openai::videos::content::content))
+        .route("/v1beta/models/{action}", post(gemini::predict))
+        .route("/v1beta/models/{model}/operations/{id}", get(gemini::operation))
+        .route("/v1beta/files/{file}", get(gemini::file))
+        .route("/download/v1beta/files/{file}", get(gemini::download))
         .route("/v1/messages", post(anthropic::messages::create))
         .route("/v1/messages/count_tokens", post(anthropic::messages::count_tokens))
         .route("/v1/models", get(models::list))

@@ -216,6 +216,6 @@ fn styled_prompt(call: &VideoCall) -> String {
 }
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 #[cfg(test)]
 mod tests;

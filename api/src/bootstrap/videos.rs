@@ -110,7 +110,8 @@ fn backend(
     let (base_url, api_key) = match reach {
         VideoReach::Simulator => {
             let simulator = simulator.context("the simulated providers do not run")?;
-            (format!("http://{simulator}/v1"), Some(ApiKey::new(SIMULATED_KEY)))
+            let version = if settings.kind == VideoProviderKind::Veo { "v1beta" } else { "v1" };
+            (format!("http://{simulator}/{version}"), Some(ApiKey::new(SIMULATED_KEY)))
         }
         VideoReach::At(base_url) => (base_url.to_owned(), settings.key().map(|key| ApiKey::new(key.expose()))),
     };

@@ -226,17 +226,19 @@ fn check_video_provider(name: &str, provider: &VideoProviderSettings, faults: &m
     }
     for (model, settings) in &provider.models {
         let mut fault = |key: &str, reason: &str| fault(&format!("models.{model}.{key}"), reason);
-        if settings.durations.is_empty()
-            || !settings.durations.iter().all(|seconds| (1..=MAX_SECONDS).contains(seconds))
-        {
-            fault("durations", &format!("must be the lengths that it makes, 1 to {MAX_SECONDS} seconds"));
+        let are_lengths = |seconds: &Vec<u32>| {
+            !seconds.is_empty() && seconds.iter().all(|seconds| (1..=MAX_SECONDS).contains(seconds))
+        };
+        if settings.durations.is_empty() || !settings.durations.values().all(are_lengths) {
+            let reason = format!("must be the lengths that it makes of each resolution, 1 to {MAX_SECONDS} seconds");
+            fault("durations", &reason);
         }
-        if settings.resolutions.is_empty() || settings.aspect_ratios.is_empty() {
-            fault("resolutions", "and `aspect_ratios` must say what it makes");
+        if settings.aspect_ratios.is_empty() {
+            fault("aspect_ratios", "must say what it makes");
         }
         let priced = |resolution| settings.prices.iter().any(|price| price.usd_per_second.contains_key(resolution));
-        if !settings.resolutions.iter().all(priced) {
-            fault("prices", "has none for some of the `resolutions`; what is free has the price 0");
+        if !settings.durations.keys().all(priced) {
+            fault("prices", "has none for some resolution of `durations`; what is free has the price 0");
         }
     }
 }

@@ -106,9 +106,8 @@ pub struct VideoProviderLimits {
 pub struct VideoModelSettings {
     /// The provider's own name for it. Left out, it is the one that clients use.
     pub upstream_name: Option<String>,
-    /// The lengths that it makes, in seconds.
-    pub durations: Vec<u32>,
-    pub resolutions: Vec<Resolution>,
+    /// The lengths that it makes, in seconds, of each resolution that it makes.
+    pub durations: BTreeMap<Resolution, Vec<u32>>,
     pub aspect_ratios: Vec<AspectRatio>,
     /// Preferred where the client names no model.
     #[serde(default)]
@@ -178,13 +177,13 @@ impl VideoProviderSettings {
         self.simulated || reach == VideoReach::Simulator
     }
 
-    /// `None` where it cannot be reached: it has no key, or no address.
+    /// `None` where it cannot be reached: it has no key, or no address, and is not simulated in its place.
     fn reach(&self, production: bool) -> Option<VideoReach<'_>> {
         match (&self.base_url, self.kind.default_base_url()) {
             (Some(base_url), _) => Some(VideoReach::At(base_url)),
             (None, Some(base_url)) if self.key().is_some() => Some(VideoReach::At(base_url)),
-            (None, None) if !production => Some(VideoReach::Simulator),
-            _ => None,
+            _ if production || self.kind == VideoProviderKind::Xai => None,
+            _ => Some(VideoReach::Simulator),
         }
     }
 
@@ -210,7 +209,6 @@ impl VideoModelSettings {
         VideoModel {
             upstream_name: self.upstream_name.clone().unwrap_or_else(|| name.to_owned()),
             seconds: self.durations.clone(),
-            resolutions: self.resolutions.clone(),
             aspect_ratios: self.aspect_ratios.clone(),
             prices: self.prices.iter().map(VideoPriceSettings::price).collect(),
         }

@@ -41,9 +41,8 @@ pub struct VideoBackend {
 pub struct VideoModel {
     /// The provider's own name for it.
     pub upstream_name: String,
-    /// The lengths that it makes, in seconds.
-    pub seconds: Vec<u32>,
-    pub resolutions: Vec<Resolution>,
+    /// The lengths that it makes, in seconds, of each resolution that it makes.
+    pub seconds: BTreeMap<Resolution, Vec<u32>>,
     pub aspect_ratios: Vec<AspectRatio>,
     /// Dated; at most one is valid at a time.
     pub prices: Vec<VideoPrice>,
@@ -55,9 +54,8 @@ pub struct VideoModel {
 pub struct Offering {
     pub provider: String,
     pub model: String,
-    /// In seconds. What is asked for between two of them is made as the longer one.
-    pub durations: Vec<u32>,
-    pub resolutions: Vec<Resolution>,
+    /// In seconds, by resolution. What is asked for between two of them is made as the longer one.
+    pub durations: BTreeMap<Resolution, Vec<u32>>,
     pub aspect_ratios: Vec<AspectRatio>,
 }
 
@@ -74,11 +72,11 @@ fn bad_day<'a>(backend: &VideoBackend, video: &'a NewVideo) -> Option<&'a str> {
 impl VideoModel {
     /// The length that it makes for it, which is the next that it can, and at which price.
     fn makes(&self, video: &NewVideo, now: DateTime<Utc>) -> Option<(u32, &VideoPrice)> {
-        let seconds = self.seconds.iter().copied().filter(|seconds| *seconds >= video.seconds).min()?;
-        let makes = self.resolutions.contains(&video.resolution) && self.aspect_ratios.contains(&video.aspect_ratio);
+        let seconds = self.seconds.get(&video.resolution)?;
+        let seconds = seconds.iter().copied().filter(|seconds| *seconds >= video.seconds).min()?;
         let price =
             self.prices.iter().find(|price| price.is_valid_at(now) && price.per_second.contains_key(&video.resolution));
-        price.filter(|_| makes).map(|price| (seconds, price))
+        price.filter(|_| self.aspect_ratios.contains(&video.aspect_ratio)).map(|price| (seconds, price))
     }
 }
 
@@ -143,7 +141,6 @@ impl VideoCatalog {
                 provider: backend.name.clone(),
                 model: name.clone(),
                 durations: model.seconds.clone(),
-                resolutions: model.resolutions.clone(),
                 aspect_ratios: model.aspect_ratios.clone(),
             })
             .collect()

@@ -90,6 +90,7 @@ pub fn of(provider: SimulatedProvider) -> &'static [Case] {
     match provider {
         SimulatedProvider::OpenAi => &CASES[0],
         SimulatedProvider::Claude => &CASES[1],
+        SimulatedProvider::Gemini => &[],
     }
 }
 
@@ -111,9 +112,9 @@ pub(super) fn named<'a>(cases: &'a [Case], model: &str) -> Option<&'a Case> {
 }
 
 impl Case {
-    /// What the simulated provider answers whoever asks it for this of a video: `create`, `status` or `content`.
-    pub(super) fn is_of_video(&self, asked: &str) -> bool {
-        self.video.as_deref().is_some_and(|video| video.strip_prefix("openai ") == Some(asked))
+    /// Whether a provider of this dialect answers so whoever asks it for this of a video: `create`, `status` or `content`.
+    pub(super) fn is_of_video(&self, dialect: &str, asked: &str) -> bool {
+        self.video.as_deref().and_then(|video| video.split_once(' ')) == Some((dialect, asked))
     }
 
     pub(super) fn respond(&'static self, serving: &Serving) -> Response {

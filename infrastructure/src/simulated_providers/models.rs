@@ -32,15 +32,15 @@ pub(super) enum Use {
 }
 
 /// Limits as in the price list of 2026-11.
-pub(super) static MODELS: [Model; 16] = [
+pub(super) static MODELS: [Model; 18] = [
     openai_chat("gpt-6-astra"),
     openai_chat("gpt-6.1-sol"),
     openai_chat("gpt-6.1-terra"),
     openai_chat("gpt-6-luna"),
     openai_embedding("text-embedding-3-small", 1536),
     openai_embedding("text-embedding-3-large", 3072),
-    openai_video("sora-2"),
-    openai_video("sora-2-pro"),
+    video(SimulatedProvider::OpenAi, "sora-2"),
+    video(SimulatedProvider::OpenAi, "sora-2-pro"),
     claude("claude-opus-5-5", "Claude Opus 5.5 (simulated)"),
     claude("claude-sonnet-5-5", "Claude Sonnet 5.5 (simulated)"),
     claude("claude-haiku-5-5", "Claude Haiku 5.5 (simulated)"),
@@ -53,6 +53,8 @@ pub(super) static MODELS: [Model; 16] = [
         use_: Use::Chat { max_output_tokens: 64_000 },
         ..claude("claude-haiku-4-5", "Claude Haiku 4.5 (simulated)")
     },
+    video(SimulatedProvider::Gemini, "veo-3.1-fast-generate-001"),
+    video(SimulatedProvider::Gemini, "veo-3.1-generate-001"),
 ];
 
 const fn openai_chat(name: &'static str) -> Model {
@@ -66,8 +68,8 @@ const fn openai_embedding(name: &'static str, dimensions: u32) -> Model {
 }
 
 /// What a video is asked for with is limited in characters and not in tokens.
-const fn openai_video(name: &'static str) -> Model {
-    Model { name, display_name: name, provider: SimulatedProvider::OpenAi, max_input_tokens: 0, use_: Use::Video }
+const fn video(provider: SimulatedProvider, name: &'static str) -> Model {
+    Model { name, display_name: name, provider, max_input_tokens: 0, use_: Use::Video }
 }
 
 const fn claude(name: &'static str, display_name: &'static str) -> Model {
@@ -93,6 +95,7 @@ pub(super) fn default(provider: SimulatedProvider) -> &'static Model {
     match provider {
         SimulatedProvider::OpenAi => &MODELS[3],
         SimulatedProvider::Claude => &MODELS[10],
+        SimulatedProvider::Gemini => &MODELS[16],
     }
 }
 

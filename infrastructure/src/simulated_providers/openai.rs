@@ -19,7 +19,7 @@ pub(super) mod videos;
 mod wire;
 
 /// The key that is refused. Any other is taken.
-const INVALID_KEY: &str = "sk-invalid";
+pub(super) const INVALID_KEY: &str = "sk-invalid";
 
 /// The headers of an answer, as recorded; the limits are never near.
 pub(super) fn headers(call: u64, processing: Duration) -> HeaderMap {

@@ -23,11 +23,15 @@ use super::{
     stream::{AnswerStream, Script, Torn},
 };
 
-/// A provider's own forms.
-pub(super) trait Dialect {
+/// How a provider says that a call failed.
+pub(super) trait Failing {
+    fn failure(failure: &Failure, call: u64) -> Response;
+}
+
+/// A provider's own forms of answers.
+pub(super) trait Dialect: Failing {
     /// The headers that every answer has.
     fn headers(call: u64, processing: Duration) -> HeaderMap;
-    fn failure(failure: &Failure, call: u64) -> Response;
     fn body(&self, reply: &Reply) -> String;
     fn script(&self, reply: Reply) -> Script;
 }
@@ -114,7 +118,7 @@ pub(super) async fn before<D: Dialect>(settings: &Settings, serving: &Serving) -
 }
 
 /// What keeps a call from being served at all: a failure, or silence.
-pub(super) async fn trouble_before<D: Dialect>(settings: &Settings, serving: &Serving) -> Option<Response> {
+pub(super) async fn trouble_before<D: Failing>(settings: &Settings, serving: &Serving) -> Option<Response> {
     match &settings.trouble {
         Some(Trouble::FailBefore(failure)) => Some(fail::<D>(failure, serving)),
         Some(Trouble::HangBefore) => hang(serving).await,
@@ -170,7 +174,7 @@ pub(super) fn json<D: Dialect>(call: u64, processing: Duration, body: Body) -> R
     (StatusCode::OK, headers, body).into_response()
 }
 
-fn fail<D: Dialect>(failure: &Failure, serving: &Serving) -> Response {
+fn fail<D: Failing>(failure: &Failure, serving: &Serving) -> Response {
     let response = D::failure(failure, serving.call());
     serving.fail_with_status(response.status().as_u16());
     response

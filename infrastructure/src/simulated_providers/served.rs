@@ -46,7 +46,7 @@ pub enum Operation {
     Messages,
     CountTokens,
     Embeddings,
-    /// Creates of videos, which have no tokens. Their status and content are not in the ledger.
+    /// Creates of videos, by whichever provider, which have no tokens. Their status and content are not in the ledger.
     Videos,
 }
 

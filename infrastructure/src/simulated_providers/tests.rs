@@ -14,6 +14,7 @@ use super::{
 };
 
 mod anthropic;
+mod gemini;
 mod knobs;
 mod openai;
 mod served;

@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
+    SimulatedProvider,
     films::{Film, Size},
     knobs::{Knobs, Trouble, video::VideoKnobs},
     models::Model,
 };
 
+pub(super) mod content;
 pub(super) mod store;
 
 /// A video waits so long, if its whole time is no shorter, before it is in progress.
@@ -83,8 +85,12 @@ pub(super) struct Video {
 }
 
 impl Video {
+    /// What its provider calls it.
     pub fn id(&self) -> String {
-        format!("video_sim{:045x}", self.call)
+        match self.order.model.provider {
+            SimulatedProvider::Gemini => format!("models/{}/operations/sim{:012x}", self.order.model.name, self.call),
+            _ => format!("video_sim{:045x}", self.call),
+        }
     }
 
     pub fn is_deleted(&self) -> bool {

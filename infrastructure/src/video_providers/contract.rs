@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use aihub_application::ports::video_provider::{JobState, Variant, VideoProvider};
+use aihub_application::ports::video_provider::{JobState, Variant, VideoCall, VideoProvider};
 use futures::TryStreamExt;
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -20,10 +20,10 @@ use crate::{
     simulated_providers::cases::{self, Case, cut::serve},
 };
 
-/// What an answer means, as the table has it.
-async fn says(case: &Case, provider: &dyn VideoProvider) -> String {
+/// What an answer means, as the table has it: to who submits `call`, or asks for the job of this name.
+pub(crate) async fn says(case: &Case, provider: &dyn VideoProvider, call: &VideoCall, job: &str) -> String {
     match case.video.as_deref().unwrap().split_once(' ').unwrap().1 {
-        "create" => match provider.submit(&call()).await {
+        "create" => match provider.submit(call).await {
             Ok(job) => format!("job {job}"),
             Err(failed) => {
                 let made = match (failed.said_yes, failed.in_doubt) {
@@ -34,7 +34,7 @@ async fn says(case: &Case, provider: &dyn VideoProvider) -> String {
                 format!("error {:?}, made: {made}", failed.error.kind)
             }
         },
-        "status" => match provider.status("models/m/operations/1").await.map(|status| status.state) {
+        "status" => match provider.status(job).await.map(|status| status.state) {
             Ok(JobState::Running { progress: None }) => "running".to_owned(),
             Ok(JobState::Running { progress: Some(percent) }) => format!("running {percent}"),
             Ok(JobState::Completed) => "completed".to_owned(),
@@ -77,7 +77,7 @@ async fn every_bad_day_of_a_server_that_makes_videos_means_what_its_table_says_w
         };
         for cut in 0..case.body.len() {
             at.store(cut, Relaxed);
-            let says = says(case, provider.as_ref()).await;
+            let says = says(case, provider.as_ref(), &call(), "models/m/operations/1").await;
             if says != case.says {
                 wrong.push(format!("{} cut at {cut}: {says}", case.name));
                 break;

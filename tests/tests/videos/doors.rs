@@ -44,7 +44,11 @@ async fn what_cannot_be_made_is_refused_at_once_and_told_what_could_be() {
         let (status, refused) = app.post(GENERATE, &token, &body).await;
         assert_eq!((status, &refused["code"]), (StatusCode::BAD_REQUEST, &json!("VIDEO_NOT_OFFERED")), "{refused}");
         let offered = refused["details"]["available"].as_array().unwrap();
-        assert!(offered.iter().any(|offer| offer["model"] == "sora-2" && offer["durations"] == json!([4, 8, 12])));
+        assert!(
+            offered
+                .iter()
+                .any(|offer| offer["model"] == "sora-2" && offer["durations"] == json!({ "720p": [4, 8, 12] }))
+        );
     }
     let (status, refused) = app.post(GENERATE, &token, &json!({ "prompt": "", "seconds": 4, "userId": "bob" })).await;
     assert_eq!((status, &refused["code"]), (StatusCode::BAD_REQUEST, &json!("VALIDATION_ERROR")));

@@ -1,7 +1,12 @@
 //! A job's whole life.
 
+use std::collections::BTreeMap;
+
 use aihub::config::amount::Credits;
-use aihub_domain::{money::Microcredits, video::event::VideoEvent};
+use aihub_domain::{
+    money::Microcredits,
+    video::{event::VideoEvent, format::Resolution},
+};
 use aihub_tests::app::TestApp;
 use reqwest::{StatusCode, header::RANGE};
 use serde_json::{Value, json};
@@ -75,7 +80,7 @@ async fn who_makes_the_length_that_is_asked_for_is_before_who_makes_more_and_the
         let mut exact = config.video_providers["sora"].clone();
         exact.priority = 9;
         for model in exact.models.values_mut() {
-            model.durations = vec![5, 7];
+            model.durations = BTreeMap::from([(Resolution::P720, vec![5, 7])]);
         }
         config.video_providers.insert("exact".to_owned(), exact);
     })

@@ -137,7 +137,7 @@ mod tests {
             "ws://127.0.0.1:3003/mcp",
             "Token     a.b.c\n",
             "target/release/aihub chat \"Why is the sky blue?\"\n",
-            "PostgreSQL 18.6, its data in .aihub/postgres · simulated providers: claude, openai, sora (videos)\n",
+            "PostgreSQL 18.6, its data in .aihub/postgres · simulated providers: claude, openai, sora (videos), veo (videos)\n",
             "OPENAI_API_KEY",
             "ANTHROPIC_API_KEY",
             "KAFKA_BROKERS",

@@ -12,7 +12,7 @@ use super::{
     super::{
         answer::{Answer, CacheLifetime, Finish, ToolCall},
         knobs::{Failure, FailureKind, UsageReport},
-        respond::{Dialect, Reply, to_json},
+        respond::{Dialect, Failing, Reply, to_json},
         stream::Script,
     },
     error::AnthropicError,
@@ -22,15 +22,17 @@ use super::{
 
 pub(super) struct Messages;
 
+impl Failing for Messages {
+    fn failure(failure: &Failure, call: u64) -> Response {
+        AnthropicError::ordered(failure).into_response_of(call)
+    }
+}
+
 impl Dialect for Messages {
     fn headers(call: u64, _processing: Duration) -> HeaderMap {
         let mut headers = headers(call);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers
-    }
-
-    fn failure(failure: &Failure, call: u64) -> Response {
-        AnthropicError::ordered(failure).into_response_of(call)
     }
 
     fn body(&self, reply: &Reply) -> String {

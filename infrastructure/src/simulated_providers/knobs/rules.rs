@@ -29,7 +29,7 @@ pub const MAX_RULES: usize = 32;
 ///  "fail_before": {"kind": "rate_limit", "status": 429, "retry_after_ms": 2000}}
 /// ```
 ///
-/// `provider` is `openai` or `claude`. Instead of `fail_before` one of `"hang": true`, `"fail_after_tokens": n`,
+/// `provider` is `openai`, `claude` or `gemini`. Instead of `fail_before` one of `"hang": true`, `"fail_after_tokens": n`,
 /// `"tear_after_tokens": n` and `"hang_after_tokens": n`, or of videos `"fail_late": true`, `"hang_late": true` and
 /// `"tear_created": true`. A failure needs its `kind` or its `status`. The kinds are those of
 /// [`FailureKind`](super::FailureKind), the usages those of [`UsageReport`](super::UsageReport), all in snake case.

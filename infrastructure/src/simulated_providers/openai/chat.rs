@@ -7,7 +7,7 @@ use super::{
         SimulatedProvider, Simulator,
         answer::{Finish, ToolCall},
         knobs::{Failure, FailureKind},
-        respond::{Accepted, Dialect, Reply, respond, to_json},
+        respond::{Accepted, Dialect, Failing, Reply, respond, to_json},
         served::{Operation, ledger::Arrival},
         stream::Script,
     },
@@ -61,13 +61,15 @@ pub(super) struct Chat {
     includes_usage: bool,
 }
 
+impl Failing for Chat {
+    fn failure(failure: &Failure, call: u64) -> Response {
+        OpenAiError::ordered(failure).into_response_of(call)
+    }
+}
+
 impl Dialect for Chat {
     fn headers(call: u64, processing: Duration) -> HeaderMap {
         headers(call, processing)
-    }
-
-    fn failure(failure: &Failure, call: u64) -> Response {
-        OpenAiError::ordered(failure).into_response_of(call)
     }
 
     fn body(&self, reply: &Reply) -> String {

@@ -73,7 +73,7 @@ async fn submit(
     client_request_id: Option<Box<str>>,
     serving: Serving,
 ) -> Response {
-    if let Some(case) = order.knobs.case.filter(|case| case.is_of_video("create")) {
+    if let Some(case) = order.knobs.case.filter(|case| case.is_of_video("openai", "create")) {
         return case.respond(&serving);
     }
     let settings = simulator.settings(order.model, Knobs { case: None, ..order.knobs.clone() });
@@ -115,7 +115,7 @@ pub(in super::super) async fn retrieve(
     answer(|| {
         authenticate(&headers)?;
         let video = find(&simulator, &id)?;
-        if let Some(case) = video.order.knobs.case.filter(|case| case.is_of_video("status")) {
+        if let Some(case) = video.order.knobs.case.filter(|case| case.is_of_video("openai", "status")) {
             return Ok(case.response().0);
         }
         let mut response = ok(&VideoBody::of(&video));

@@ -13,7 +13,10 @@ use aihub_application::ports::clock::{Clock as _, SystemClock};
 use tokio::time::Instant;
 
 use super::{
-    super::knobs::{Settings, video::Idempotency},
+    super::{
+        SimulatedProvider,
+        knobs::{Settings, video::Idempotency},
+    },
     CreatedVideo, Order, Video,
 };
 
@@ -95,10 +98,14 @@ impl Videos {
         Submitted::Created(video)
     }
 
-    /// One that is not deleted.
+    /// One that is not deleted, by what its provider calls it.
     pub fn find(&self, id: &str) -> Option<Arc<Video>> {
-        let video = self.kept().videos.get(&call_of(id)?).cloned()?;
-        (!video.is_deleted()).then_some(video)
+        self.find_call(call_of(id)?).filter(|video| video.id() == id)
+    }
+
+    /// One that is not deleted, by the call that created it.
+    pub fn find_call(&self, call: u64) -> Option<Arc<Video>> {
+        self.kept().videos.get(&call).filter(|video| !video.is_deleted()).cloned()
     }
 
     /// Ends a running one as well. `None` where there is none, or no more.
@@ -107,10 +114,11 @@ impl Videos {
         (!video.deleted.swap(true, Relaxed)).then_some(video)
     }
 
-    /// A page of those that are not deleted, and whether there are more.
+    /// A page of those that are not deleted, and whether there are more. Only `OpenAI` lists any.
     pub fn page(&self, Page { after, limit, newest_first }: &Page) -> (Vec<Arc<Video>>, bool) {
         let kept = self.kept();
-        let is_listed = |video: &&Arc<Video>| !video.is_deleted();
+        let is_listed =
+            |video: &&Arc<Video>| video.order.model.provider == SimulatedProvider::OpenAi && !video.is_deleted();
         let bound = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut page: Vec<Arc<Video>> = if *newest_first {
             let rest = kept.videos.range((Bound::Unbounded, bound)).rev();
@@ -140,8 +148,9 @@ impl Videos {
 
 /// The call that a video's id has in it.
 pub(in super::super) fn call_of(id: &str) -> Option<u64> {
-    let number = id.strip_prefix("video_sim").filter(|number| number.len() == 45)?;
+    let operation = || id.rsplit_once("/operations/sim").map(|(_, number)| number);
     // 45 digits, the first 29 of them zeros, or they are no u64.
+    let number = id.strip_prefix("video_sim").filter(|number| number.len() == 45).or_else(operation)?;
     let is_hex = number.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     is_hex.then(|| u64::from_str_radix(number, 16).ok())?
 }
