@@ -285,6 +285,25 @@ async fn a_call_has_reached_its_provider_once_it_was_sent_and_not_before() {
 }
 
 #[tokio::test]
+async fn an_event_of_megabytes_that_nobody_uses_is_passed_over() {
+    let fetched = json!({ "type": "content_block_start", "index": 0, "content_block": {
+        "type": "web_fetch_tool_result",
+        "content": { "type": "web_fetch_result", "content": { "type": "document", "source": {
+            "type": "base64", "media_type": "application/pdf", "data": "JVBERi0x".repeat(200_000),
+        } } },
+    } });
+    let (_, answer) = recorded("anthropic/messages-stream-text.json").remove(0);
+    let (start, rest) = answer.body.split_once("\n\n").unwrap();
+    let body = format!("{start}\n\nevent: content_block_start\ndata: {fetched}\n\n{rest}");
+    let server = Server::one(Recorded { body, ..answer.clone() }).await;
+    let deltas = anthropic(&server.settings()).generate(call(true)).await.unwrap().collect::<Vec<_>>().await;
+    let usual = script_of(MessageDecoder::default(), &answer.body).await;
+    let texts =
+        |script: &str| script.lines().filter(|line| !line.starts_with("thinking")).collect::<Vec<_>>().join("\n");
+    assert_eq!(texts(&script(&deltas)), texts(&usual));
+}
+
+#[tokio::test]
 async fn an_answer_over_the_limit_is_refused() {
     let server = Server::one(Recorded::json(200, format!("{{{}", " ".repeat(16 * 1024 * 1024)))).await;
     let error = failure(&openai(&server.settings()), false).await;

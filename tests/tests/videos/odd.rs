@@ -14,13 +14,17 @@ use aihub_application::{
     videos::operator::Decision,
 };
 use aihub_domain::video::event::{Doubt, VideoEvent};
-use aihub_tests::{app::TestApp, until};
+use aihub_tests::{
+    app::{TestApp, variables},
+    until,
+};
 use axum::{Router, body::Body, extract::Request, response::Response};
 use futures::{StreamExt, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
+    process::Command,
     time::{Duration, Instant},
 };
 use tokio_util::task::TaskTracker;
@@ -316,6 +320,42 @@ async fn the_time_of_a_job_that_is_adopted_begins_anew() {
     let adopt = Decision::Adopt { provider_job_id: "found".to_owned() };
     app.hub.videos.jobs.decide(&*app.hub.videos.queue, &id, adopt, "operator").await.unwrap();
     assert_eq!(ended(&app, "ada", &id).await["status"], "completed");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_that_the_provider_does_not_know_is_not_adopted_and_the_right_one_is() {
+    let film = film().await;
+    let odd = Odd::start(Box::new(move |method, path, _| match (method, path) {
+        (&Method::POST, _) => Said::Json(200, json!({ "id": "" })),
+        (_, "/v1/videos/found") => job("completed"),
+        (_, "/v1/videos/found/content") => Said::File(film.clone()),
+        _ => Said::Json(404, json!({})),
+    }))
+    .await;
+    let app = odd.app(|_| {}).await;
+    let id = generate(&app, "ada", &video("mistyped")).await;
+    in_state(&app, "ada", &id, "in_doubt").await;
+    let adopt = async |name: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_aihub-under-test"))
+            .env_clear()
+            .envs(variables(&app.database, &app.providers))
+            .env("AIHUB__VIDEO_PROVIDERS__SORA__BASE_URL", &odd.base_url)
+            .env("AIHUB__VIDEO_PROVIDERS__SORA__API_KEY", "k")
+            .args(["videos", "adopt", &id, "--provider-job", name])
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    let (done, said) = adopt("fuond").await;
+    assert!(!done && said.contains("sora knows no job of the name \"fuond\""), "{said}");
+    in_state(&app, "ada", &id, "in_doubt").await;
+    let (done, said) = adopt("found").await;
+    assert!(done, "{said}");
+    assert_eq!(ended(&app, "ada", &id).await["status"], "completed");
+    assert_eq!(odd.count("DELETE /v1/videos/found"), 0);
     app.stop().await;
 }
 
