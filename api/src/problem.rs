@@ -89,13 +89,13 @@ impl Problem {
         Self::new("NOT_FOUND", what)
     }
 
-    /// Logs `error` and shows the client a reference to it.
     /// Of a node that has `limit` of them, which all ask for something.
     pub fn too_many_connections(limit: usize) -> Self {
         let (limit, retry_after) = (limit as u64, Duration::from_secs(1));
         GatewayError::RateLimitExceeded { what: "connections", scope: Scope::Node, limit, retry_after }.into()
     }
 
+    /// Logs `error` and shows the client a reference to it.
     pub fn internal(error: &(impl std::fmt::Display + ?Sized)) -> Self {
         GatewayError::internal(error).into()
     }

@@ -50,6 +50,9 @@ const ROOM_TRIES: u32 = 20;
 const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// The longest head, and the most that a connection reads or writes at once.
 const MAX_BUFFER_BYTES: usize = 64 << 10;
+/// What is read, and how much at once, of a connection for which there is no room.
+const MOST_READ_OVER: usize = 64 << 10;
+const READ_OVER_BYTES: usize = 4 << 10;
 /// What accepting fails with, too many open files above all, passes.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// What may wait in the kernel, unsent, for a client that reads slowly. The less there is, the sooner it hears what was said last.
@@ -131,7 +134,12 @@ fn tell(socket: TcpStream, refusal: &[u8]) {
         socket.write_all(refusal)?;
         socket.shutdown(Shutdown::Write)?;
         // Closed with a request unread, it would take back what it said.
-        socket.read(&mut [0; 4_096])
+        for _ in 0..MOST_READ_OVER / READ_OVER_BYTES {
+            if !matches!(socket.read(&mut [0; READ_OVER_BYTES]), Ok(1..)) {
+                break;
+            }
+        }
+        Ok(())
     });
     if let Err(error) = told {
         tracing::debug!(error.message = %error, "a connection was closed without a word");

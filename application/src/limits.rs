@@ -158,8 +158,8 @@ impl Limits {
     }
 
     /// The steps of an answer of `user`, whose pieces are passed on one after another.
-    pub fn steps<'a>(&'a self, user: &'a str) -> Steps<'a, impl Fn() -> u32> {
-        self.pace.steps(user, move || self.users.running(user))
+    pub fn steps<'a>(&'a self, user: &'a str) -> Steps<'a> {
+        self.pace.steps(user)
     }
 
     pub fn running(&self) -> usize {
@@ -178,10 +178,6 @@ impl Allowances {
             running: Arc::default(),
             clock: DefaultClock::default(),
         }
-    }
-
-    fn running(&self, key: &str) -> u32 {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied().unwrap_or(1)
     }
 
     fn count(&self, key: &str) -> Result<Counted, GatewayError> {

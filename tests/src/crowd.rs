@@ -121,6 +121,9 @@ impl Crowd {
         let stopped = stop.clone();
         // A thread of its own: who is honest waits for the service, and not for those who share a thread with them.
         let rage = move || {
+            // They come from elsewhere: here they are not to have the processors that the service would have then.
+            #[cfg(target_os = "linux")]
+            rustix::process::nice(19).unwrap();
             let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let tasks = TaskTracker::new();
             let _within = runtime.enter();

@@ -226,10 +226,9 @@ fn check_video_provider(name: &str, provider: &VideoProviderSettings, faults: &m
     }
     for (model, settings) in &provider.models {
         let mut fault = |key: &str, reason: &str| fault(&format!("models.{model}.{key}"), reason);
-        let are_lengths = |seconds: &Vec<u32>| {
-            !seconds.is_empty() && seconds.iter().all(|seconds| (1..=MAX_SECONDS).contains(seconds))
-        };
-        if settings.durations.is_empty() || !settings.durations.values().all(are_lengths) {
+        let mut made = settings.durations.values().flatten();
+        let is_made = made.clone().next().is_some();
+        if !is_made || !made.all(|seconds| (1..=MAX_SECONDS).contains(seconds)) {
             let reason = format!("must be the lengths that it makes of each resolution, 1 to {MAX_SECONDS} seconds");
             fault("durations", &reason);
         }
@@ -237,7 +236,7 @@ fn check_video_provider(name: &str, provider: &VideoProviderSettings, faults: &m
             fault("aspect_ratios", "must say what it makes");
         }
         let priced = |resolution| settings.prices.iter().any(|price| price.usd_per_second.contains_key(resolution));
-        if !settings.durations.keys().all(priced) {
+        if !settings.durations.iter().all(|(resolution, seconds)| seconds.is_empty() || priced(resolution)) {
             fault("prices", "has none for some resolution of `durations`; what is free has the price 0");
         }
     }

@@ -106,7 +106,7 @@ pub struct VideoProviderLimits {
 pub struct VideoModelSettings {
     /// The provider's own name for it. Left out, it is the one that clients use.
     pub upstream_name: Option<String>,
-    /// The lengths that it makes, in seconds, of each resolution that it makes.
+    /// The lengths that it makes, in seconds, of each resolution that it makes: none of one that it is not to make.
     pub durations: BTreeMap<Resolution, Vec<u32>>,
     pub aspect_ratios: Vec<AspectRatio>,
     /// Preferred where the client names no model.
@@ -208,7 +208,7 @@ impl VideoModelSettings {
     fn model(&self, name: &str) -> VideoModel {
         VideoModel {
             upstream_name: self.upstream_name.clone().unwrap_or_else(|| name.to_owned()),
-            seconds: self.durations.clone(),
+            seconds: self.durations.clone().into_iter().filter(|(_, seconds)| !seconds.is_empty()).collect(),
             aspect_ratios: self.aspect_ratios.clone(),
             prices: self.prices.iter().map(VideoPriceSettings::price).collect(),
         }

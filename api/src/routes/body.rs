@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     hub::Hub,
     problem::Problem,
-    server::turns::{SHORT_BYTES, Turns},
+    server::turns::{PIECE_BYTES, SHORT_BYTES},
 };
 
 /// The longest body of a request. A prompt for a video has 8,000 characters at most.
@@ -51,11 +51,13 @@ pub async fn read(hub: &Hub, holder: Holder, mut body: Body, most: usize) -> Res
         return Err(too_large());
     }
     let mut memory = hub.gateway.asked.take(holder, 0).map_err(GatewayError::from)?;
-    let (mut bytes, mut began) = (Vec::new(), Instant::now());
+    let (mut bytes, mut began, mut turn_at) = (Vec::new(), Instant::now(), SHORT_BYTES);
     loop {
-        if bytes.len() >= SHORT_BYTES {
+        if bytes.len() >= turn_at {
+            let turn = hub.doors.turns.take();
+            turn.comes().await;
             // What we make it wait is not the client's time.
-            began += Turns::wait(hub.doors.turns.take()).await;
+            (began, turn_at) = (began + turn.waited(), bytes.len() + PIECE_BYTES);
         }
         let until = began + GRACE + time_for(bytes.len());
         let next = std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context));

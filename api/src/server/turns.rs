@@ -1,7 +1,8 @@
 //! Long messages come a piece at a time, in turn, and all of them together take a quarter of one processor to be read, whatever
-//! comes and from however many: what is short passes them. What a piece takes is measured, so that a faster machine reads faster.
+//! comes and from however many: what is short passes them. What reading takes is measured, so that a faster machine reads faster.
 
 use std::{
+    future::poll_fn,
     pin::pin,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
@@ -25,9 +26,17 @@ const MOST_NS: u64 = 200_000;
 #[derive(Debug)]
 pub struct Turns {
     began: Instant,
-    /// When the next piece may be read, and what one takes at present, in nanoseconds.
+    /// When the next piece may be read, and what one takes on average, in nanoseconds.
     next_ns: AtomicU64,
     piece_ns: AtomicU64,
+}
+
+/// When a piece may be read: whoever has it keeps it until something was read.
+#[derive(Debug)]
+pub struct Turn {
+    pub taken: Instant,
+    pub due: Instant,
+    reserved_ns: u64,
 }
 
 impl Default for Turns {
@@ -37,44 +46,51 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// When the next piece is whose. It is kept, whether or not it is used.
-    pub fn take(&self) -> Instant {
-        let slack = ns(SLACK);
-        let earliest = ns(self.began.elapsed()).saturating_sub(slack);
-        let piece = self.piece_ns.load(Relaxed) * SHARE;
-        let next = |next: u64| Some(next.max(earliest) + piece);
+    /// Behind all that have been taken.
+    pub fn take(&self) -> Turn {
+        let taken = Instant::now();
+        let earliest = ns(taken - self.began).saturating_sub(ns(SLACK));
+        let reserved_ns = self.piece_ns.load(Relaxed) * SHARE;
+        let next = |next: u64| Some(next.max(earliest) + reserved_ns);
         // It always is some.
         let (Ok(before) | Err(before)) = self.next_ns.fetch_update(Relaxed, Relaxed, next);
-        self.began + Duration::from_nanos(before.max(earliest))
+        Turn { taken, due: self.began + Duration::from_nanos(before.max(earliest)), reserved_ns }
     }
 
-    /// Until then, and for how long that was.
-    pub async fn wait(until: Instant) -> Duration {
-        let began = Instant::now();
-        if until > began + SLACK {
-            sleep_until(until).await;
-        }
-        began.elapsed()
-    }
-
-    /// Reads a piece, and notes what it took.
-    pub async fn read<T>(&self, reading: impl Future<Output = T>) -> T {
+    /// Reads a piece whose turn it is. What that took is what it counts.
+    pub async fn read<T>(&self, turn: &Turn, reading: impl Future<Output = T>) -> T {
         let mut reading = pin!(reading);
-        std::future::poll_fn(|context| {
+        poll_fn(|context| {
             let began = std::time::Instant::now();
             let poll = reading.as_mut().poll(context);
             if poll.is_ready() {
-                self.note(began.elapsed());
+                self.count(turn, began.elapsed());
             }
             poll
         })
         .await
     }
 
-    fn note(&self, took: Duration) {
+    fn count(&self, turn: &Turn, took: Duration) {
         let took = ns(took).clamp(LEAST_NS, MOST_NS);
+        let counts = |next: u64| Some((next + took * SHARE).saturating_sub(turn.reserved_ns));
+        let _ = self.next_ns.fetch_update(Relaxed, Relaxed, counts);
         // Two at the same time may lose one: it is an average.
         self.piece_ns.store((self.piece_ns.load(Relaxed) * 7 + took) / 8, Relaxed);
+    }
+}
+
+impl Turn {
+    /// Until it has come.
+    pub async fn comes(&self) {
+        if self.due > Instant::now() + SLACK {
+            sleep_until(self.due).await;
+        }
+    }
+
+    /// How long it was waited for, once it has come.
+    pub fn waited(&self) -> Duration {
+        self.due.saturating_duration_since(self.taken)
     }
 }
 
@@ -91,26 +107,33 @@ mod tests {
         let turns = Turns::default();
         tokio::time::advance(Duration::from_secs(1)).await;
         let began = Instant::now();
-        let taken: Vec<Instant> = (0..1_000).map(|_| turns.take()).collect();
-        assert!(taken.is_sorted());
-        assert!(taken[0] <= began, "the first waits for nobody");
+        let taken: Vec<Turn> = (0..1_000).map(|_| turns.take()).collect();
+        assert!(taken.is_sorted_by_key(|turn| turn.due));
+        assert!(taken[0].due <= began, "the first waits for nobody");
         // What was not used before may be caught up with, but not more.
         let all = Duration::from_nanos(FIRST_NS * SHARE * 999 - ns(SLACK));
-        assert_eq!(taken[999] - began, all);
-        assert_eq!(Turns::wait(taken[10]).await, Duration::ZERO);
-        assert!(Turns::wait(taken[999]).await >= all);
+        assert_eq!(taken[999].waited(), all);
+        taken[10].comes().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        taken[999].comes().await;
+        assert!(began.elapsed() >= all);
     }
 
-    #[tokio::test]
-    async fn what_a_piece_takes_is_measured_within_bounds() {
+    #[test]
+    fn what_counts_is_what_reading_took() {
         let turns = Turns::default();
+        let [little, much] = [Duration::from_nanos(LEAST_NS), Duration::from_nanos(MOST_NS)];
+        let counted = |took: Duration| {
+            let before = turns.next_ns.load(Relaxed).max(ns(turns.began.elapsed()).saturating_sub(ns(SLACK)));
+            turns.count(&turns.take(), took);
+            turns.next_ns.load(Relaxed) - before
+        };
+        // From a state in which nothing is to be caught up with.
         for _ in 0..100 {
-            turns.note(Duration::from_secs(1));
+            turns.take();
         }
-        assert!(turns.piece_ns.load(Relaxed) > MOST_NS * 9 / 10);
-        for _ in 0..100 {
-            assert_eq!(turns.read(async { 7 }).await, 7);
+        for took in [little, much, little, much] {
+            assert_eq!(counted(took), ns(took) * SHARE);
         }
-        assert!(turns.piece_ns.load(Relaxed) < MOST_NS / 2);
     }
 }

@@ -68,7 +68,10 @@ impl Gateway {
                     return Ok(cut_short(outlet, &mut stream, is_counted, progress));
                 }
             }
-            steps.step().await;
+            // Whoever shuts down has no time for it.
+            if !self.draining.is_cancelled() {
+                steps.step().await;
+            }
             next = within(patience.next_piece(), ANSWERED, async { stream.next().await.transpose() }).await?;
         }
         if progress.finish_reason.is_none() {

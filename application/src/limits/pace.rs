@@ -26,8 +26,9 @@ const JUMP_US: u64 = 8_000;
 const MUCH: u32 = 4;
 /// So many turns after a request of a user's the next one begins at the earliest: it costs about as much as their pieces.
 const TURNS_OF_A_START: u32 = 4;
-/// However many begin, none is held up for longer.
+/// However many begin, none is held up for longer; and however many go on, their pieces take no longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+const LONGEST_TURN: Duration = Duration::from_secs(1);
 
 /// Who asks at most so often, and whose answers are slower than their pace by themselves, asks little: nobody is held up so much that
 /// they would be like that.
@@ -48,18 +49,25 @@ pub(super) struct Pace {
 
 #[derive(Debug, Default)]
 struct Starts {
-    /// When a user's last request began, or is to, or one of their answers was held up.
-    last: HashMap<String, Instant>,
+    users: HashMap<String, User>,
     /// When somebody began who asks little.
     seldom: Option<Instant>,
 }
 
+#[derive(Debug)]
+struct User {
+    /// When the last request began, or is to.
+    last: Instant,
+    /// Until when an answer is held up, or was.
+    held_up: Instant,
+    /// Answers that go on.
+    answers: u32,
+}
+
 /// Of one answer.
-pub struct Steps<'a, F> {
+pub struct Steps<'a> {
     pace: &'a Pace,
     user: &'a str,
-    /// How many answers its user has.
-    answers: F,
     pieces: usize,
     turn_began: Instant,
 }
@@ -95,66 +103,87 @@ impl Pace {
 
     /// When a request of `user` may begin, if not now.
     fn begins(&self, user: &str) -> Option<Instant> {
-        let gap = self.turn(|| TURNS_OF_A_START);
+        let gap = self.turn() * TURNS_OF_A_START;
         let now = Instant::now();
         let mut starts = self.starts();
-        let Some(last) = starts.last.get_mut(user) else {
-            starts.last.insert(user.to_owned(), now);
+        let Some(known) = starts.users.get_mut(user) else {
+            starts.users.insert(user.to_owned(), User { last: now, held_up: now, answers: 0 });
             starts.seldom = Some(now);
             return None;
         };
-        let is_seldom = now > *last + SELDOM;
-        *last = (*last + gap).clamp(now, now + LONGEST_WAIT);
-        let begins = *last;
+        let is_seldom = known.asks_little(now);
+        known.last = (known.last + gap).clamp(now, now + LONGEST_WAIT);
+        let begins = known.last;
         if is_seldom {
             starts.seldom = Some(now);
         }
         Some(begins).filter(|begins| *begins > now)
     }
 
-    fn hold_up(&self, user: &str, now: Instant) {
-        if let Some(last) = self.starts().last.get_mut(user) {
-            *last = now.max(*last);
-        }
-    }
-
     pub fn forget_idle(&self) {
         let now = Instant::now();
-        self.starts().last.retain(|_, last| *last + SELDOM > now);
+        self.starts().users.retain(|_, user| user.answers > 0 || !user.asks_little(now));
     }
 
     fn starts(&self) -> MutexGuard<'_, Starts> {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn steps<'a, F: Fn() -> u32>(&'a self, user: &'a str, answers: F) -> Steps<'a, F> {
-        Steps { pace: self, user, answers, pieces: 0, turn_began: Instant::now() }
+    pub fn steps<'a>(&'a self, user: &'a str) -> Steps<'a> {
+        let now = Instant::now();
+        let mut starts = self.starts();
+        let known = starts.users.entry(user.to_owned()).or_insert(User { last: now, held_up: now, answers: 0 });
+        known.answers = known.answers.saturating_add(1);
+        Steps { pace: self, user, pieces: 0, turn_began: now }
     }
 
-    fn turn(&self, answers: impl Fn() -> u32) -> Duration {
-        match self.turn_us.load(Relaxed) {
-            0 => Duration::ZERO,
-            us => Duration::from_micros(us).saturating_mul(answers()),
-        }
+    fn turn(&self) -> Duration {
+        Duration::from_micros(self.turn_us.load(Relaxed))
     }
 }
 
-impl<F: Fn() -> u32> Steps<'_, F> {
+impl User {
+    fn asks_little(&self, now: Instant) -> bool {
+        now > self.last.max(self.held_up) + SELDOM
+    }
+}
+
+impl Steps<'_> {
     /// A piece was passed on: the next one may be as soon as this returns.
     pub async fn step(&mut self) {
         self.pieces = self.pieces.wrapping_add(1);
         if !self.pieces.is_multiple_of(PIECES_AT_A_TIME) {
             return;
         }
-        let turn_ends = self.turn_began + self.pace.turn(&self.answers);
-        let now = Instant::now();
-        if turn_ends > now {
-            self.pace.hold_up(self.user, now);
-            sleep_until(turn_ends).await;
-        } else {
-            yield_now().await;
+        match self.turn_ends() {
+            Some(turn_ends) => sleep_until(turn_ends).await,
+            None => yield_now().await,
         }
         self.turn_began = Instant::now();
+    }
+
+    /// When the next pieces may come, if not now.
+    fn turn_ends(&self) -> Option<Instant> {
+        let turn = self.pace.turn();
+        if turn.is_zero() {
+            return None;
+        }
+        let mut starts = self.pace.starts();
+        let user = starts.users.get_mut(self.user)?;
+        let turn_ends = self.turn_began + turn.saturating_mul(user.answers).min(LONGEST_TURN);
+        if turn_ends <= Instant::now() {
+            return None;
+        }
+        user.held_up = user.held_up.max(turn_ends);
+        Some(turn_ends)
+    }
+}
+
+impl Drop for Steps<'_> {
+    fn drop(&mut self) {
+        if let Some(user) = self.pace.starts().users.get_mut(self.user) {
+            user.answers = user.answers.saturating_sub(1);
+        }
     }
 }
 
@@ -166,7 +195,7 @@ mod tests {
 
     /// What so many pieces of the only answer take at this pace, where each comes after `between`.
     async fn time_of(pace: &Pace, pieces: u32, between: Duration) -> Duration {
-        let (began, mut steps) = (Instant::now(), pace.steps("ann", || 1));
+        let (began, mut steps) = (Instant::now(), pace.steps("ann"));
         for _ in 0..pieces {
             tokio::time::sleep(between).await;
             steps.step().await;
@@ -186,11 +215,14 @@ mod tests {
         }
         let slowed = time_of(&pace, 800, Duration::ZERO).await;
         assert!(slowed >= Duration::from_millis(6_400) && slowed < Duration::from_millis(6_600), "{slowed:?}");
-        let (began, mut one_of_ten) = (Instant::now(), pace.steps("ann", || 10));
-        for _ in 0..80 {
-            one_of_ten.step().await;
-        }
-        assert!(began.elapsed() >= Duration::from_millis(6_400), "they share what one would have");
+        let others: Vec<Steps<'_>> = (0..9).map(|_| pace.steps("ann")).collect();
+        assert!(
+            time_of(&pace, 80, Duration::ZERO).await >= Duration::from_millis(6_400),
+            "they share what one would have"
+        );
+        let more: Vec<Steps<'_>> = (0..90).map(|_| pace.steps("ann")).collect();
+        assert!(time_of(&pace, 80, Duration::ZERO).await <= LONGEST_TURN * 11, "none stands still");
+        drop((others, more));
         let paced = Duration::from_millis(10);
         assert_eq!(time_of(&pace, 800, paced).await, paced * 800);
         let begins = async |user: &'static str| {
@@ -203,7 +235,7 @@ mod tests {
         assert_eq!(begins("bob").await, Duration::ZERO, "and so does everybody else's");
         assert_eq!(*futures::future::join_all((0..100).map(|_| begins("ann"))).await.last().unwrap(), LONGEST_WAIT);
         pace.forget_idle();
-        assert_eq!(pace.starts().last.len(), 1);
+        assert_eq!(pace.starts().users.len(), 1);
         pace.start("dan").await;
         pace.feel(Duration::ZERO);
         assert!(time_of(&pace, 80, Duration::ZERO).await > Duration::from_millis(600), "not at once");

@@ -12,7 +12,8 @@ pub enum Resolution {
     P720,
     #[serde(rename = "1080p")]
     P1080,
-    #[serde(rename = "4K")]
+    // In names of variables of the environment all is lower case.
+    #[serde(rename = "4K", alias = "4k")]
     K4,
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{FromRequest as _, Path, Request, State},
     http::{
         HeaderMap, HeaderValue,
@@ -12,17 +12,19 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
+use futures::stream;
 use serde_json::{Value, json};
 
 use self::request::into_order;
 use super::{
     SimulatedProvider, Simulator,
-    knobs::{Failure, FailureKind, Knobs},
+    knobs::{Failure, FailureKind, Knobs, Trouble},
     respond::{Failing, trouble_before, wait},
     served::{
         Operation, Outcome,
         ledger::{Arrival, Serving},
     },
+    stream::Torn,
     videos::{
         Order, Video, VideoStatus, content,
         store::{Submission, Submitted},
@@ -94,6 +96,11 @@ async fn submit(
     };
     wait(settings.ttft).await;
     serving.begin(0);
+    if settings.trouble == Some(Trouble::TearCreated) {
+        serving.end(Outcome::Torn);
+        // The body fails before anything is written, so that not even the status is.
+        return Body::from_stream(stream::once(async { Err::<String, _>(Torn) })).into_response();
+    }
     serving.end(Outcome::Completed);
     ok(&json!({ "name": video.id() }))
 }

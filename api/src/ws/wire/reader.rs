@@ -28,7 +28,7 @@ use crate::{
     routes::time_for,
     server::{
         moving::Moving,
-        turns::{PIECE_BYTES, SHORT_BYTES, Turns},
+        turns::{PIECE_BYTES, SHORT_BYTES, Turn, Turns},
     },
     ws::close,
 };
@@ -87,8 +87,8 @@ pub struct Reader<R = ReadHalf<Moving>> {
     /// Messages may be made shorter.
     takes_deflated: bool,
     turns: Arc<Turns>,
-    /// When the next piece of a long message may be read.
-    turn: Option<Instant>,
+    /// The turn for the next piece of what is long, until something of it was read.
+    turn: Option<Turn>,
     /// When anything came last.
     pub heard: Instant,
 }
@@ -152,11 +152,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             let came = if self.buffer.is_empty() && self.frame.is_none() && self.message.is_none() {
                 self.read().await
             } else {
-                let waited = if self.is_long() { self.turn().await } else { Duration::ZERO };
+                let began = *self.began.get_or_insert_with(Instant::now);
+                if self.is_long() {
+                    self.turn().await;
+                }
                 // What we make it wait is not the client's time.
-                let began = *self.began.get_or_insert_with(Instant::now) + waited;
-                self.began = Some(began);
-                let until = began + GRACE + time_for(self.came_bytes);
+                let waited = self.turn.as_ref().map_or(Duration::ZERO, Turn::waited);
+                let until = began + waited + GRACE + time_for(self.came_bytes);
                 timeout_at(until, self.read()).await.map_err(|_| Broken::TooSlow)?
             };
             match came {
@@ -164,6 +166,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Ok(bytes) => {
                     self.came_bytes += bytes;
                     self.heard = Instant::now();
+                    if let (Some(turn), Some(began)) = (self.turn.take(), &mut self.began) {
+                        *began += turn.waited();
+                    }
                 }
             }
         }
@@ -174,14 +179,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     pub async fn read_over(&mut self, mut most: usize) {
         self.buffer = BytesMut::new();
         (self.frame, self.message) = (None, None);
-        while most > 0
-            && {
+        let mut came = 0;
+        while most > 0 {
+            if came >= SHORT_BYTES {
                 self.turn().await;
-                true
             }
-            && let Ok(read @ 1..) = self.read().await
-        {
-            most = most.saturating_sub(read);
+            let Ok(read @ 1..) = self.read().await else { return };
+            (most, came, self.turn) = (most.saturating_sub(read), came.saturating_add(read), None);
             self.buffer.clear();
         }
     }
@@ -191,12 +195,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         self.came_bytes >= SHORT_BYTES || self.message.as_ref().is_some_and(|message| message.is_read_over)
     }
 
-    /// Waits for this one's turn, and says for how long that was. Dropped meanwhile, the turn is still its.
-    async fn turn(&mut self) -> Duration {
-        let turn = *self.turn.get_or_insert_with(|| self.turns.take());
-        let waited = Turns::wait(turn).await;
-        self.turn = None;
-        waited
+    /// Waits for this one's turn. Dropped meanwhile, or before anything was read, the turn is still its.
+    async fn turn(&mut self) {
+        let turn = self.turn.get_or_insert_with(|| self.turns.take());
+        turn.comes().await;
     }
 
     /// Takes up what has been read, as far as it goes.
@@ -303,30 +305,35 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }))
     }
 
-    /// Reads on: into the message where much of it is to come, and otherwise into the buffer.
+    /// Reads on, as much as is here and a piece at most: into the message where much of it is to come, and otherwise into the buffer.
     async fn read(&mut self) -> io::Result<usize> {
-        if let (Some(frame), Some(message), true) = (&mut self.frame, &mut self.message, self.buffer.is_empty())
-            && frame.control.is_none()
-            && !message.is_read_over
-        {
-            let room = message.room().min(frame.left).min(PIECE_BYTES);
-            if room > 0 {
-                let before = message.bytes.len();
-                let mut into = (&mut message.bytes).limit(room);
-                let read = self.turns.read(self.from.read_buf(&mut into)).await?;
-                frame.unmask(&mut message.bytes[before..]);
-                return Ok(read);
+        let Self { from, buffer, frame, message, turns, turn, .. } = self;
+        let reading = async {
+            if let (Some(frame), Some(message), true) = (frame, message, buffer.is_empty())
+                && frame.control.is_none()
+                && !message.is_read_over
+            {
+                let room = message.room().min(frame.left).min(PIECE_BYTES);
+                if room > 0 {
+                    let before = message.bytes.len();
+                    let read = from.read_buf(&mut (&mut message.bytes).limit(room)).await?;
+                    frame.unmask(&mut message.bytes[before..]);
+                    return Ok(read);
+                }
             }
+            poll_fn(|context| {
+                let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
+                let mut into = ReadBuf::uninit(&mut space);
+                ready!(Pin::new(&mut *from).poll_read(context, &mut into))?;
+                buffer.extend_from_slice(into.filled());
+                Ok(into.filled().len()).into()
+            })
+            .await
+        };
+        match turn {
+            Some(turn) => turns.read(turn, reading).await,
+            None => reading.await,
         }
-        let Self { from, buffer, .. } = self;
-        poll_fn(|context| {
-            let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
-            let mut into = ReadBuf::uninit(&mut space);
-            ready!(Pin::new(&mut *from).poll_read(context, &mut into))?;
-            buffer.extend_from_slice(into.filled());
-            Ok(into.filled().len()).into()
-        })
-        .await
     }
 }
 

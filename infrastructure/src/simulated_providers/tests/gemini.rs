@@ -90,6 +90,8 @@ async fn veo_fails_as_its_knobs_say_and_has_its_bad_days() {
     assert_eq!(harness.veo_end(&late).await, JobState::Failed { code: "rai_media_filtered".into() });
     let busy = veo.submit(&film("+fail=before:429", Resolution::P720, 4)).await.unwrap_err();
     assert_eq!(busy.error.kind, FailureKind::RateLimited);
+    let torn = veo.submit(&film("+tear=created", Resolution::P720, 4)).await.unwrap_err();
+    assert!(torn.in_doubt);
     for case in cases::of_videos() {
         let Some(asked) = case.video.as_deref().and_then(|video| video.strip_prefix("veo ")) else { continue };
         let bad = VideoCall { model: format!("{}{}", cases::PREFIX, case.name), ..film("", Resolution::P720, 4) };

@@ -188,3 +188,18 @@ async fn what_breaks_the_protocol_is_named_and_what_is_too_long_is_not_read() {
     }
     assert_eq!(said(Socket::new(64 << 20).sent(&text(&"x".repeat(MAX))).await).0.len(), MAX);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_was_waited_for_in_vain_stays_its_own_however_often_it_is_asked_again() {
+    let mut socket = Socket::new(4 << 20);
+    let said_text = "x".repeat(600_000);
+    let frame = text(&said_text);
+    socket.client.write_all(&frame[..400_000]).await.unwrap();
+    let mut due = Vec::new();
+    for _ in 0..10 {
+        tokio::time::timeout(Duration::from_millis(1), socket.next()).await.unwrap_err();
+        due.push(socket.reader.turn.as_ref().expect("it is long").due);
+    }
+    assert!(due.iter().all(|other| *other == due[0]), "{due:?}");
+    assert_eq!(said(socket.sent(&frame[400_000..]).await), (said_text, true));
+}
