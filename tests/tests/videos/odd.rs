@@ -299,16 +299,21 @@ async fn a_file_that_is_being_fetched_when_its_node_is_shut_down_is_fetched_by_t
     next.stop().await;
 }
 
-#[tokio::test]
-async fn the_time_of_a_job_that_is_adopted_begins_anew() {
+/// Says yes and gives the job no name; it has it as `found`.
+async fn nameless() -> Odd {
     let film = film().await;
-    let odd = Odd::start(Box::new(move |method, path, _| match (method, path) {
+    Odd::start(Box::new(move |method, path, _| match (method, path) {
         (&Method::POST, _) => Said::Json(200, json!({ "id": "" })),
         (_, "/v1/videos/found") => job("completed"),
         (_, "/v1/videos/found/content") => Said::File(film.clone()),
         _ => Said::Json(404, json!({})),
     }))
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn the_time_of_a_job_that_is_adopted_begins_anew() {
+    let odd = nameless().await;
     let app = odd.app(|config| config.videos.deadline_ms = 1_000).await;
     let id = generate(&app, "ada", &video("late")).await;
     in_state(&app, "ada", &id, "in_doubt").await;
@@ -325,14 +330,7 @@ async fn the_time_of_a_job_that_is_adopted_begins_anew() {
 
 #[tokio::test]
 async fn a_name_that_the_provider_does_not_know_is_not_adopted_and_the_right_one_is() {
-    let film = film().await;
-    let odd = Odd::start(Box::new(move |method, path, _| match (method, path) {
-        (&Method::POST, _) => Said::Json(200, json!({ "id": "" })),
-        (_, "/v1/videos/found") => job("completed"),
-        (_, "/v1/videos/found/content") => Said::File(film.clone()),
-        _ => Said::Json(404, json!({})),
-    }))
-    .await;
+    let odd = nameless().await;
     let app = odd.app(|_| {}).await;
     let id = generate(&app, "ada", &video("mistyped")).await;
     in_state(&app, "ada", &id, "in_doubt").await;
