@@ -28,7 +28,7 @@ use self::state::{LONGEST_CHUNK, State, joined_calls};
 use crate::{
     error::GatewayError,
     ports::provider::ToolCallDelta,
-    request::Encoding,
+    request::{AnswerRequest, Encoding},
     shares::{Held, UsedUp},
 };
 
@@ -36,6 +36,8 @@ use crate::{
 pub const RUNNING_BYTES: usize = 16 << 10;
 /// About what a part of an embedding has: little enough for others to get their turn.
 const PART_BYTES: usize = 32 << 10;
+/// An embedding that takes more is told in parts, too, where one message was not asked for.
+const ONE_MESSAGE_BYTES: usize = 1 << 20;
 /// What an ended answer takes besides its text.
 const ENDED_BYTES: usize = 1 << 10;
 /// What an embedding's vectors are expected to take for each text: 3,072 numbers, the most that the known models make.
@@ -128,20 +130,30 @@ pub struct Done {
 }
 
 impl Done {
+    /// For [`in_parts`](Self::in_parts): whether what `request` asked for is told so.
+    pub fn is_told_in_parts(request: &AnswerRequest, vectors: &[Vec<f32>]) -> bool {
+        let is_large = || vectors.len() * vector_bytes(vectors, request.encoding) > ONE_MESSAGE_BYTES;
+        request.kind == RequestKind::Embedding && (request.stream || !request.in_one_message && is_large())
+    }
+
     /// How many vectors a part has: as many as are about [`PART_BYTES`] when they are written, and one at least.
     fn vectors_of_part(&self) -> usize {
-        let numbers = self.vectors.first().map_or(0, Vec::len).max(1);
-        let bytes = match self.encoding {
-            // With a comma, and as many digits as tell one number from its neighbours.
-            Encoding::Float => numbers * 13,
-            Encoding::Base64 => numbers * 16 / 3 + 3,
-        };
-        (PART_BYTES / bytes).max(1)
+        (PART_BYTES / vector_bytes(&self.vectors, self.encoding)).max(1)
     }
 
     /// How many parts it is told in, if it is.
     fn parts(&self) -> usize {
         if self.in_parts { self.vectors.len().div_ceil(self.vectors_of_part()) } else { 0 }
+    }
+}
+
+/// About how many bytes each vector takes when it is written.
+fn vector_bytes(vectors: &[Vec<f32>], encoding: Encoding) -> usize {
+    let numbers = vectors.first().map_or(0, Vec::len).max(1);
+    match encoding {
+        // With a comma, and as many digits as tell one number from its neighbours.
+        Encoding::Float => numbers * 13,
+        Encoding::Base64 => numbers * 16 / 3 + 3,
     }
 }
 
@@ -268,7 +280,7 @@ impl Answer {
     pub fn end(&self, end: AnswerEnd) {
         self.state.send_modify(|state| {
             if let AnswerEnd::Done(done) = &end {
-                state.buffered_bytes += vector_bytes(done);
+                state.buffered_bytes += kept_bytes(done);
             }
             state.chunks.shrink_to_fit();
             state.held.set(state.buffered_bytes + ENDED_BYTES);
@@ -289,7 +301,7 @@ impl Answer {
     pub fn kept_bytes(&self) -> usize {
         let state = self.state.borrow();
         let vectors = match state.end.as_deref() {
-            Some(AnswerEnd::Done(done)) => vector_bytes(done),
+            Some(AnswerEnd::Done(done)) => kept_bytes(done),
             _ => 0,
         };
         state.text_bytes + vectors
@@ -321,6 +333,11 @@ impl Answer {
             Some(AnswerEnd::Done(done)) => state.chunks.len() + done.parts(),
             _ => state.chunks.len(),
         }
+    }
+
+    /// It has ended, and is told in parts.
+    pub fn is_in_parts(&self) -> bool {
+        matches!(self.state.borrow().end.as_deref(), Some(AnswerEnd::Done(done)) if done.in_parts)
     }
 
     /// The chunk of this index, from 0.
@@ -378,7 +395,7 @@ impl Drop for Cursor {
     }
 }
 
-fn vector_bytes(done: &Done) -> usize {
+fn kept_bytes(done: &Done) -> usize {
     done.vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum()
 }
 

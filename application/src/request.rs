@@ -64,6 +64,8 @@ pub struct AnswerRequest {
     /// Where the client put its text: `messages`, `prompt` or `input`.
     pub text_field: &'static str,
     pub stream: bool,
+    /// It comes in one message however long it is: `stream: false` was said, and not left out.
+    pub in_one_message: bool,
     /// How an embedding's vectors come back.
     pub encoding: Encoding,
     pub max_tokens: Option<u32>,
@@ -78,7 +80,7 @@ impl AnswerRequest {
         let mut fields = Fields::new(fields);
         let provider = fields.name("provider").unwrap_or_else(|| AUTO.to_owned());
         let model = fields.name("model");
-        let stream = fields.take("stream").unwrap_or(false);
+        let stream: Option<bool> = fields.take("stream");
         let fallback = fields.take("fallback").unwrap_or(true);
         let idempotency_key = fields.name("idempotencyKey");
         let user = fields.name("user");
@@ -115,7 +117,8 @@ impl AnswerRequest {
             prompt: Arc::new(prompt),
             inputs: Arc::new(inputs),
             text_field,
-            stream,
+            stream: stream.unwrap_or_default(),
+            in_one_message: stream == Some(false),
             encoding,
             max_tokens,
             fallback,

@@ -396,7 +396,7 @@ impl Session {
                 ServerFrame::chunk(id, request_id.filter(|_| is_first), &chunk)
             }
             // Of one that is cancelled while it is told, no more parts are.
-            AnswerItem::Vectors(part) if running.stream && !running.answer.cancelled.is_cancelled() => {
+            AnswerItem::Vectors(part) if !running.answer.cancelled.is_cancelled() => {
                 let is_first = !std::mem::replace(&mut running.is_told, true);
                 vectors::chunk(id, running.request_id.as_ref().filter(|_| is_first), &part)
             }
@@ -404,7 +404,7 @@ impl Session {
             AnswerItem::End(end) => {
                 let ended = self.running.remove(id);
                 match (&*end, ended) {
-                    (AnswerEnd::Done(_), Some(Running { answer, stream: false, .. })) => {
+                    (AnswerEnd::Done(done), Some(Running { answer, stream: false, .. })) if !done.in_parts => {
                         self.whole = Some((Whole::new(id.clone(), answer), end));
                         return self.say_piece();
                     }

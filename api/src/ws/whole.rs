@@ -1,4 +1,4 @@
-//! The whole answer in one message, for `stream: false`. It may be too long to be made at once: its JSON comes piece by piece, as
+//! The whole answer in one message, where it is not streamed. It may be too long to be made at once: its JSON comes piece by piece, as
 //! fast as the pieces are taken. `data` is the text, or an embedding's vectors; `metadata.kind` says what was asked.
 
 use std::{fmt::Write, sync::Arc};

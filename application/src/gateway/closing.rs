@@ -10,7 +10,7 @@ use aihub_domain::{
     request::{
         Request,
         command::RequestCommand,
-        event::{Billed, CancelReason, Outcome, RequestEvent, RequestKind},
+        event::{Billed, CancelReason, Outcome, RequestEvent},
     },
 };
 use cqrs_es::Aggregate;
@@ -261,8 +261,8 @@ fn done(job: &Job, progress: Progress, used: &Billed, charged: Microcredits, fin
         attempts,
         finish_reason,
         provider_finish_reason: progress.provider_finish_reason,
+        in_parts: Done::is_told_in_parts(&job.request, &progress.vectors),
         vectors: progress.vectors,
         encoding: job.request.encoding,
-        in_parts: job.request.stream && job.request.kind == RequestKind::Embedding,
     }
 }

@@ -88,7 +88,7 @@ impl Pace {
             _ if !is_minded => now / 2,
             lag if lag > self.max_lag * MUCH => (now * 3).max(JUMP_US),
             lag if lag > self.max_lag => now * 3 / 2,
-            _ => now - now / 64,
+            _ => now - now / 128,
         };
         let is_felt = is_minded && lag > self.max_lag || then >= LEAST_US;
         self.turn_us.store(if is_felt { then.clamp(LEAST_US, MOST_US) } else { 0 }, Relaxed);

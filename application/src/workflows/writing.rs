@@ -176,6 +176,7 @@ impl Workflows {
             text_field: "prompt",
             encoding: Encoding::default(),
             stream: true,
+            in_one_message: false,
             max_tokens: Some(*max_tokens),
             fallback: true,
             idempotency_key: Some(attempt.key(run, attempt.at.attempt)),

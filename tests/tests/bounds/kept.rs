@@ -2,7 +2,7 @@
 
 use aihub_tests::{
     app::TestApp,
-    client::{Client, chat},
+    client::{Client, chat, with},
     until,
 };
 use serde_json::{Value, json};
@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 /// An embedding of so many texts; 2,048 of them have some 13 MB of vectors.
 fn large(id: &str, texts: usize) -> Value {
     let inputs: Vec<String> = (0..texts).map(|nth| format!("text {nth}")).collect();
-    json!({ "id": id, "type": "embedding", "model": "text-embedding-3-small", "provider": "openai", "input": inputs })
+    let of = json!({ "type": "embedding", "model": "text-embedding-3-small", "provider": "openai", "stream": false });
+    with(of, &json!({ "id": id, "input": inputs }))
 }
 
 fn vectors(end: &Value) -> usize {

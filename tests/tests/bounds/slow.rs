@@ -23,9 +23,8 @@ async fn a_large_answer_that_is_read_slowly_comes_whole_while_a_cancel_and_pings
     client.send(&with(chat("hangs", "Go on"), &json!({ "model": "gpt-6-astra" }))).await;
     client.chunks("hangs", 1).await;
     let inputs: Vec<String> = (0..400).map(|nth| format!("text {nth}")).collect();
-    client
-        .send(&json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-small", "input": inputs }))
-        .await;
+    let large = json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-small", "input": inputs });
+    client.send(&with(large, &json!({ "stream": false }))).await;
     until("it waits to be read", async || (app.audit().await.open().len() == 1).then_some(())).await;
     client.send(&json!({ "type": "cancel", "id": "hangs" })).await;
     until("the cancel is heard", async || app.audit().await.open().is_empty().then_some(())).await;
@@ -46,13 +45,12 @@ async fn a_large_answer_that_is_read_slowly_comes_whole_while_a_cancel_and_pings
 }
 
 #[tokio::test]
-async fn a_large_answer_comes_in_parts_of_one_message_and_what_is_said_meanwhile_after_it() {
+async fn a_large_answer_that_is_asked_for_in_one_message_is_that_and_what_is_said_meanwhile_comes_after_it() {
     let app = TestApp::start(|_| ()).await;
     let mut client = Client::narrow(app.address, &app.token("ann"), 64 << 10).await;
     let inputs: Vec<String> = (0..200).map(|nth| format!("text {nth}")).collect();
-    client
-        .send(&json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-small", "input": inputs }))
-        .await;
+    let large = json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-small", "input": inputs });
+    client.send(&with(large, &json!({ "stream": false }))).await;
     until("it has ended", async || {
         let audit = app.audit().await;
         (audit.requests.len() == 1 && audit.open().is_empty()).then_some(())
@@ -73,14 +71,13 @@ async fn a_large_answer_comes_in_parts_of_one_message_and_what_is_said_meanwhile
 }
 
 #[tokio::test]
-async fn a_large_embedding_that_is_streamed_comes_in_numbered_parts_between_which_others_are_told_and_can_be_gone_on_with()
- {
+async fn a_large_embedding_comes_in_numbered_parts_between_which_others_are_told_and_can_be_gone_on_with() {
     let app = TestApp::start(|_| ()).await;
     let mut client = Client::narrow(app.address, &app.token("ann"), 64 << 10).await;
     let inputs: Vec<String> = (0..400).map(|nth| format!("text {nth}")).collect();
     let asked = json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-small", "input": inputs });
-    let whole = app.connect("ann").await.ask(&asked).await.end["data"].clone();
-    client.send(&with(asked.clone(), &json!({ "stream": true }))).await;
+    let whole = app.connect("ann").await.ask(&with(asked.clone(), &json!({ "stream": false }))).await.end["data"].clone();
+    client.send(&asked).await;
     until("both have ended", async || {
         let audit = app.audit().await;
         (audit.requests.len() == 2 && audit.open().is_empty()).then_some(())

@@ -110,13 +110,13 @@ async fn an_embedding_has_a_vector_for_each_input_in_their_order() {
 }
 
 #[tokio::test]
-async fn an_embedding_of_many_inputs_arrives_whole() {
+async fn an_embedding_of_many_inputs_arrives_in_one_message_where_that_is_asked_for() {
     let app = TestApp::start(|_| ()).await;
     let mut client = app.connect("ann").await;
     // As text, about eight megabytes.
     let inputs: Vec<_> = (0..200).map(|nth| format!("text {nth}")).collect();
     let request = json!({ "id": "e", "type": "embedding", "model": "text-embedding-3-large", "input": inputs });
-    let vectors = client.ask(&request).await.end;
+    let vectors = client.ask(&with(request, &json!({ "stream": false }))).await.end;
     assert_eq!(vectors["data"].as_array().unwrap().len(), 200, "{:.300}", vectors.to_string());
     client.ask(&chat("a", "Why is the sky blue?")).await.done();
     app.stop().await;
@@ -215,7 +215,7 @@ async fn an_answer_can_be_fetched_again_over_http_by_whom_it_is_for_while_it_is_
     assert_eq!(fetched.2["data"], json!(first["data"].as_str().unwrap().to_owned() + &whole.text()));
     // Of large vectors, too; and nobody else's.
     let inputs: Vec<String> = (0..300).map(|nth| format!("text {nth}")).collect();
-    let embedding = client.ask(&json!({ "id": "c", "type": "embedding", "input": inputs })).await;
+    let embedding = client.ask(&json!({ "id": "c", "type": "embedding", "input": inputs, "stream": false })).await;
     let (_, _, again) = fetch("ann", embedding.request_id()).await;
     assert_eq!((again["data"].as_array().unwrap().len(), &again["data"]), (300, &embedding.end["data"]));
     let (status, _, refused) = fetch("eve", embedding.request_id()).await;

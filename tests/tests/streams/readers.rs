@@ -27,7 +27,7 @@ async fn a_client_that_does_not_read_slows_nobody_and_misses_nothing() {
     // Eight megabytes, which no kernel takes in advance: from here on its socket is stuck.
     let inputs: Vec<_> = (0..200).map(|nth| format!("text {nth}")).collect();
     let large = json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-large", "input": inputs });
-    slow.send(&large).await;
+    slow.send(&with(large, &json!({ "stream": false }))).await;
     // Its answers come to their ends in the log, though it has read none of them, and another client is served.
     let mut other = app.connect("other").await;
     other.ask(&chat("a", "Why is the sky blue?")).await.done();

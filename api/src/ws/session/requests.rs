@@ -62,7 +62,7 @@ impl Session {
     /// Goes on with an answer that is here.
     pub(super) fn go_on(&mut self, id: String, KeptAnswer { request_id, answer, stream, .. }: KeptAnswer, after: u64) {
         let there = answer.chunk_count() as u64;
-        if stream && after > there {
+        if (stream || answer.is_in_parts()) && after > there {
             let reason = format!("is beyond what there is: {there} chunks so far");
             return self.refuse(Some(&id), &GatewayError::faulty("after", reason));
         }
