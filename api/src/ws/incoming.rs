@@ -10,6 +10,7 @@ use aihub_application::{
     weight::bytes_once_read,
 };
 use futures::{FutureExt, future::BoxFuture};
+use tokio::time::sleep_until;
 
 use super::{
     client_frame::{ClientFrame, FaultyFrame, id_of},
@@ -21,7 +22,8 @@ use super::{
 };
 use crate::hub::Hub;
 
-/// A compressed message that has more than this, or comes to more than [`LARGE_BYTES`], is made long again aside.
+/// What is longer is read at the pace of its user. Where it is compressed, or comes to more than [`LARGE_BYTES`], it is made long
+/// again aside.
 const BRIEF_BYTES: usize = 8 << 10;
 /// What is longer is read aside: it takes milliseconds.
 const LARGE_BYTES: usize = 64 << 10;
@@ -53,11 +55,31 @@ pub enum Understood {
 pub fn understand(
     hub: &Arc<Hub>,
     principal: &Arc<Principal>,
-    mut message: Message,
+    message: Message,
 ) -> Result<Understood, BoxFuture<'static, Understood>> {
     if let Some(refused) = beyond_its_bytes(hub, principal, &message, message.bytes.len()) {
         return Ok(refused);
     }
+    let is_short = message.bytes.len() <= BRIEF_BYTES && !message.is_deflated;
+    let Some(due) = (!is_short).then(|| hub.gateway.limits.read(&principal.user)).flatten() else {
+        return understand_now(hub, principal, message);
+    };
+    let (hub, principal) = (hub.clone(), principal.clone());
+    Err(async move {
+        sleep_until(due).await;
+        match understand_now(&hub, &principal, message) {
+            Ok(understood) => understood,
+            Err(later) => later.await,
+        }
+    }
+    .boxed())
+}
+
+fn understand_now(
+    hub: &Arc<Hub>,
+    principal: &Arc<Principal>,
+    mut message: Message,
+) -> Result<Understood, BoxFuture<'static, Understood>> {
     if message.is_deflated && message.bytes.len() <= BRIEF_BYTES {
         let anything = |_| Ok::<_, Infallible>(());
         if let Ok(bytes) = inflate(&message.bytes, LARGE_BYTES, anything) {

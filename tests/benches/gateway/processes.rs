@@ -28,11 +28,13 @@ const SECRET: &str = "a secret of the benchmark, at least 32 bytes long";
 const ACCOUNTS: usize = 8;
 
 /// How the simulated provider answers, by the names that the service's clients use.
-pub const MODELS: [(&str, &str); 3] = [
+pub const MODELS: [(&str, &str); 4] = [
     // As fast as the sockets take it.
     ("bench-50", "gpt-6-luna+ttft=0s+rate=0+tokens=50"),
     // As a fast model: half a second an answer.
     ("bench-50-paced", "gpt-6-luna+ttft=0s+rate=100+tokens=50"),
+    // The same, of one that thinks as long as one at a provider does before it begins.
+    ("bench-50-thinks", "gpt-6-luna+ttft=200ms+rate=100+tokens=50"),
     // As a reader: five seconds.
     ("bench-50-slow", "gpt-6-luna+ttft=0s+rate=10+tokens=50"),
 ];

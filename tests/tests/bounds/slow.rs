@@ -76,7 +76,8 @@ async fn a_large_embedding_comes_in_numbered_parts_between_which_others_are_told
     let mut client = Client::narrow(app.address, &app.token("ann"), 64 << 10).await;
     let inputs: Vec<String> = (0..400).map(|nth| format!("text {nth}")).collect();
     let asked = json!({ "id": "large", "type": "embedding", "model": "text-embedding-3-small", "input": inputs });
-    let whole = app.connect("ann").await.ask(&with(asked.clone(), &json!({ "stream": false }))).await.end["data"].clone();
+    let whole =
+        app.connect("ann").await.ask(&with(asked.clone(), &json!({ "stream": false }))).await.end["data"].clone();
     client.send(&asked).await;
     until("both have ended", async || {
         let audit = app.audit().await;

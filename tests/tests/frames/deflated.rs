@@ -98,7 +98,8 @@ impl Raw {
 
 fn embedding(inputs: usize, more: &str) -> String {
     let inputs: Vec<String> = (0..inputs).map(|nth| format!("text {nth}{more}")).collect();
-    json!({ "id": "e", "type": "embedding", "model": "text-embedding-3-small", "input": inputs, "stream": false }).to_string()
+    json!({ "id": "e", "type": "embedding", "model": "text-embedding-3-small", "input": inputs, "stream": false })
+        .to_string()
 }
 
 #[tokio::test]
