@@ -16,7 +16,6 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
 pub use places::{Entry, Place, Waiting};
 
@@ -156,11 +155,6 @@ impl Limits {
     /// Until a request of `user` may begin, which is at once unless the processors are busy and it comes soon after another.
     pub async fn start(&self, user: &str) {
         self.pace.start(user).await;
-    }
-
-    /// When a request of `user` that is not short may be read, if not now.
-    pub fn read(&self, user: &str) -> Option<Instant> {
-        self.pace.read(user)
     }
 
     /// The steps of an answer of `user`, whose pieces are passed on one after another.

@@ -64,7 +64,7 @@ pub struct AnswerRequest {
     /// Where the client put its text: `messages`, `prompt` or `input`.
     pub text_field: &'static str,
     pub stream: bool,
-    /// It comes in one message however long it is: `stream: false` was said, and not left out.
+    /// An embedding that comes in one message however long it is: `stream: false` was said, and not left out.
     pub in_one_message: bool,
     /// How an embedding's vectors come back.
     pub encoding: Encoding,
@@ -118,7 +118,7 @@ impl AnswerRequest {
             inputs: Arc::new(inputs),
             text_field,
             stream: stream.unwrap_or_default(),
-            in_one_message: stream == Some(false),
+            in_one_message: kind == RequestKind::Embedding && stream == Some(false),
             encoding,
             max_tokens,
             fallback,
@@ -128,12 +128,13 @@ impl AnswerRequest {
 
     /// Of everything that it says. A request is compared with one that may have been long ago, and is not kept for that.
     pub fn fingerprint(&self) -> Fingerprint {
-        let Self { kind, provider, model, prompt, inputs, stream, encoding, max_tokens, fallback, .. } = self;
+        let Self { kind, provider, model, prompt, inputs, encoding, max_tokens, fallback, .. } = self;
+        let told = (self.stream, self.in_one_message);
         let mut said = Hashed(Sha256::new());
         // There is nothing in it that has no JSON.
         let written = serde_json::to_writer(
             &mut said,
-            &(kind, provider, model, &**prompt, &**inputs, stream, encoding, max_tokens, fallback),
+            &(kind, provider, model, &**prompt, &**inputs, told, encoding, max_tokens, fallback),
         );
         debug_assert!(written.is_ok());
         Fingerprint(said.0.finalize().into())

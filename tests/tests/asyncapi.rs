@@ -194,6 +194,26 @@ fn every_client_frame_that_is_described_is_one_and_every_reference_leads_somewhe
     }
 }
 
+#[test]
+fn the_manual_has_every_frame_that_is_described() {
+    let manual = include_str!("../../README.md");
+    let (sent, got) = manual.split_once("| you send | |").unwrap().1.split_once("| you get | |").unwrap();
+    let got = got.split_once("\n\n").unwrap().0;
+    let document = document();
+    for (name, message) in document["components"]["messages"].as_object().unwrap() {
+        let (side, table) = match name.split_once('.') {
+            Some(("client", _)) => ("you send", sent),
+            Some(("server", _)) => ("you get", got),
+            _ => continue,
+        };
+        let kind = message["name"].as_str().unwrap();
+        let is_there = [format!("`{kind}`"), format!(r#""type":"{kind}""#), format!("| a {kind} |")]
+            .iter()
+            .any(|said| table.contains(said));
+        assert!(is_there, "{kind} is not in the table of what {side}");
+    }
+}
+
 #[tokio::test]
 async fn the_manual_has_every_limit_that_a_socket_is_told_first() {
     let app = TestApp::start(|_| ()).await;

@@ -124,10 +124,16 @@ pub async fn latest_checkpoint(State(hub): State<Arc<Hub>>, Auditor(caller): Aud
     })))
 }
 
+/// By its position, the proof that an event is in the log.
+#[derive(Debug, Deserialize)]
+pub struct Proven {
+    position: u64,
+}
+
 pub async fn prove(
     State(hub): State<Arc<Hub>>,
     Auditor(caller): Auditor,
-    Path(position): Path<u64>,
+    Path(Proven { position }): Path<Proven>,
 ) -> Result<Response, Problem> {
     let place = place(&hub, &caller)?;
     access::record(&hub, &caller, "audit.prove", [("position", Some(position.to_string()))]).await?;

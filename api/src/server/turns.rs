@@ -1,4 +1,4 @@
-//! Long messages come a piece at a time, in turn, and all of them together take a tenth of one processor to be read, whatever
+//! Long messages come a piece at a time, in turn, and all of them together take a quarter of one processor to be read, whatever
 //! comes and from however many: what is short passes them. What reading takes is measured, so that a faster machine reads faster.
 
 use std::{
@@ -15,7 +15,7 @@ pub const SHORT_BYTES: usize = 256 << 10;
 /// The most that is read in one turn.
 pub const PIECE_BYTES: usize = 64 << 10;
 /// After a piece nothing is read for so many times as long as it took, the piece included.
-const SHARE: u64 = 10;
+const SHARE: u64 = 4;
 /// So much may be read at once after a while in which nothing was, and so little is not worth a wait: timers are not finer.
 const SLACK: Duration = Duration::from_millis(2);
 /// What a piece is taken to take before any was read, and its bounds: a reader that lost its processor took no longer by itself.

@@ -1,7 +1,7 @@
 //! From the bytes of a message to what it says: no more of it is taken into memory than its user may have, which is known before it
 //! is read.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 
 use aihub_application::{
     error::{FaultyField, GatewayError},
@@ -10,20 +10,18 @@ use aihub_application::{
     weight::bytes_once_read,
 };
 use futures::{FutureExt, future::BoxFuture};
-use tokio::time::sleep_until;
 
 use super::{
     client_frame::{ClientFrame, FaultyFrame, id_of},
     close::Code,
     wire::{
-        deflate::{NotInflated, inflate},
+        deflate::{NotInflated, beginning, inflate},
         reader::Message,
     },
 };
 use crate::hub::Hub;
 
-/// What is longer is read at the pace of its user. Where it is compressed, or comes to more than [`LARGE_BYTES`], it is made long
-/// again aside.
+/// A compressed message that has more than this, or comes to more than [`LARGE_BYTES`], is made long again aside.
 const BRIEF_BYTES: usize = 8 << 10;
 /// What is longer is read aside: it takes milliseconds.
 const LARGE_BYTES: usize = 64 << 10;
@@ -55,31 +53,11 @@ pub enum Understood {
 pub fn understand(
     hub: &Arc<Hub>,
     principal: &Arc<Principal>,
-    message: Message,
+    mut message: Message,
 ) -> Result<Understood, BoxFuture<'static, Understood>> {
     if let Some(refused) = beyond_its_bytes(hub, principal, &message, message.bytes.len()) {
         return Ok(refused);
     }
-    let is_short = message.bytes.len() <= BRIEF_BYTES && !message.is_deflated;
-    let Some(due) = (!is_short).then(|| hub.gateway.limits.read(&principal.user)).flatten() else {
-        return understand_now(hub, principal, message);
-    };
-    let (hub, principal) = (hub.clone(), principal.clone());
-    Err(async move {
-        sleep_until(due).await;
-        match understand_now(&hub, &principal, message) {
-            Ok(understood) => understood,
-            Err(later) => later.await,
-        }
-    }
-    .boxed())
-}
-
-fn understand_now(
-    hub: &Arc<Hub>,
-    principal: &Arc<Principal>,
-    mut message: Message,
-) -> Result<Understood, BoxFuture<'static, Understood>> {
     if message.is_deflated && message.bytes.len() <= BRIEF_BYTES {
         let anything = |_| Ok::<_, Infallible>(());
         if let Ok(bytes) = inflate(&message.bytes, LARGE_BYTES, anything) {
@@ -139,7 +117,9 @@ fn make_long(hub: &Hub, principal: &Principal, message: &mut Message) -> Option<
         }
         Err(NotInflated::Malformed) => Some(Understood::Broken(Code::Protocol, "a compressed message is malformed")),
         Err(NotInflated::TooLong) => Some(Understood::Broken(Code::TooBig, "the frame exceeds the limit")),
-        Err(NotInflated::NoRoom(used_up)) => Some(refused(hub, principal, &[], used_up.into(), None)),
+        Err(NotInflated::NoRoom(used_up)) => {
+            Some(refused(hub, principal, &beginning_of(message), used_up.into(), None))
+        }
     }
 }
 
@@ -150,9 +130,15 @@ fn beyond_its_bytes(hub: &Hub, principal: &Principal, message: &Message, bytes: 
         error.retry_after().unwrap_or_default().clamp(SHORTEST_REST, LONGEST_REST).min(hub.settings.ping_interval);
     // Not all of them at the same time again.
     let rest = wait.mul_f64(rand::random_range(0.5..=1.0));
-    // Looked for where it customarily stands: the whole would take long.
-    let beginning = &message.bytes[..message.bytes.len().min(LARGE_BYTES)];
-    Some(refused(hub, principal, beginning, error, Some(rest)))
+    Some(refused(hub, principal, &beginning_of(message), error, Some(rest)))
+}
+
+/// Where a frame's id is looked for that is not read: where it customarily stands, since the whole would take long.
+fn beginning_of(message: &Message) -> Cow<'_, [u8]> {
+    if message.is_deflated {
+        return beginning(&message.bytes, BRIEF_BYTES).into();
+    }
+    message.bytes[..message.bytes.len().min(LARGE_BYTES)].into()
 }
 
 /// `looked_at` is where the frame's id is looked for.

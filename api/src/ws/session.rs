@@ -81,6 +81,8 @@ struct Running {
     request_id: Option<Arc<str>>,
     /// A chunk of it has been told on this socket.
     is_told: bool,
+    /// By this socket: of what is told in parts, no more of them are.
+    is_cancelled: bool,
     stream: bool,
 }
 
@@ -395,8 +397,7 @@ impl Session {
                 let is_first = !std::mem::replace(&mut running.is_told, true);
                 ServerFrame::chunk(id, request_id.filter(|_| is_first), &chunk)
             }
-            // Of one that is cancelled while it is told, no more parts are.
-            AnswerItem::Vectors(part) if !running.answer.cancelled.is_cancelled() => {
+            AnswerItem::Vectors(part) if !running.is_cancelled => {
                 let is_first = !std::mem::replace(&mut running.is_told, true);
                 vectors::chunk(id, running.request_id.as_ref().filter(|_| is_first), &part)
             }

@@ -32,6 +32,11 @@ pub fn in_words(fault: &str) -> String {
         "number too large to fit in target type" => "is too large a number",
         "number too small to fit in target type" => "is too small a number",
         "invalid float literal" | "cannot parse float from empty string" => "must be a number",
+        "input contains invalid characters"
+        | "input is out of range"
+        | "no possible date and time matching input"
+        | "premature end of input"
+        | "trailing input" => "must be a time like 2026-12-01T00:00:00Z",
         "provided string was not `true` or `false`" => "must be true or false",
         other => return other.replace("missing field ", "lacks the field ").replace("unknown field", "has no field"),
     }

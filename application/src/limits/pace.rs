@@ -1,5 +1,5 @@
 //! How fast a user is served while the processors are busy: their answers together go on no faster than a model writes, and their
-//! requests are read and begin no faster than people ask, so that whoever has one, or has just come, finds a processor at once.
+//! requests begin no faster than people ask, so that whoever has one, or has just come, finds a processor at once.
 
 use std::{
     collections::HashMap,
@@ -24,8 +24,7 @@ const MOST_US: u64 = 64_000;
 /// What they have to take at once where the wait was so many times as long as it may be.
 const JUMP_US: u64 = 8_000;
 const MUCH: u32 = 4;
-/// So many turns after a request of a user's the next one begins at the earliest: it costs about as much as their pieces. So does
-/// reading one that is not short, whatever becomes of it.
+/// So many turns after a request of a user's the next one begins at the earliest: it costs about as much as their pieces.
 const TURNS_OF_A_START: u32 = 4;
 /// However many begin, none is held up for longer; and however many go on, their pieces take no longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -55,19 +54,10 @@ struct Starts {
     seldom: Option<Instant>,
 }
 
-/// What is done with a request, at its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Deed {
-    Reading,
-    Beginning,
-}
-
 #[derive(Debug)]
 struct User {
-    /// When the last request was read, or is to be, if any.
-    read: Option<Instant>,
-    /// When the last one began, or is to.
-    began: Option<Instant>,
+    /// When the last request began, or is to.
+    last: Instant,
     /// Until when an answer is held up, or was.
     held_up: Instant,
     /// Answers that go on.
@@ -98,7 +88,7 @@ impl Pace {
             _ if !is_minded => now / 2,
             lag if lag > self.max_lag * MUCH => (now * 3).max(JUMP_US),
             lag if lag > self.max_lag => now * 3 / 2,
-            _ => now - now / 128,
+            _ => now - now / 64,
         };
         let is_felt = is_minded && lag > self.max_lag || then >= LEAST_US;
         self.turn_us.store(if is_felt { then.clamp(LEAST_US, MOST_US) } else { 0 }, Relaxed);
@@ -106,35 +96,33 @@ impl Pace {
 
     /// Until a request of `user` may begin.
     pub async fn start(&self, user: &str) {
-        if let Some(due) = self.due(user, Deed::Beginning) {
-            sleep_until(due).await;
+        if let Some(begins) = self.begins(user) {
+            sleep_until(begins).await;
         }
     }
 
-    /// When a request of `user` that is not short may be read, if not now.
-    pub fn read(&self, user: &str) -> Option<Instant> {
-        self.due(user, Deed::Reading)
-    }
-
-    /// When that may be done, if not now.
-    fn due(&self, user: &str, deed: Deed) -> Option<Instant> {
+    /// When a request of `user` may begin, if not now.
+    fn begins(&self, user: &str) -> Option<Instant> {
         let gap = self.turn() * TURNS_OF_A_START;
         let now = Instant::now();
         let mut starts = self.starts();
-        let known = starts.users.entry(user.to_owned()).or_insert(User::new(now));
+        let Some(known) = starts.users.get_mut(user) else {
+            starts.users.insert(user.to_owned(), User { last: now, held_up: now, answers: 0 });
+            starts.seldom = Some(now);
+            return None;
+        };
         let is_seldom = known.asks_little(now);
-        let last = if deed == Deed::Reading { &mut known.read } else { &mut known.began };
-        let due = last.map_or(now, |last| (last + gap).clamp(now, now + LONGEST_WAIT));
-        *last = Some(due);
-        if is_seldom && deed == Deed::Beginning {
+        known.last = (known.last + gap).clamp(now, now + LONGEST_WAIT);
+        let begins = known.last;
+        if is_seldom {
             starts.seldom = Some(now);
         }
-        Some(due).filter(|due| *due > now)
+        Some(begins).filter(|begins| *begins > now)
     }
 
     pub fn forget_idle(&self) {
         let now = Instant::now();
-        self.starts().users.retain(|_, user| !user.is_idle(now));
+        self.starts().users.retain(|_, user| user.answers > 0 || !user.asks_little(now));
     }
 
     fn starts(&self) -> MutexGuard<'_, Starts> {
@@ -144,7 +132,7 @@ impl Pace {
     pub fn steps<'a>(&'a self, user: &'a str) -> Steps<'a> {
         let now = Instant::now();
         let mut starts = self.starts();
-        let known = starts.users.entry(user.to_owned()).or_insert(User::new(now));
+        let known = starts.users.entry(user.to_owned()).or_insert(User { last: now, held_up: now, answers: 0 });
         known.answers = known.answers.saturating_add(1);
         Steps { pace: self, user, pieces: 0, turn_began: now }
     }
@@ -155,18 +143,8 @@ impl Pace {
 }
 
 impl User {
-    const fn new(now: Instant) -> Self {
-        Self { read: None, began: None, held_up: now, answers: 0 }
-    }
-
     fn asks_little(&self, now: Instant) -> bool {
-        self.began.is_none_or(|began| now > began.max(self.held_up) + SELDOM)
-    }
-
-    /// There is nothing to be remembered of them.
-    fn is_idle(&self, now: Instant) -> bool {
-        self.answers == 0
-            && [self.began, self.read, Some(self.held_up)].into_iter().flatten().all(|last| now > last + SELDOM)
+        now > self.last.max(self.held_up) + SELDOM
     }
 }
 
@@ -256,14 +234,8 @@ mod tests {
         assert_eq!(begins("ann").await, Duration::from_millis(256));
         assert_eq!(begins("bob").await, Duration::ZERO, "and so does everybody else's");
         assert_eq!(*futures::future::join_all((0..100).map(|_| begins("ann"))).await.last().unwrap(), LONGEST_WAIT);
-        // What is long is read as slowly, and asking for it takes nothing of the other.
-        assert_eq!(["eve", "eve", "fay"].map(|user| pace.read(user).is_some()), [false, true, false]);
-        assert_eq!(begins("eve").await, Duration::ZERO);
         pace.forget_idle();
-        assert_eq!(pace.starts().users.len(), 3);
-        tokio::time::advance(SELDOM * 3).await;
-        pace.forget_idle();
-        assert!(pace.starts().users.is_empty());
+        assert_eq!(pace.starts().users.len(), 1);
         pace.start("dan").await;
         pace.feel(Duration::ZERO);
         assert!(time_of(&pace, 80, Duration::ZERO).await > Duration::from_millis(600), "not at once");

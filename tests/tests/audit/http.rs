@@ -66,6 +66,9 @@ async fn an_auditor_checks_proves_and_reads_and_each_use_is_in_the_log_before_it
     let (_, proof) = get(&app, "/api/audit/prove/4", &token).await;
     assert_eq!(verify_bundle(proof.as_bytes(), &[key]).unwrap().to, 4);
     assert_eq!(get(&app, "/api/audit/prove/100000", &token).await.0, StatusCode::NOT_FOUND);
+    let (status, refused) = get(&app, "/api/audit/prove/abc", &token).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(refused.contains("position: must be a whole number from 0 on"), "{refused}");
 
     let (_, trail) = get(&app, &format!("/api/audit/trail?request={request}"), &token).await;
     let events: Vec<Value> = lines(&trail).into_iter().map(|entry| entry["event"].clone()).collect();

@@ -124,6 +124,13 @@ async fn a_large_embedding_comes_in_numbered_parts_between_which_others_are_told
     let beyond = with(resume, &json!({ "after": parts.len() + 1 }));
     client.ask(&beyond).await.error("VALIDATION_ERROR");
 
+    // What comes whole has no parts, and a key's request has one form.
+    let keyed = with(asked.clone(), &json!({ "id": "keyed", "idempotencyKey": "k", "input": ["one", "two"] }));
+    assert_eq!(client.ask(&keyed).await.end["type"], "completion");
+    let after = json!({ "type": "resume", "id": "keyed", "after": 1 });
+    client.ask(&after).await.error("VALIDATION_ERROR");
+    client.ask(&with(keyed, &json!({ "id": "again", "stream": false }))).await.error("DUPLICATE_REQUEST");
+
     // One that is cancelled while it is told ends there.
     let mut client = Client::narrow(app.address, &app.token("ann"), 64 << 10).await;
     client.send(&with(asked.clone(), &json!({ "id": "enough", "stream": true }))).await;

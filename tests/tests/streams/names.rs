@@ -104,6 +104,10 @@ async fn what_cannot_be_gone_on_with_is_told_apart() {
 async fn a_request_is_cancelled_from_another_socket_by_its_name_and_both_are_told_its_end() {
     let Tabs { app, cut: (connection, _, _), mut second, request_id } = Tabs::open().await;
     let mut other = app.connect("ann").await;
+    // Under a name that another has here, nothing is: the two ends could not be told apart.
+    app.providers.rule(json!({ "model": "gpt-6-astra", "hang": true }));
+    other.send(&with(chat("mine", "Go on"), &json!({ "model": "gpt-6-astra" }))).await;
+    other.ask(&json!({ "type": "cancel", "id": "mine", "requestId": request_id })).await.error("DUPLICATE_REQUEST");
     // By an id alone only this socket's own are meant.
     other.ask(&json!({ "type": "cancel", "id": "1" })).await.error("NOT_FOUND");
     let answer = other.ask(&json!({ "type": "cancel", "id": "c", "requestId": request_id })).await;

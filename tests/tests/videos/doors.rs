@@ -175,4 +175,6 @@ async fn a_list_is_paged_from_the_newest_on() {
     for faulty in ["limit=0", "status=lost", "state=lost", "status=rendering", "cursor=x", "colour=red"] {
         assert_eq!(page(faulty).await["code"], "VALIDATION_ERROR", "{faulty}");
     }
+    let refused = page("from=yesterday").await;
+    assert_eq!(refused["message"], "from: must be a time like 2026-12-01T00:00:00Z", "{refused}");
 }

@@ -61,8 +61,9 @@ impl Session {
 
     /// Goes on with an answer that is here.
     pub(super) fn go_on(&mut self, id: String, KeptAnswer { request_id, answer, stream, .. }: KeptAnswer, after: u64) {
-        let there = answer.chunk_count() as u64;
-        if (stream || answer.is_in_parts()) && after > there {
+        // What comes whole has none.
+        let there = if stream || answer.is_in_parts() { answer.chunk_count() as u64 } else { 0 };
+        if after > there {
             let reason = format!("is beyond what there is: {there} chunks so far");
             return self.refuse(Some(&id), &GatewayError::faulty("after", reason));
         }
@@ -93,8 +94,14 @@ impl Session {
             Wanted::Request(wanted) => running.request_id.as_deref() == Some(wanted),
             Wanted::Called { connection, .. } => connection.is_none_or(|connection| connection == self.connection_id),
         };
-        if let Some(running) = self.running.get(id.as_str()).filter(is_wanted) {
-            return running.answer.cancelled.cancel();
+        if let Some(running) = self.running.get_mut(id.as_str()) {
+            if is_wanted(&&*running) {
+                running.is_cancelled = true;
+                return running.answer.cancelled.cancel();
+            }
+            // Its end could not be told apart from the other's.
+            let reason = "another request with this id is running on this socket: give the cancel another one";
+            return self.refuse(Some(&id), &GatewayError::DuplicateRequest { request_id: None, reason });
         }
         if let Wanted::Called { id: of, connection: None } = &wanted {
             // By an id alone only this socket's own are meant, and none of them is running.
@@ -108,10 +115,9 @@ impl Session {
         match self.hub.gateway.answers.find(&self.principal, &wanted) {
             Ok(Some(KeptAnswer { request_id, answer, .. })) => {
                 answer.cancelled.cancel();
-                if !self.running.contains_key(id.as_str()) && self.full().is_none() {
-                    let end = answer.read(u64::MAX);
-                    self.follow(id, Some(request_id), (answer, end), true);
-                }
+                // Its end comes soon, or is there: it is told however many are running here.
+                let end = answer.read(u64::MAX);
+                self.follow(id, Some(request_id), (answer, end), true);
             }
             Ok(None) => match self.full() {
                 Some(error) => self.refuse(Some(&id), &error),
@@ -151,6 +157,6 @@ impl Session {
         let id: Arc<str> = id.into();
         let name = id.clone();
         self.answers.push(items.map(move |item| (name.clone(), item)).boxed());
-        self.running.insert(id, Running { answer, request_id, is_told: false, stream });
+        self.running.insert(id, Running { answer, request_id, is_told: false, is_cancelled: false, stream });
     }
 }

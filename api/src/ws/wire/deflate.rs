@@ -96,6 +96,14 @@ impl Deflater {
     }
 }
 
+/// What a message that was made shorter begins with, `most` bytes at most, as far as it can be made out.
+pub fn beginning(bytes: &[u8], most: usize) -> Vec<u8> {
+    let mut made = Vec::with_capacity(most);
+    // Where it is malformed, it says nothing from there on.
+    let _ = Decompress::new(false).decompress_vec(bytes, &mut made, FlushDecompress::Sync);
+    made
+}
+
 /// Why there is no message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotInflated<E> {
