@@ -17,6 +17,7 @@ mod migrate;
 mod output;
 mod project;
 mod projections;
+mod reason;
 mod reconcile;
 mod relay;
 mod replay;

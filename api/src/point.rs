@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use aihub_infrastructure::event_store::reader;
+use anyhow::ensure;
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, TimeDelta, Utc};
 use sqlx::PgConnection;
 use thiserror::Error;
@@ -42,6 +43,21 @@ impl fmt::Display for Point {
 }
 
 impl Point {
+    /// Refuses one that the log has not come to.
+    pub async fn require_past(self, connection: &mut PgConnection) -> anyhow::Result<()> {
+        match self {
+            Self::Position(position) => {
+                let head = reader::head(connection).await?.position;
+                ensure!(position <= head, "the log ends at position {head}: there is no {position} yet");
+            }
+            Self::Time(time) => {
+                let now: DateTime<Utc> = sqlx::query_scalar("SELECT now()").fetch_one(connection).await?;
+                ensure!(time <= now, "{self} is yet to come");
+            }
+        }
+        Ok(())
+    }
+
     /// The first position from then on.
     pub async fn first(self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
         match self {

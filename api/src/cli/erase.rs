@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     account::{Ledger, account_name, actor, metadata},
     output::out_line,
+    reason::Reason,
 };
 use crate::config::Config;
 
@@ -23,7 +24,7 @@ pub struct Erase {
     subject: String,
     /// Why, for the audit
     #[arg(long)]
-    reason: String,
+    reason: Reason,
     /// Who erases [default: the operating system's user]
     #[arg(long)]
     actor: Option<String>,
@@ -42,8 +43,10 @@ impl Erase {
         let metadata = metadata(&actor, &Uuid::now_v7().to_string());
         let key_ids = keys_of(ledger.database.pool(), &subject).await?;
         let keys = key_ids.len();
+        let is_known = keys > 0 || ledger.accounts.load(&subject).await?.is_open();
+        anyhow::ensure!(is_known, "there is no account {subject}, and no content of it: nothing was erased");
         let now = ledger.clock.now();
-        let command = SubjectCommand::EraseSubject { reason: self.reason, actor, key_ids, erased_at: now };
+        let command = SubjectCommand::EraseSubject { reason: self.reason.into(), actor, key_ids, erased_at: now };
         let erasure = erase_subject(&*ledger.log, &subject, &command, &metadata).await?;
         let erased_at = if let Erasure::Before { erased_at } = erasure { erased_at } else { now };
         // A service that runs does it as well, when it reads the event, and may be first.

@@ -28,6 +28,7 @@ use super::{
     access::Who,
     account::{Ledger, metadata},
     output::remark,
+    reason::Reason,
 };
 use crate::{
     config::{Config, prices::PriceSettings, videos::VideoPriceSettings},
@@ -56,7 +57,7 @@ pub struct Reprice {
     actor: Option<String>,
     /// Why, for the audit
     #[arg(long)]
-    reason: Option<String>,
+    reason: Option<Reason>,
     /// A name for this correction: with the same one it is made once [default: made of the month and the prices]
     #[arg(long)]
     key: Option<String>,
@@ -116,7 +117,7 @@ impl Reprice {
         Who { actor: self.actor.clone() }.looks(&ledger.database, "reprice", asked).await?;
         let key = repricing.to_string();
         let mut corrector = match (self.apply, self.actor, self.reason) {
-            (true, Some(actor), Some(reason)) => Some(Corrector::new(ledger, repricing, actor, reason)),
+            (true, Some(actor), Some(reason)) => Some(Corrector::new(ledger, repricing, actor, reason.into())),
             _ => None,
         };
         let mut comparison = Comparison::default();

@@ -5,9 +5,9 @@ use std::fs;
 
 use crate::auth::secret::Secret;
 
-/// For `value_parser`: the text itself, or what stands in the file, without the end of its last line.
+/// For `value_parser`: the text itself, or what stands in the file, without what is blank at its end.
 pub fn secret(text: &str) -> Result<Secret, String> {
-    let Some(path) = text.strip_prefix('@') else { return Ok(Secret::new(text)) };
+    let Some(path) = text.strip_prefix('@') else { return Ok(Secret::new(text.trim_end())) };
     let read = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     let read = read.trim_end();
     if read.is_empty() { Err(format!("{path} is empty")) } else { Ok(Secret::new(read)) }
@@ -23,7 +23,7 @@ mod tests {
         let file = folder.path().join("url");
         fs::write(&file, "postgres://a:b@c/d\n").unwrap();
         assert_eq!(secret(&format!("@{}", file.display())).unwrap().expose(), "postgres://a:b@c/d");
-        assert_eq!(secret("postgres://a:b@c/d").unwrap().expose(), "postgres://a:b@c/d");
+        assert_eq!(secret("postgres://a:b@c/d\n").unwrap().expose(), "postgres://a:b@c/d");
         fs::write(&file, "\n").unwrap();
         assert!(secret(&format!("@{}", file.display())).unwrap_err().contains("is empty"));
         assert!(secret("@/no/such/file").unwrap_err().contains("/no/such/file"));

@@ -98,9 +98,20 @@ async fn a_system_is_played_into_another_database_and_asked_about_the_past_and_a
     let request = done(&database, &["replay", "--as-of", "4", "--request", "acme-0"]).await;
     assert!(request.contains("\"accepted\""), "{request}");
     assert_eq!(aihub(Some(&database), &["replay", "--as-of", "1", "--request", "acme-0"]).await.0, 3);
+    for beyond in ["1000000", "2999-01-01"] {
+        let (code, said) = aihub(Some(&database), &["replay", "--as-of", beyond, "--account", "acme"]).await;
+        assert!(code != 0 && (said.contains("the log ends at position") || said.contains("yet to come")), "{said}");
+    }
 
+    for (arguments, why) in [
+        (["erase", "--subject", "acmee", "--reason", "asked for"], "no account acmee"),
+        (["erase", "--subject", "acme", "--reason", " ."], "say why"),
+    ] {
+        let (code, said) = aihub(Some(&database), &arguments).await;
+        assert!(code != 0 && said.contains(why), "{said}");
+    }
     let erase = ["erase", "--subject", "acme", "--reason", "asked for", "--actor", "privacy"];
-    assert!(done(&database, &erase).await.contains("recorded at position 44"));
+    assert!(done(&database, &erase).await.contains("recorded at position 46"));
     assert!(done(&database, &erase).await.contains("was erased at"));
     let trail = done(&database, &["audit", "trail", "--account", "acme"]).await;
     assert!(trail.contains("subject erased: actor privacy, reason asked for"), "{trail}");

@@ -33,7 +33,7 @@ async fn an_amount_beyond_the_most_is_refused_by_name_at_every_door_and_changes_
         let (code, text) = aihub(Some(&database), arguments).await;
         assert!(code != 0 && text.contains(reason), "{arguments:?}: {code} {text}");
     };
-    let of = ["--account", "acme", "--reason", "r"];
+    let of = ["--account", "acme", "--reason", "a test"];
     let bound = "at most 1000000000000";
     for credits in ["9000000000000", "9223372036854", "9223372036855", "1000000000000.000001", "1e30", "-1"] {
         let reason = if credits.starts_with("1e") || credits.starts_with('-') { "" } else { bound };
@@ -42,6 +42,8 @@ async fn an_amount_beyond_the_most_is_refused_by_name_at_every_door_and_changes_
         refused(&[&["account", "adjust", "--corrects", "r-1", "--credit", credits][..], &of].concat(), reason).await;
         refused(&[&["account", "adjust", "--corrects", "r-1", "--debit", credits][..], &of].concat(), reason).await;
     }
+    let past = ["account", "grant", "--credits", "1", "--expires", "2024-12-31"];
+    refused(&[&past[..], &of].concat(), "expired already").await;
     // The most that there may be goes in, and then nothing more.
     let grant = |credits| [&["account", "grant", "--credits", credits][..], &of].concat();
     done(&database, &grant("999999999999.999999")).await;

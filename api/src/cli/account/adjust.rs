@@ -12,7 +12,10 @@ use cqrs_es::Aggregate;
 use uuid::Uuid;
 
 use super::{Ledger, account_name, actor, metadata};
-use crate::{cli::output::out_line, config::amount::Credits};
+use crate::{
+    cli::{output::out_line, reason::Reason},
+    config::amount::Credits,
+};
 
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("kind").required(true).args(["credit", "debit"])))]
@@ -33,7 +36,7 @@ pub struct Adjust {
     month: Option<Month>,
     /// Why, for the audit
     #[arg(long)]
-    reason: String,
+    reason: Reason,
     /// A name for this note: with the same one it is made once, however often the command runs
     #[arg(long)]
     key: Option<String>,
@@ -65,7 +68,7 @@ impl Adjust {
             amount,
             corrects: self.corrects,
             corrects_month: self.month,
-            reason: self.reason,
+            reason: self.reason.into(),
             actor,
             adjusted_at: ledger.clock.now(),
         });

@@ -5,7 +5,10 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::{Ledger, account_name, actor, metadata};
-use crate::{cli::output::out_line, config::amount::Credits};
+use crate::{
+    cli::{output::out_line, reason::Reason},
+    config::amount::Credits,
+};
 
 #[derive(Debug, Args)]
 pub struct Grant {
@@ -16,7 +19,7 @@ pub struct Grant {
     credits: Credits,
     /// Why, for the audit
     #[arg(long)]
-    reason: String,
+    reason: Reason,
     /// A name for this grant: with the same one it is made once, however often the command runs
     #[arg(long)]
     key: Option<String>,
@@ -34,14 +37,21 @@ impl Grant {
         let grant_id = self.key.unwrap_or_else(|| Uuid::now_v7().to_string());
         let actor = actor(self.actor);
         let metadata = metadata(&actor, &grant_id);
+        let now = ledger.clock.now();
         let command = AccountCommand::GrantCredits {
             grant_id: grant_id.clone(),
             amount: self.credits.0,
             expires_at: self.expires,
-            reason: self.reason,
+            reason: self.reason.into(),
             actor,
-            granted_at: ledger.clock.now(),
+            granted_at: now,
         };
+        // The same grant once more is told so, however late.
+        let is_made =
+            ledger.accounts.load(&self.account).await?.decide(command.clone()).is_ok_and(|more| more.is_empty());
+        if let Some(expires) = self.expires.filter(|expires| *expires <= now && !is_made) {
+            anyhow::bail!("nobody could spend a grant that has expired already, at {expires}");
+        }
         let events = ledger.accounts.execute(&self.account, &command, &|_| Ok(vec![]), &metadata).await?;
         let available = events.iter().find_map(|event| match event {
             AccountEvent::CreditsGranted { available_microcredits, .. } => Some(available_microcredits),

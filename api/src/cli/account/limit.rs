@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Ledger, account_name, actor, metadata, show::describe};
 use crate::{
-    cli::output::out_line,
+    cli::{output::out_line, reason::Reason},
     config::amount::{Credits, InvalidCredits},
 };
 
@@ -26,7 +26,7 @@ pub struct Limit {
     monthly: Option<Most>,
     /// Why, for the audit
     #[arg(long)]
-    reason: String,
+    reason: Reason,
     /// Who limits [default: the operating system's user]
     #[arg(long)]
     actor: Option<String>,
@@ -54,7 +54,7 @@ impl Limit {
         let actor = actor(self.actor);
         let metadata = metadata(&actor, &Uuid::now_v7().to_string());
         let set_at = ledger.clock.now();
-        let command = AccountCommand::SetUsageLimits { limits, reason: self.reason, actor, set_at };
+        let command = AccountCommand::SetUsageLimits { limits, reason: self.reason.into(), actor, set_at };
         ledger.accounts.execute(&self.account, &command, &|_| Ok(vec![]), &metadata).await?;
         Ok(out_line(format_args!("limits of {}: {}", self.account, describe(limits)))?)
     }

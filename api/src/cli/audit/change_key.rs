@@ -10,6 +10,7 @@ use crate::{
     cli::{
         account::{Ledger, actor, metadata},
         output::out_line,
+        reason::Reason,
     },
     config::Config,
 };
@@ -18,7 +19,7 @@ use crate::{
 pub struct ChangeKey {
     /// Why, for the audit
     #[arg(long)]
-    reason: String,
+    reason: Reason,
     /// Who changes it [default: the operating system's user]
     #[arg(long)]
     actor: Option<String>,
@@ -58,7 +59,7 @@ impl ChangeKey {
             key: verifier.clone(),
             endorsement,
             actor,
-            reason: self.reason,
+            reason: self.reason.into(),
             introduced_at: ledger.clock.now(),
         };
         match introduce(&*ledger.log, introduction, &metadata).await? {

@@ -29,6 +29,7 @@ type State = Map<String, Value>;
 pub async fn show(database: &Database, point: Point, whose: Whose, diff: bool) -> anyhow::Result<()> {
     let mut connection = scan::connect(database).await?;
     let mut snapshot = scan::snapshot(&mut connection).await?;
+    point.require_past(&mut snapshot).await?;
     let position = point.last(&mut snapshot).await?;
     let (then, events) = known(&mut snapshot, &whose, position).await?;
     out_line(format_args!("as of position {position}"))?;
