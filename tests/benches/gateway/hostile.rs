@@ -17,9 +17,9 @@ const HOSTILE: u8 = 50;
 const HONEST: usize = 10;
 /// Until the crowd holds what it gets.
 const GATHERING: Duration = Duration::from_secs(5);
-/// Of what honest users see of a model that begins as soon as one does at a provider.
+/// Whatever the model.
 const GOAL: f64 = 3.0;
-/// That, and one that begins at once: of it, all that is seen is what the service takes.
+/// One that begins as soon as one does at a provider, and one that begins at once: of it, all that is seen is what the service takes.
 const MODELS: [&str; 2] = ["bench-50-thinks", "bench-50-paced"];
 /// An answer takes half a second and more: the honest ask one after another within it, as people do, and not all at once.
 const BETWEEN: Duration = Duration::from_millis(50);
@@ -58,7 +58,7 @@ pub async fn section(bench: &Bench, time: Duration) {
     crowd.kill().await.unwrap();
     let [seen, taken] = [0, 1].map(|model| beside[model].as_secs_f64() / alone[model].as_secs_f64());
     println!("\np99 of the first chunk beside the crowd: {seen:.1} times that alone (goal: at most {GOAL}).");
-    println!("Of a model that begins at once, so of what the service itself takes: {taken:.1} times.");
+    println!("Of a model that begins at once, so of what the service itself takes: {taken:.1} times (the same goal).");
     tokio::time::sleep(Duration::from_mins(1)).await;
     let (most, now) = memory_mb(bench.service.id);
     println!("A minute after it left: {now:.0} MB of {most:.0} at most.");

@@ -100,7 +100,8 @@ impl Session {
                 return running.answer.cancelled.cancel();
             }
             // Its end could not be told apart from the other's.
-            let reason = "another request with this id is running on this socket: name the one that is meant by its requestId, beside an id that is free";
+            let reason = "another request with this id is running on this socket: name the one that is meant by its \
+                          requestId, beside an id that is free";
             return self.refuse(Some(&id), &GatewayError::DuplicateRequest { request_id: None, reason });
         }
         if let Wanted::Called { id: of, connection: None } = &wanted {
