@@ -170,11 +170,14 @@ impl EmbeddedPostgres {
         let Self { place: Place { directory, .. }, presence, child, .. } = self;
         // While this is held nobody joins a server that is about to end.
         let _change = directory.lock_for_change().await?;
+        // Opened before the use ends: a temporary directory is being removed soon after, and a file that is made in it then
+        // would keep it.
+        let (users, server) = (directory.users()?, directory.server()?);
         drop(presence);
-        if directory.is_used().await? {
+        if users.acquire(Duration::ZERO).await?.is_none() {
             return Ok(());
         }
-        if directory.server_lock(STOP_DEADLINE).await?.is_none() {
+        if server.acquire(STOP_DEADLINE).await?.is_none() {
             return Err(EmbeddedPostgresError::NotStopped { path: directory.path().to_owned(), after: STOP_DEADLINE });
         }
         if let Some(mut watchdog) = child {

@@ -49,6 +49,28 @@ pub(super) struct Presence {
     _alive: File,
 }
 
+/// A file that can be locked, and not locked by us yet.
+pub(super) struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// The locked file; `None` if somebody else has it at the deadline.
+    pub(super) async fn acquire(self, deadline: Duration) -> Result<Option<File>, EmbeddedPostgresError> {
+        let end = Instant::now() + deadline;
+        loop {
+            match self.file.try_lock() {
+                Ok(()) => return Ok(Some(self.file)),
+                Err(TryLockError::WouldBlock) if Instant::now() >= end => return Ok(None),
+                // A lock cannot be awaited with an end, other than by asking again.
+                Err(TryLockError::WouldBlock) => sleep(POLL_INTERVAL).await,
+                Err(TryLockError::Error(error)) => return Err(at("lock", self.path)(error)),
+            }
+        }
+    }
+}
+
 impl Directory {
     /// Creates `path` where it does not exist. If PostgreSQL's user could not reach it (root's home has mode 0700), it
     /// becomes a link to a directory under `relocated`.
@@ -99,18 +121,23 @@ impl Directory {
     /// Waits for its turn to start, join or leave.
     pub(super) async fn lock_for_change(&self) -> Result<File, EmbeddedPostgresError> {
         let busy = || EmbeddedPostgresError::Busy { path: self.path.clone(), after: CHANGE_DEADLINE };
-        self.locked("change", CHANGE_DEADLINE).await?.ok_or_else(busy)
+        self.lock("change")?.acquire(CHANGE_DEADLINE).await?.ok_or_else(busy)
     }
 
     /// The lock that PostgreSQL's processes hold, as soon as the last one has gone; `None` if one still lives at the
     /// deadline. Free at once where nothing runs.
     pub(super) async fn server_lock(&self, deadline: Duration) -> Result<Option<File>, EmbeddedPostgresError> {
-        self.locked("server", deadline).await
+        self.lock("server")?.acquire(deadline).await
     }
 
-    /// Whether any process uses the server, this one included while its [`Presence`] lives.
-    pub(super) async fn is_used(&self) -> Result<bool, EmbeddedPostgresError> {
-        Ok(self.locked("users", Duration::ZERO).await?.is_none())
+    /// What the users of the server hold, this process included while its [`Presence`] lives.
+    pub(super) fn users(&self) -> Result<Lock, EmbeddedPostgresError> {
+        self.lock("users")
+    }
+
+    /// What PostgreSQL's processes hold; see [`Self::server_lock`].
+    pub(super) fn server(&self) -> Result<Lock, EmbeddedPostgresError> {
+        self.lock("server")
     }
 
     /// Joins the users of the server that runs; `None` where no watchdog listens, since it ended or was killed.
@@ -169,18 +196,9 @@ impl Directory {
         Ok(users)
     }
 
-    async fn locked(&self, name: &str, deadline: Duration) -> Result<Option<File>, EmbeddedPostgresError> {
+    fn lock(&self, name: &str) -> Result<Lock, EmbeddedPostgresError> {
         let file = self.open(name, OpenOptions::new().read(true).write(true))?;
-        let end = Instant::now() + deadline;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Some(file)),
-                Err(TryLockError::WouldBlock) if Instant::now() >= end => return Ok(None),
-                // A lock cannot be awaited with an end, other than by asking again.
-                Err(TryLockError::WouldBlock) => sleep(POLL_INTERVAL).await,
-                Err(TryLockError::Error(error)) => return Err(at("lock", self.path.join(name))(error)),
-            }
-        }
+        Ok(Lock { file, path: self.path.join(name) })
     }
 
     fn hand_over(&self, file: &File) -> io::Result<()> {
