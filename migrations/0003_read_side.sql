@@ -132,7 +132,7 @@ CREATE TABLE read.video_status_v1 (
     submissions           integer     NOT NULL,
     reserved_microcredits bigint      NOT NULL,
     charged_microcredits  bigint      NOT NULL CHECK (charged_microcredits <= reserved_microcredits),
-    billed_seconds        integer     CHECK (billed_seconds <= seconds),
+    billed_seconds        integer     CHECK (billed_seconds >= 0),
     cost_picousd          bigint      NOT NULL,
     price_id              text,
     bytes                 bigint,

@@ -201,7 +201,7 @@ impl App {
         workers.spawn(erasure::follow(database.clone(), told, vault, forget, stop_workers.clone()));
         workers.spawn(feel_load(gateway.clone(), stop_workers.clone()));
         keep_records(&config, &gateway, &database, &workers, &stop_workers);
-        let client_requests = Arc::new(client_requests(&gateway, &database));
+        let client_requests = Arc::new(PostgresClientRequests::new(database.pool().clone()));
         let lost_answers = lost_answers(&gateway, &reads);
         let clock = database_clock;
         let house = House { gateway, orphaned, due, clock, client_requests, metrics: metrics.clone() };
@@ -278,12 +278,8 @@ fn gateway(
     }
 }
 
-fn client_requests(gateway: &Gateway, database: &Database) -> PostgresClientRequests {
-    PostgresClientRequests::new(database.pool().clone(), gateway.settings.resumable_for)
-}
-
 fn lost_answers(gateway: &Gateway, reads: &Database) -> Arc<LostAnswers> {
-    let requests = Arc::new(client_requests(gateway, reads));
+    let requests = Arc::new(PostgresClientRequests::new(reads.pool().clone()));
     Arc::new(LostAnswers::new(gateway.log.clone(), requests, gateway.tasks.clone()))
 }
 

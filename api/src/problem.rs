@@ -24,7 +24,7 @@ use crate::auth::error::AuthError;
 const MAX_MESSAGE_BYTES: usize = 8 << 10;
 
 /// All codes, with their status over HTTP. What each of them asks of a client stands in the README.
-pub const CODES: [(&str, StatusCode); 26] = [
+pub const CODES: [(&str, StatusCode); 28] = [
     ("VALIDATION_ERROR", StatusCode::BAD_REQUEST),
     ("VIDEO_NOT_OFFERED", StatusCode::BAD_REQUEST),
     ("UNAUTHORIZED", StatusCode::UNAUTHORIZED),
@@ -39,6 +39,8 @@ pub const CODES: [(&str, StatusCode); 26] = [
     ("CONFLICT", StatusCode::CONFLICT),
     ("ANSWER_GONE", StatusCode::GONE),
     ("PAYLOAD_TOO_LARGE", StatusCode::PAYLOAD_TOO_LARGE),
+    ("URI_TOO_LONG", StatusCode::URI_TOO_LONG),
+    ("HEAD_TOO_LARGE", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
     ("UPGRADE_REQUIRED", StatusCode::UPGRADE_REQUIRED),
     ("USAGE_LIMIT_EXCEEDED", StatusCode::TOO_MANY_REQUESTS),
     ("RATE_LIMIT_EXCEEDED", StatusCode::TOO_MANY_REQUESTS),

@@ -7,11 +7,13 @@
 //! | [`moving`] | a connection that has to take what it is sent |
 //! | [`guarded`] | a body that keeps something until it has been sent |
 //! | [`turns`] | when the next piece of a long message is read |
+//! | [`worded`] | a connection on which what hyper refuses is said in our words |
 
 pub mod connections;
 pub mod guarded;
 pub mod moving;
 pub mod turns;
+pub mod worded;
 
 use std::{
     io::{Read, Write},
@@ -25,6 +27,7 @@ use axum::{
     body::{self, Body},
     response::{IntoResponse, Response},
 };
+use futures::FutureExt;
 use http::{HeaderValue, Request, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
@@ -42,6 +45,7 @@ use self::{
     connections::{Connection, Connections},
     guarded::Guarded,
     moving::Moving,
+    worded::Worded,
 };
 use crate::problem::Problem;
 
@@ -49,7 +53,7 @@ use crate::problem::Problem;
 const ROOM_TRIES: u32 = 20;
 const ROOM_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// The longest head, and the most that a connection reads or writes at once.
-const MAX_BUFFER_BYTES: usize = 64 << 10;
+const MAX_HEAD_BYTES: usize = 64 << 10;
 /// What is read, and how much at once, of a connection for which there is no room.
 const MOST_READ_OVER: usize = 64 << 10;
 const READ_OVER_BYTES: usize = 4 << 10;
@@ -84,7 +88,7 @@ pub struct Bounds {
 /// sockets have a limit of their own.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, draining: CancellationToken) {
     let connections = Connections::new(bounds.max_connections);
-    let no_room = in_bytes(Problem::too_many_connections(bounds.max_connections)).await;
+    let no_room = in_bytes(Problem::too_many_connections(bounds.max_connections));
     let tasks = TaskTracker::new();
     let mut fails = false;
     while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
@@ -116,9 +120,10 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, draini
 }
 
 /// A refusal for connections that are not served.
-async fn in_bytes(refusal: Problem) -> Vec<u8> {
+fn in_bytes(refusal: Problem) -> Vec<u8> {
     let (head, body) = refusal.into_response().into_parts();
-    let body = body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    // It is there.
+    let body = body::to_bytes(body, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default();
     let mut bytes = format!("HTTP/1.1 {}\r\nconnection: close\r\n", head.status).into_bytes();
     for (name, value) in &head.headers {
         bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
@@ -172,11 +177,11 @@ async fn serve_one(
     draining: CancellationToken,
 ) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_BUFFER_BYTES);
+    builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD_BYTES);
     let router = TowerToHyperService::new(router);
     let served = connection.clone();
     let service = service_fn(move |request| answer(router.clone(), served.clone(), request));
-    let serving = builder.serve_connection(TokioIo::new(Moving::new(socket)), service).with_upgrades();
+    let serving = builder.serve_connection(TokioIo::new(Moving::new(Worded::new(socket))), service).with_upgrades();
     pin!(serving);
     let served = select! {
         served = serving.as_mut() => served,

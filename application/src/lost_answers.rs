@@ -92,8 +92,7 @@ impl LostAnswers {
     ) -> Result<(), GatewayError> {
         let find = async {
             let _turn = self.checks.acquire().await;
-            // This node's own are known without the log's readers, and of others' the last moment is none too many.
-            self.requests.find_read(client_key(principal, client_id)).await
+            self.requests.find(client_key(principal, client_id), None).await
         };
         let found = match timeout(PATIENCE, find).await {
             Ok(Ok(found)) => found,

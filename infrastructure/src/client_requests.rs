@@ -20,30 +20,20 @@ const MOST_FOUND: i64 = 16;
 #[derive(Debug, Clone)]
 pub struct PostgresClientRequests {
     pool: PgPool,
-    resumable_for: Duration,
 }
 
 impl PostgresClientRequests {
-    /// `resumable_for` is how long after its end an answer can be gone on with.
-    pub fn new(pool: PgPool, resumable_for: Duration) -> Self {
-        Self { pool, resumable_for }
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
     }
 
     async fn find_now(&self, key: Uuid, connection: Option<Uuid>) -> anyhow::Result<Vec<String>> {
         let found = sqlx::query_scalar!(
-            "SELECT request_id FROM client_requests AS asked
-             WHERE client_key = $1 AND (
-                 connection_id = $2
-                 OR $2 IS NULL AND NOT EXISTS (
-                     SELECT FROM events
-                     WHERE aggregate_type = 'request' AND aggregate_id = asked.request_id AND sequence > 1
-                       AND recorded_at < now() - make_interval(secs => $3)
-                 )
-             )
-             ORDER BY accepted_at DESC LIMIT $4",
+            "SELECT request_id FROM client_requests
+             WHERE client_key = $1 AND (connection_id = $2 OR $2 IS NULL)
+             ORDER BY accepted_at DESC LIMIT $3",
             key,
             connection,
-            self.resumable_for.as_secs_f64(),
             MOST_FOUND,
         );
         Ok(found.fetch_all(&self.pool).await?)
@@ -90,10 +80,6 @@ impl ClientRequests for PostgresClientRequests {
             self.find_now(key, connection).await
         }
         .boxed()
-    }
-
-    fn find_read(&self, key: Uuid) -> BoxFuture<'_, anyhow::Result<Vec<String>>> {
-        self.find_now(key, None).boxed()
     }
 
     fn is_alive<'a>(&'a self, node: &'a str) -> BoxFuture<'a, anyhow::Result<bool>> {

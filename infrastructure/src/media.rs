@@ -38,6 +38,7 @@ use anyhow::Context;
 use futures::{FutureExt, future::BoxFuture};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path, signer::Signer};
 use tokio::{sync::Semaphore, task::spawn_blocking};
+use url::Url;
 
 use self::{inspect::Facts, location::Location, signature::UrlSecrets, spool::Spooled};
 
@@ -83,6 +84,8 @@ pub struct KeptMedia {
     /// Where they are files.
     folder: Option<PathBuf>,
     identity: String,
+    endpoint: Option<Url>,
+    trimmed: Vec<String>,
     options: MediaOptions,
     uploads: Semaphore,
     served_at: OnceLock<String>,
@@ -93,12 +96,13 @@ impl KeptMedia {
     /// Makes the folder; does not look at a bucket.
     pub fn open(options: MediaOptions, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let opened = options.location.open(&options.location_options).context("the media store")?;
-        let location::Opened { store, signer, prefix, folder, identity } = opened;
+        let location::Opened { store, signer, prefix, folder, identity, endpoint, trimmed } = opened;
         if options.delivery == Delivery::Presigned && signer.is_none() {
             anyhow::bail!("a folder signs no URLs");
         }
         let uploads = Semaphore::new(UPLOADS_AT_ONCE);
-        Ok(Self { store, signer, prefix, folder, identity, options, uploads, served_at: OnceLock::new(), clock })
+        let served_at = OnceLock::new();
+        Ok(Self { store, signer, prefix, folder, identity, endpoint, trimmed, options, uploads, served_at, clock })
     }
 
     /// Says where this service listens; where a public URL is configured, that stands. Who listens on all addresses is reached at
@@ -116,6 +120,16 @@ impl KeptMedia {
     /// What tells this store from others, whatever it is called here: two nodes whose stores have the same one see the same files.
     pub fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// Where the bucket is reached, if it is one.
+    pub fn endpoint(&self) -> Option<&Url> {
+        self.endpoint.as_ref()
+    }
+
+    /// Variables of the environment that it is reached with and that ended in white space, which was left out.
+    pub fn trimmed(&self) -> &[String] {
+        &self.trimmed
     }
 
     /// Whether the files are in a folder, which other nodes may not have.

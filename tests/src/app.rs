@@ -263,7 +263,16 @@ impl TestApp {
     }
 
     /// Ends the service and waits until it has ended.
+    /// Nothing that follows the log has stopped at an event.
     pub async fn stop(self) {
+        let database = self.database.clone();
+        self.stop_though_views_stand().await;
+        let stopped = sqlx::query_as("SELECT name, error FROM subscriptions WHERE error IS NOT NULL");
+        let stopped: Vec<(String, String)> = stopped.fetch_all(database.pool()).await.unwrap();
+        assert!(stopped.is_empty(), "{stopped:#?}");
+    }
+
+    pub async fn stop_though_views_stand(self) {
         self.shutdown.cancel();
         timeout(PATIENCE, self.running).await.expect("the service ends").unwrap().unwrap();
     }

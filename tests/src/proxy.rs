@@ -7,14 +7,21 @@ use std::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use socket2::{SockRef, Socket};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What the kernel keeps where the way is slow.
+const LITTLE_BYTES: u32 = 32 << 10;
+/// How often something is passed on there.
+const STEPS_A_SECOND: usize = 50;
 
 /// Passes everything on until told otherwise. Its connections end when it is dropped.
 pub struct Proxy {
@@ -31,6 +38,8 @@ struct Controls {
     freeze_after: AtomicUsize,
     /// No byte gets through, on connections old and new.
     all_frozen: AtomicBool,
+    /// Of what comes back, in a second; 0 means no limit.
+    pace: AtomicUsize,
     /// Since the last question.
     bytes_sent: AtomicUsize,
     /// To clients, those that are open among them.
@@ -39,14 +48,27 @@ struct Controls {
 
 impl Proxy {
     pub async fn start(server: SocketAddr) -> Self {
+        Self::with(server, Controls::default()).await
+    }
+
+    /// A way back that takes so many bytes a second, and keeps next to nothing that it cannot pass on yet.
+    pub async fn slow(server: SocketAddr, bytes_per_second: usize) -> Self {
+        Self::with(server, Controls { pace: bytes_per_second.into(), ..Controls::default() }).await
+    }
+
+    async fn with(server: SocketAddr, controls: Controls) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (controls, ended, tracker) = (Arc::new(Controls::default()), CancellationToken::new(), TaskTracker::new());
+        let (controls, ended, tracker) = (Arc::new(controls), CancellationToken::new(), TaskTracker::new());
         let accept = {
             let (controls, ended, tracker) = (controls.clone(), ended.clone(), tracker.clone());
             async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    let server = TcpStream::connect(server).await.unwrap();
+                    let to_server = TcpSocket::new_v4().unwrap();
+                    if controls.pace.load(Ordering::SeqCst) > 0 {
+                        to_server.set_recv_buffer_size(LITTLE_BYTES).unwrap();
+                    }
+                    let server = to_server.connect(server).await.unwrap();
                     let passing = pass(client, server, controls.clone());
                     tracker.spawn(ended.clone().run_until_cancelled_owned(passing));
                 }
@@ -133,12 +155,16 @@ async fn pass(client: TcpStream, server: TcpStream, controls: Arc<Controls>) {
         false
     };
     let back = async {
-        let mut buffer = vec![0; 64 << 10];
+        let pace = controls.pace.load(Ordering::SeqCst);
+        let mut buffer = vec![0; if pace > 0 { pace / STEPS_A_SECOND } else { 64 << 10 }];
         while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
             if controls.cut_next_reply.swap(false, Ordering::SeqCst)
                 || to_client.write_all(&buffer[..read]).await.is_err()
             {
                 break;
+            }
+            if pace > 0 {
+                sleep(Duration::from_secs(1) / u32::try_from(STEPS_A_SECOND).unwrap()).await;
             }
         }
     };

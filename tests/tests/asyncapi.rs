@@ -2,10 +2,8 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use aihub::{
-    routes::asyncapi::DOCUMENT,
-    ws::{client_frame::ClientFrame, frame::ServerFrame},
-};
+use aihub::{config::amount::Credits, routes::asyncapi::DOCUMENT, ws::client_frame::ClientFrame};
+use aihub_domain::money::Microcredits;
 use aihub_tests::{
     app::TestApp,
     client::{chat, with},
@@ -14,7 +12,10 @@ use aihub_tests::{
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use super::videos::{generate, video};
+use super::{
+    videos::{generate, video},
+    workflows,
+};
 
 const NOBODY: &str = "00000000-0000-7000-8000-000000000000";
 
@@ -78,10 +79,57 @@ fn every_event_of_the_domain_is_described_to_the_field() {
     }
 }
 
+/// What is told to somebody whose requests and videos wait, and whose workflow goes on; all is as described.
+async fn frames_of_who_waits(app: &TestApp) -> BTreeSet<String> {
+    let mut client = app.connect("ada").await;
+    client.send(&json!({ "type": "subscribe", "topics": ["videos", "workflows"] })).await;
+    app.providers.rule(json!({ "hang_late": true }));
+    for prompt in ["first", "second"] {
+        generate(app, "ada", &video(prompt)).await;
+    }
+    workflows::start(app, &workflows::workflow("enhance", "a calm sea")).await;
+    app.providers.rule(json!({ "model": "gpt-6-astra", "hang": true }));
+    for id in ["runs", "waits"] {
+        client.send(&with(chat(id, "Wait"), &json!({ "model": "gpt-6-astra" }))).await;
+    }
+    let mut seen = BTreeSet::new();
+    while !["queued", "queue", "workflow", "video"].iter().all(|kind| seen.contains(*kind)) {
+        let said = client.next().await;
+        let kind = said["type"].as_str().unwrap().to_owned();
+        check(&payload(&format!("server.{kind}")), &said);
+        seen.insert(kind);
+    }
+    app.providers.simulator.clear_rules();
+    for id in ["waits", "runs"] {
+        client.send(&json!({ "type": "cancel", "id": id })).await;
+        client.answer(id).await.done();
+    }
+    seen
+}
+
+/// Of everything that is in the log.
+async fn messages_are_as_described(app: &TestApp, kafka: &MockKafka) {
+    let head: i64 =
+        sqlx::query_scalar("SELECT max(position) FROM events").fetch_one(app.database.pool()).await.unwrap();
+    for message in published(&kafka.cluster, u64::try_from(head).unwrap()).await {
+        let channels = document()["channels"].as_object().unwrap().clone();
+        let address = message.topic.replace(&kafka.cluster.topic_prefix, "{prefix}");
+        let channel = channels.values().find(|channel| channel["address"] == address.as_str()).unwrap();
+        for described in channel["messages"].as_object().unwrap().keys() {
+            check(&payload(described), &serde_json::from_str(&message.text).unwrap());
+            let headers = document()["components"]["messages"][described]["headers"].clone();
+            check(&headers, &json!(message.headers));
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_frame_and_every_message_of_a_topic_is_as_described() {
     let kafka = MockKafka::start();
     let app = TestApp::start(|config| {
+        config.limits.node.running_requests = 1;
+        config.credits.welcome = Some(Credits(Microcredits::from_credits(1_000_000)));
+        config.video_providers.get_mut("sora").unwrap().limits.max_concurrency = 1;
         config.kafka.brokers = Some(kafka.cluster.brokers.clone());
         config.kafka.topic_prefix = kafka.cluster.topic_prefix.clone();
     })
@@ -93,6 +141,7 @@ async fn every_frame_and_every_message_of_a_topic_is_as_described() {
         with(chat("whole", "Why?"), &json!({ "stream": false })),
         json!({ "id": "completion", "type": "completion", "prompt": "Why?" }),
         json!({ "id": "vectors", "type": "embedding", "input": ["a", "b"] }),
+        json!({ "id": "parts", "type": "embedding", "input": ["a", "b"], "stream": true }),
         with(chat("faulty", "Why?"), &json!({ "temperature": 9 })),
         json!({ "type": "auth", "token": app.token("ann") }),
         json!({ "type": "auth", "token": "bad" }),
@@ -144,24 +193,29 @@ async fn every_frame_and_every_message_of_a_topic_is_as_described() {
             break;
         }
     }
-    let queued = ServerFrame::Queued { id: "a", request_id: Some(NOBODY), position: 3 }.to_json();
-    check(&payload("server.queued"), &serde_json::from_str(&queued).unwrap());
-    assert!(seen.is_superset(&BTreeSet::from(
-        ["chunk", "done", "response", "error", "subscribed", "credits", "authAccepted", "pong"].map(str::to_owned)
-    )));
-
-    let head: i64 =
-        sqlx::query_scalar("SELECT max(position) FROM events").fetch_one(app.database.pool()).await.unwrap();
-    for message in published(&kafka.cluster, u64::try_from(head).unwrap()).await {
-        let channels = document()["channels"].as_object().unwrap().clone();
-        let address = message.topic.replace(&kafka.cluster.topic_prefix, "{prefix}");
-        let channel = channels.values().find(|channel| channel["address"] == address.as_str()).unwrap();
-        for described in channel["messages"].as_object().unwrap().keys() {
-            check(&payload(described), &serde_json::from_str(&message.text).unwrap());
-            let headers = document()["components"]["messages"][described]["headers"].clone();
-            check(&headers, &json!(message.headers));
-        }
+    for kind in frames_of_who_waits(&app).await {
+        assert!(seen.insert(kind.clone()) || kind == "video" || kind == "subscribed", "{kind} was seen before");
     }
+    assert!(
+        seen.is_superset(&BTreeSet::from(
+            [
+                "chunk",
+                "done",
+                "response",
+                "error",
+                "subscribed",
+                "credits",
+                "authAccepted",
+                "pong",
+                "queued",
+                "queue",
+                "workflow"
+            ]
+            .map(str::to_owned)
+        ))
+    );
+
+    messages_are_as_described(&app, &kafka).await;
     let (status, headers, served) = app.get("/asyncapi.json", None).await;
     assert_eq!(
         (status.as_u16(), &headers["content-type"], served),

@@ -1,5 +1,9 @@
 //! What a newcomer tries first, on a service as it comes.
 
+use std::collections::BTreeSet;
+
+use aihub::config::amount::Credits;
+use aihub_domain::money::Microcredits;
 use aihub_tests::{
     app::{SECRET, TestApp, auth, http_client, token, variables},
     client::{Client, chat, with},
@@ -38,6 +42,43 @@ async fn every_model_that_is_offered_answers() {
         assert_eq!(answer.end["metadata"]["model"], name, "{provider} {name}: {}", answer.end);
     }))
     .await;
+    app.stop().await;
+}
+
+/// Whatever the manual calls by the name of a model.
+fn models_of_the_manual() -> BTreeSet<String> {
+    let families = ["gpt-", "claude-", "gemini-", "text-embedding-", "sora-", "veo-"];
+    let words = include_str!("../../README.md").split(|c: char| !(c.is_ascii_alphanumeric() || "-.".contains(c)));
+    let names = words.map(|word| word.trim_matches(['-', '.']));
+    let is_model =
+        |name: &&str| families.iter().any(|family| name.starts_with(family)) && name.contains(char::is_numeric);
+    names.filter(is_model).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn every_model_that_the_manual_names_answers_by_that_name() {
+    let app = TestApp::start(|config| {
+        config.video_providers.get_mut("veo").unwrap().enabled = true;
+        config.credits.welcome = Some(Credits(Microcredits::from_credits(1_000_000)));
+    })
+    .await;
+    let named = models_of_the_manual();
+    assert!(named.len() > 5, "{named:?}");
+    for name in &named {
+        if name.starts_with("sora-") || name.starts_with("veo-") {
+            let film = json!({ "prompt": "a calm sea", "duration": 4, "model": name });
+            let (status, said) = app.post("/api/mcp/sora2/generate", &app.token("ann"), &film).await;
+            assert_eq!(status.as_u16(), 202, "{name}: {said}");
+            continue;
+        }
+        let request = if name.starts_with("text-embedding") {
+            json!({ "id": "a", "type": "embedding", "input": "a text", "model": name })
+        } else {
+            json!({ "id": "a", "type": "chat", "prompt": "Why is the sky blue?", "model": name })
+        };
+        let answer = app.connect("ann").await.ask(&request).await;
+        assert_ne!(answer.end["type"], "error", "{name}: {}", answer.end);
+    }
     app.stop().await;
 }
 
@@ -210,5 +251,10 @@ async fn what_the_manual_has_a_client_send_is_answered_as_it_says_behind_a_dead_
         assert_eq!((&made["status"], &made["duration"]), (&json!("completed"), &queued["duration"]), "{made}");
         assert_eq!(made["resolution"], film["resolution"]);
     }
+    until("the views have them", async || {
+        let made = "SELECT count(*) FROM video_status_v1 WHERE status = 'completed'";
+        (sqlx::query_scalar::<_, i64>(made).fetch_one(database.pool()).await.unwrap() == 3).then_some(())
+    })
+    .await;
     process.kill().await;
 }

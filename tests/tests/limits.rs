@@ -113,6 +113,47 @@ async fn beyond_its_places_a_node_queues_so_many_and_refuses_the_rest() {
 }
 
 #[tokio::test]
+async fn of_ten_requests_of_one_user_at_four_places_the_first_come_are_the_first_served_and_all_hear_where_they_stand()
+{
+    let app = TestApp::start(|config| {
+        config.limits.node.running_requests = 4;
+        config.limits.per_user.concurrent_requests = 20;
+    })
+    .await;
+    app.providers.rule(json!({ "model": "gpt-6-astra", "hang": true }));
+    let mut client = app.connect("ann").await;
+    let ids: Vec<String> = (0..10).map(|nth| nth.to_string()).collect();
+    for id in &ids {
+        client.send(&with(chat(id, "Wait"), &json!({ "model": "gpt-6-astra" }))).await;
+    }
+    for (id, position) in ids[4..].iter().zip(1..) {
+        let queued = client.next_of(id).await;
+        assert_eq!((&queued["type"], &queued["position"]), (&json!("queued"), &json!(position)), "{queued}");
+    }
+    until("four are at the provider", async || (app.providers.calls().len() == 4).then_some(())).await;
+    let mut began = Vec::new();
+    for (nth, waits) in ids[..6].iter().enumerate() {
+        cancel(&mut client, waits).await;
+        until("the next one is there", async || (app.providers.calls().len() == nth + 5).then_some(())).await;
+        began.push(ids[nth + 4].clone());
+        // Those behind it have moved up, and hear so.
+        for (id, position) in ids[nth + 5..].iter().zip(1..) {
+            let queued = client.next_of(id).await;
+            assert_eq!((&queued["type"], &queued["position"]), (&json!("queued"), &json!(position)), "{queued}");
+        }
+        let open = app.audit().await.open().len();
+        assert_eq!(open, 4);
+    }
+    for id in &ids[6..] {
+        cancel(&mut client, id).await;
+    }
+    // In the order of the log they are in the order in which they came.
+    let audit = app.audit().await;
+    assert_eq!((audit.requests.len(), audit.open().len(), began.as_slice()), (10, 0, &ids[4..]));
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_request_waits_no_longer_than_it_may_and_can_be_cancelled_meanwhile() {
     let app = TestApp::start(|config| {
         config.limits.node.running_requests = 1;

@@ -14,8 +14,8 @@ use crate::{
 /// Says what is not configured, made up, or only good for one node.
 pub async fn tell(notices: &Notices, config: &Config, database: &Database, vault: &PostgresVault, media: &KeptMedia) {
     notices.set("configuration", configured(config));
-    notices.set("proxies", proxies(config));
-    notices.set("secrets", trimmed(config));
+    notices.set("proxies", proxies(config, media));
+    notices.set("secrets", trimmed(config, media));
     notices.set("keys", unreadable_keys(vault).await);
     if config.is_production() {
         notices.set("rights", needless_rights(database).await);
@@ -43,25 +43,27 @@ fn configured(config: &Config) -> Vec<String> {
 }
 
 /// Which proxy of the environment is on the way to whom: it may not be meant, or not be there.
-fn proxies(config: &Config) -> Vec<String> {
+fn proxies(config: &Config, media: &KeptMedia) -> Vec<String> {
     let providers = config.providers_to_start().filter_map(|provider| match provider.reach {
-        Reach::At { base_url, .. } => Some((provider.name, base_url)),
+        Reach::At { base_url, .. } => Some((format!("provider {}", provider.name), base_url.to_owned())),
         Reach::Simulator => None,
     });
     let videos = config.video_providers_to_start().filter_map(|(name, _, reach)| match reach {
-        VideoReach::At(base_url) => Some((name, base_url)),
+        VideoReach::At(base_url) => Some((format!("provider {name}"), base_url.to_owned())),
         VideoReach::Simulator => None,
     });
-    let on_the_way = providers.chain(videos).filter_map(|(name, base_url)| {
-        let proxy = proxy_to(&base_url.parse().ok()?)?;
-        tracing::info!(provider = name, "is asked through the proxy {proxy}, which the environment names");
-        Some(format!("provider {name} is asked through the proxy {proxy}"))
+    let media = media.endpoint().map(|endpoint| ("the bucket of media".to_owned(), endpoint.to_string()));
+    let keys = config.auth.jwks_url.clone().map(|url| ("the place of the tokens' keys".to_owned(), url));
+    let on_the_way = providers.chain(videos).chain(media).chain(keys).filter_map(|(whom, url)| {
+        let proxy = proxy_to(&url.parse().ok()?)?;
+        tracing::info!("{whom} is asked through the proxy {proxy}, which the environment names");
+        Some(format!("{whom} is asked through the proxy {proxy}"))
     });
     on_the_way.collect()
 }
 
 /// Secrets that came with white space at their end, by their keys.
-fn trimmed(config: &Config) -> Vec<String> {
+fn trimmed(config: &Config, media: &KeptMedia) -> Vec<String> {
     fn find(value: &Value, path: &str, found: &mut Vec<String>) {
         match value {
             Value::String(text) if text == TRIMMED => found.push(path.to_owned()),
@@ -76,6 +78,7 @@ fn trimmed(config: &Config) -> Vec<String> {
     }
     let mut found = vec![];
     find(&serde_json::to_value(config).unwrap_or_default(), "", &mut found);
+    found.extend_from_slice(media.trimmed());
     for key in &found {
         tracing::warn!("{key} ends in white space, which is left out");
     }

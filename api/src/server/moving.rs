@@ -10,15 +10,16 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
+
+use super::worded::Worded;
 
 /// While something waits to be written, so much is to be taken in so long: about a kilobyte a second.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 const LEAST_TAKEN_BYTES: usize = 32 << 10;
 
-pub struct Moving<S = TcpStream> {
+pub struct Moving<S = Worded> {
     socket: S,
     /// From when a write had to wait.
     until: Option<Pin<Box<Sleep>>>,

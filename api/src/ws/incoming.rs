@@ -134,7 +134,7 @@ fn beyond_its_bytes(hub: &Hub, principal: &Principal, message: &Message, bytes: 
 }
 
 /// Where a frame's id is looked for that is not read: where it customarily stands, since the whole would take long.
-fn beginning_of(message: &Message) -> Cow<'_, [u8]> {
+pub fn beginning_of(message: &Message) -> Cow<'_, [u8]> {
     if message.is_deflated {
         return beginning(&message.bytes, BRIEF_BYTES).into();
     }

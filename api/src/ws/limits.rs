@@ -27,6 +27,9 @@ pub struct SocketLimits {
     /// A peer that says and takes nothing for twice as long is taken for gone.
     pub ping_interval_ms: u64,
     pub malformed_frames_allowed: u32,
+    /// Of all clients of this node; sockets are not counted among its connections.
+    pub max_connections: usize,
+    pub max_sockets: usize,
     /// The user's, over all sockets to this node.
     pub user: UserLimits,
 }
@@ -39,6 +42,8 @@ pub struct UserLimits {
     pub requests_per_minute: NonZeroU32,
     pub tokens_per_minute: NonZeroU32,
     pub bytes_per_minute: NonZeroU32,
+    /// Of all answers that are kept.
+    pub answer_bytes: usize,
 }
 
 impl SocketLimits {
@@ -60,12 +65,15 @@ impl SocketLimits {
             },
             ping_interval_ms: server.ping_interval_ms,
             malformed_frames_allowed: server.malformed_frames_allowed,
+            max_connections: server.max_connections,
+            max_sockets: server.max_sockets,
             user: UserLimits {
                 sockets: user.sockets,
                 concurrent_requests: user.concurrent_requests,
                 requests_per_minute: user.requests_per_minute,
                 tokens_per_minute: user.tokens_per_minute,
                 bytes_per_minute: user.bytes_per_minute,
+                answer_bytes: server.answers().of_user.min(server.answers().all),
             },
         }
     }

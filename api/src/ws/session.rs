@@ -30,7 +30,7 @@ use super::{
     close::Code,
     feed,
     frame::{ServerFrame, Topic},
-    incoming::{Understood, understand},
+    incoming::{Understood, beginning_of, understand},
     limits::SocketLimits,
     vectors,
     whole::Whole,
@@ -271,7 +271,7 @@ impl Session {
             Incoming::NoMemory(used_up, came) => {
                 let error = used_up.into();
                 self.hub.gateway.note(&self.principal, &error);
-                self.refuse(id_of(&came).as_deref(), &error);
+                self.refuse(id_of(&beginning_of(&came)).as_deref(), &error);
                 Ok(())
             }
             Incoming::Ping(payload) => {

@@ -56,7 +56,7 @@ impl NewVideo {
         }
         let video = Self {
             provider: fields.name("provider").unwrap_or_else(|| AUTO.to_owned()),
-            model: fields.name("model"),
+            model: fields.model("model"),
             seconds: fields.seconds(),
             resolution: fields.parsed("resolution").unwrap_or(Resolution::P720),
             aspect_ratio: fields.parsed("aspectRatio").unwrap_or_default(),
@@ -136,6 +136,21 @@ mod tests {
             (AUTO, Resolution::P720, AspectRatio::Wide)
         );
         assert_eq!((video.priority, video.fallback, video.content.style), (Priority::Standard, true, None));
+    }
+
+    #[test]
+    fn a_length_may_be_any_number_and_no_text_and_what_it_may_be_is_said_in_words() {
+        let with = |duration: Value| {
+            let body = json!({"prompt": "a calm sea", "duration": duration});
+            NewVideo::from_fields(body.as_object().unwrap().clone(), "ada")
+        };
+        for (asked, seconds) in [(json!(4.0), 4), (json!(2.5), 3), (json!(1), 1)] {
+            assert_eq!(with(asked).unwrap().seconds, seconds);
+        }
+        for asked in [json!("4"), json!(0.5), json!(1e30), json!([4])] {
+            let faults = with(asked).unwrap_err();
+            assert_eq!(faults.told()[0].reason, format!("must be a number of seconds from 1 to {MAX_SECONDS}"));
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where media are kept: a folder, or a bucket at Amazon's, Google's, Microsoft's, or whoever speaks S3.
 
-use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+use std::{env, fs::DirBuilder, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use object_store::{
@@ -16,6 +16,7 @@ use thiserror::Error;
 use url::Url;
 
 use super::mark;
+use crate::providers::proxy::is_here;
 
 /// Ends a request of which nothing is heard any more.
 const IDLE_TIMEOUT: &str = "60s";
@@ -55,6 +56,10 @@ pub(super) struct Opened {
     pub prefix: Path,
     pub folder: Option<PathBuf>,
     pub identity: String,
+    /// Where a bucket is reached.
+    pub endpoint: Option<Url>,
+    /// Variables of the environment that ended in white space, which was left out.
+    pub trimmed: Vec<String>,
 }
 
 impl Location {
@@ -95,17 +100,34 @@ impl Location {
         let _ = rustls::crypto::ring::default_provider().install_default();
         /// The builders have the same methods, and no trait that says so.
         macro_rules! bucket {
-            ($builder:ty, $key:ty, $url:expr) => {{
+            ($builder:ty, $key:ty, $url:expr, $prefix:literal, $endpoint:expr, $customary:literal) => {{
                 let defaults = [("read_timeout", IDLE_TIMEOUT), ("timeout", REQUEST_TIMEOUT)];
                 let named = options.iter().map(|(name, value)| (name.as_str(), value.as_str()));
                 let mut builder = <$builder>::from_env().with_url($url.as_str());
+                let mut trimmed = Vec::new();
+                for (name, value) in ending_in_white_space($prefix) {
+                    if let Ok(key) = name.to_ascii_lowercase().parse::<$key>() {
+                        builder = builder.with_config(key, value.trim_end());
+                        trimmed.push(name);
+                    }
+                }
                 for (name, value) in defaults.into_iter().chain(named) {
                     builder = builder.with_config(name.parse::<$key>()?, value);
                 }
+                let endpoint = builder.get_config_value(&$endpoint).unwrap_or($customary.to_owned()).parse().ok();
+                let proxy = "proxy_url".parse::<$key>()?;
+                if let Some(here) = endpoint.as_ref().filter(|url| is_here(url))
+                    && builder.get_config_value(&proxy).is_none()
+                {
+                    // There is no other way to say that there is to be none: a proxy that this host is excepted from.
+                    builder = builder.with_config(proxy, here.as_str());
+                    let host = here.host_str().unwrap_or_default().trim_matches(['[', ']']);
+                    builder = builder.with_config("proxy_excludes".parse::<$key>()?, host);
+                }
                 let store = Arc::new(builder.build()?);
                 let (store, signer): (Arc<dyn ObjectStore>, Arc<dyn Signer>) = (store.clone(), store);
-                let prefix = Path::from_url_path($url.path())?;
-                Opened { store, signer: Some(signer), prefix, folder: None, identity: identity($url, options) }
+                let (signer, prefix) = (Some(signer), Path::from_url_path($url.path())?);
+                Opened { store, signer, prefix, folder: None, identity: identity($url, options), endpoint, trimmed }
             }};
         }
         Ok(match self {
@@ -116,14 +138,30 @@ impl Location {
                 // What the log says is kept is there after a power failure too.
                 let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true).with_automatic_cleanup(true);
                 let mark = mark::of(folder).with_context(|| format!("{}", folder.display()))?;
-                let (store, folder) = (Arc::new(store), Some(folder.clone()));
-                Opened { store, signer: None, prefix: Path::default(), folder, identity: format!("folder {mark}") }
+                let (store, folder, identity) = (Arc::new(store), Some(folder.clone()), format!("folder {mark}"));
+                let prefix = Path::default();
+                Opened { store, signer: None, prefix, folder, identity, endpoint: None, trimmed: vec![] }
             }
-            Self::Bucket(Service::S3, url) => bucket!(AmazonS3Builder, AmazonS3ConfigKey, url),
-            Self::Bucket(Service::Google, url) => bucket!(GoogleCloudStorageBuilder, GoogleConfigKey, url),
-            Self::Bucket(Service::Azure, url) => bucket!(MicrosoftAzureBuilder, AzureConfigKey, url),
+            Self::Bucket(Service::S3, url) => {
+                use AmazonS3ConfigKey as Key;
+                bucket!(AmazonS3Builder, Key, url, "AWS_", Key::Endpoint, "https://s3.amazonaws.com")
+            }
+            Self::Bucket(Service::Google, url) => {
+                use GoogleConfigKey as Key;
+                bucket!(GoogleCloudStorageBuilder, Key, url, "GOOGLE_", Key::BaseUrl, "https://storage.googleapis.com")
+            }
+            Self::Bucket(Service::Azure, url) => {
+                use AzureConfigKey as Key;
+                bucket!(MicrosoftAzureBuilder, Key, url, "AZURE_", Key::Endpoint, "https://blob.core.windows.net")
+            }
         })
     }
+}
+
+/// Secrets from a file often do.
+fn ending_in_white_space(prefix: &str) -> impl Iterator<Item = (String, String)> {
+    let texts = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    texts.filter(move |(name, value)| name.starts_with(prefix) && value.trim_end().len() < value.len())
 }
 
 /// A bucket is where it is reached and what it is called there.

@@ -309,6 +309,35 @@ async fn a_bucket_keeps_what_came_whole_and_nothing_else() {
     assert_eq!(media.find(KEY).await.unwrap(), None);
 }
 
+/// Of a process of its own, whose environment this is.
+#[tokio::test]
+async fn helper_that_keeps_a_file_in_a_bucket() {
+    if std::env::var_os("AWS_SECRET_ACCESS_KEY").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let options = [("endpoint", &*s3(dir.path()).await), ("allow_http", "true"), ("region", "eu-central-1")];
+    let media = kept(dir.path(), "s3://bucket", Delivery::Presigned, SystemClock.now().timestamp(), &options);
+    store(&media, KEY, &Mp4::default().bytes()).await.unwrap();
+    assert_eq!(media.trimmed(), ["AWS_SECRET_ACCESS_KEY"]);
+}
+
+#[tokio::test]
+async fn a_bucket_on_this_machine_is_asked_past_every_proxy_and_with_keys_whose_lines_are_broken() {
+    let helper = ["media::tests::helper_that_keeps_a_file_in_a_bucket", "--exact", "--nocapture"];
+    let ended = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(helper)
+        .env("HTTP_PROXY", "http://127.0.0.1:1")
+        .env("http_proxy", "http://127.0.0.1:1")
+        .env("AWS_ACCESS_KEY_ID", S3_KEY.0)
+        .env("AWS_SECRET_ACCESS_KEY", format!("{}\r\n", S3_KEY.1))
+        .output()
+        .await
+        .unwrap();
+    let told = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && told.contains("1 passed"), "{told}");
+}
+
 #[tokio::test]
 async fn a_bucket_serves_its_files_itself_by_urls_that_it_signed() {
     let dir = tempfile::tempdir().unwrap();

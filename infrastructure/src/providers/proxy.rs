@@ -18,7 +18,7 @@ pub fn proxy_to(url: &Url) -> Option<String> {
 }
 
 /// Whether it is on this machine.
-pub(super) fn is_here(url: &Url) -> bool {
+pub(crate) fn is_here(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -181,3 +181,28 @@ async fn a_connection_that_says_nothing_or_half_of_something_is_closed_in_its_ti
     assert!(told.starts_with("HTTP/1.1 200"), "{told}");
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_head_that_is_too_long_or_no_http_is_refused_with_a_reason_also_where_more_of_it_is_on_its_way() {
+    let app = TestApp::start(|_| ()).await;
+    let fields = |count: usize, bytes: usize| format!("x-field: {}\r\n", "x".repeat(bytes)).repeat(count);
+    for (head, status, code) in [
+        (format!("GET / HTTP/1.1\r\n{}\r\n", fields(101, 1)), 431, "HEAD_TOO_LARGE"),
+        (format!("GET / HTTP/1.1\r\n{}\r\n", fields(50, 10_000)), 431, "HEAD_TOO_LARGE"),
+        (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(65_534)), 414, "URI_TOO_LONG"),
+        ("GET / HTTP/1.1\r\nno field\r\n\r\n".to_owned(), 400, "VALIDATION_ERROR"),
+        ("what is this?\r\n\r\n".to_owned(), 400, "VALIDATION_ERROR"),
+    ] {
+        let told = said(&app, &head).await;
+        let (head, body) = told.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{status}: {told}"));
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        assert!(
+            head.contains("content-type: application/problem+json") && head.contains("connection: close"),
+            "{head}"
+        );
+        let problem: Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&problem["code"], &problem["status"]), (&json!(code), &json!(status)), "{problem}");
+    }
+    everybody_is_served(&app).await;
+    app.stop().await;
+}

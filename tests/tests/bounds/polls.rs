@@ -1,5 +1,6 @@
 //! Waiting counts against whoever waits.
 
+use super::super::videos::in_state;
 use aihub_tests::{app::TestApp, client::chat, until};
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -13,7 +14,10 @@ async fn a_thousand_long_polls_of_one_user_on_one_video_refuse_this_user_more_an
     let (status, video) =
         app.post("/api/mcp/sora2/generate", &token, &json!({ "prompt": "a calm sea", "duration": 8 })).await;
     assert_eq!(status, 202, "{video}");
-    let path = format!("/api/mcp/sora2/status/{}?wait=60", video["videoId"].as_str().unwrap());
+    let id = video["videoId"].as_str().unwrap();
+    // A change would end the waiting.
+    in_state(&app, "ann", id, "submitting").await;
+    let path = format!("/api/mcp/sora2/status/{id}?wait=60");
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
     let waiting = join_all((0..1_000).map(|_| async {
         let mut connection = TcpStream::connect(app.address).await.unwrap();
@@ -21,6 +25,9 @@ async fn a_thousand_long_polls_of_one_user_on_one_video_refuse_this_user_more_an
         connection
     }))
     .await;
+    // Else one that asks now would have a place, and wait itself.
+    let polls = &app.hub.doors.long_polls;
+    until("all places are taken", async || (polls.taken() >= polls.portions().of_user).then_some(())).await;
     let (what, refused) = until("no more may wait", async || {
         let (status, headers, problem) = app.get(&path, Some(&token)).await;
         // So many calls of one user at once have a limit as well.

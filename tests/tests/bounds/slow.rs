@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use aihub::config::amount::Credits;
+use aihub_domain::money::Microcredits;
 use aihub_tests::{
     app::TestApp,
     client::{Client, chat, with},
+    proxy::Proxy,
     until,
 };
 use futures::StreamExt;
@@ -41,6 +44,56 @@ async fn a_large_answer_that_is_read_slowly_comes_whole_while_a_cancel_and_pings
     }
     assert!(started.elapsed() > Duration::from_secs(6));
     drop(raw);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn four_long_streams_and_a_large_embedding_come_whole_to_who_reads_slowly_and_small_answers_pass_them() {
+    let app = TestApp::start(|config| {
+        config.server.ping_interval_ms = 1_000;
+        config.credits.welcome = Some(Credits(Microcredits::from_credits(1_000_000)));
+    })
+    .await;
+    let long = json!({ "model": "gpt-6-astra", "tokens_per_second": 1_000_000, "output_tokens": 5_000 });
+    app.providers.rule(long);
+    // Through all of it, for several times as long as a pong is waited for.
+    let way = Proxy::slow(app.address, 200_000).await;
+    let mut client = Client::connect(way.address, &app.token("ann")).await;
+    let started = Instant::now();
+    let ids = ["1", "2", "3", "4"];
+    for id in ids {
+        let more = json!({ "model": "gpt-6-astra", "maxTokens": 5_000 });
+        client.send(&with(chat(id, "Tell me all of it"), &more)).await;
+    }
+    for id in ids {
+        client.chunks(id, 1).await;
+    }
+    client.send(&chat("small", "Why is the sky blue?")).await;
+    let (mut is_told, mut ended) = (false, 0);
+    while ended < ids.len() {
+        let frame = client.next().await;
+        is_told |= frame["id"] == "small" && ended == 0;
+        ended += usize::from(frame["type"] == "done" && frame["id"] != "small");
+        assert_ne!(frame["type"], "error", "{frame}");
+    }
+    assert!(is_told, "a small answer waited for the long ones");
+    assert!(started.elapsed() > Duration::from_secs(4), "{:?}", started.elapsed());
+
+    let way = Proxy::slow(app.address, 6_000_000).await;
+    let mut client = Client::connect(way.address, &app.token("ann")).await;
+    let inputs: Vec<String> = (0..2_048).map(|nth| format!("text {nth}")).collect();
+    let started = Instant::now();
+    client.send(&json!({ "id": "all", "type": "embedding", "model": "text-embedding-3-small", "input": inputs })).await;
+    let mut vectors = 0;
+    let done = loop {
+        let frame = client.next().await;
+        match frame["type"].as_str().unwrap() {
+            "chunk" => vectors += frame["data"].as_array().unwrap().len(),
+            _ => break frame,
+        }
+    };
+    assert_eq!((&done["type"], vectors), (&json!("done"), 2_048), "{done}");
+    assert!(started.elapsed() > Duration::from_secs(4), "{:?}", started.elapsed());
     app.stop().await;
 }
 

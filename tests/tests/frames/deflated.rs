@@ -3,6 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use aihub::ws::wire::deflate::{Deflater, inflate};
+use aihub_application::shares::Holder;
 use aihub_tests::{app::TestApp, client::upgrade};
 use serde_json::{Value, json};
 use tokio::{
@@ -167,5 +168,22 @@ async fn what_comes_out_of_a_compressed_message_counts_among_its_users_bytes() {
         matches!(&second, Heard::Text { frame, .. } if frame["error"]["code"] == "RATE_LIMIT_EXCEEDED"),
         "{second:?}"
     );
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn where_there_is_no_memory_for_a_compressed_message_its_refusal_names_it() {
+    let app = TestApp::start(|_| ()).await;
+    let mut raw = Raw::connect(&app, Some("permessage-deflate")).await;
+    let asked = &app.hub.gateway.asked;
+    let ann = Holder::Principal { user: "ann".to_owned(), account: "ann".to_owned() };
+    let _rest = asked.take(ann, asked.portions().of_user - 1_000).unwrap();
+    let noise: String =
+        (0..200_000_u32).map(|nth| char::from(b'a' + (nth.wrapping_mul(2_654_435_761) >> 27) as u8)).collect();
+    raw.send_deflated(&json!({ "id": "long", "prompt": noise, "type": "completion" }).to_string()).await;
+    let heard = raw.next().await;
+    let Heard::Text { frame, .. } = &heard else { panic!("{heard:?}") };
+    assert_eq!((&frame["id"], &frame["error"]["code"]), (&json!("long"), &json!("RATE_LIMIT_EXCEEDED")), "{frame}");
+    assert_eq!(frame["error"]["details"]["what"], "bytes of requests at work");
     app.stop().await;
 }

@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use aihub::{routes::asyncapi::DOCUMENT, ws::close::Code};
 use aihub_tests::{
     app::TestApp,
-    client::{Client, chat},
+    client::{Client, chat, open, upgrade},
     until,
 };
+use chrono::TimeDelta;
 use serde_json::Value;
 use tokio::{
     io::AsyncWriteExt,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::{
     MaybeTlsStream,
@@ -68,6 +69,51 @@ async fn whoever_is_still_sending_a_large_message_hears_that_it_is_too_large() {
     slow(&mut client).await;
     assert_eq!(client.closed().await.0, 1009);
     app.stop().await;
+}
+
+/// Says so again and again and reads nothing meanwhile, for so long or until the service takes no more.
+async fn sends_on(client: &mut Client, text: &str, enough: Duration) {
+    let MaybeTlsStream::Plain(stream) = client.socket.get_mut() else { panic!("it is plain") };
+    let until = Instant::now() + enough;
+    while Instant::now() < until && stream.write_all(&frame_of(text)).await.is_ok() {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// With a mask of nothing.
+fn frame_of(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).unwrap();
+    [&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()
+}
+
+#[tokio::test]
+async fn whoever_sends_without_a_pause_hears_that_it_was_too_much_and_that_the_token_has_expired() {
+    let app = TestApp::start(|_| ()).await;
+    let mut client = app.connect("ann").await;
+    sends_on(&mut client, "{", Duration::from_secs(1)).await;
+    assert_eq!(client.closed().await.0, 1008);
+    let brief = app.token_for("ann", "ann", TimeDelta::seconds(2));
+    let mut client = Client::connect(app.address, &brief).await;
+    sends_on(&mut client, r#"{"type":"ping"}"#, Duration::from_secs(3)).await;
+    assert_eq!(client.closed().await.0, 4401);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_error_of_the_service_closes_with_1011_and_a_reference_for_the_operator() {
+    let app = TestApp::start(|_| ()).await;
+    // An account whose events say what no version of the service does.
+    let insert =
+        "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
+                  VALUES ('account', 'ann', 1, 'CreditsDreamt', '1.0', '{}', '{}')";
+    sqlx::query(insert).execute(app.database.pool()).await.unwrap();
+    let (mut client, _) = open(upgrade(app.address, &app.token("ann"))).await.unwrap();
+    let error = &client.ready["error"];
+    assert_eq!(error["code"], "INTERNAL", "{error}");
+    assert_eq!(client.closed().await.0, 1011);
+    app.connect("bob").await.ask(&chat("a", "Why is the sky blue?")).await.done();
+    // The views of accounts stand at it.
+    app.stop_though_views_stand().await;
 }
 
 #[tokio::test]

@@ -91,6 +91,10 @@ async fn a_database_that_takes_no_writes_is_told_of_also_where_nobody_asks_and_t
     refused(&mut client, "b").await;
     soon_not_ready(&app, "read-only").await;
     refused(&mut client, "c").await;
+    let film = json!({ "prompt": "a calm sea", "duration": 4 });
+    let (status, problem) = app.post("/api/mcp/sora2/generate", &app.token("ann"), &film).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (503, &json!("UNAVAILABLE")), "{problem}");
+    assert!(problem["retryAfterMs"].as_u64().is_some(), "{problem}");
     // Whoever comes now is told to come back.
     let (mut newcomer, _) = open(upgrade(app.address, &app.token("ben"))).await.unwrap();
     assert_eq!(newcomer.ready["error"]["code"], "UNAVAILABLE", "{}", newcomer.ready);

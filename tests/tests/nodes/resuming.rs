@@ -83,13 +83,8 @@ async fn what_ended_on_another_node_is_told_with_its_charge_and_what_nobody_aske
     let answer = resume(&mut client, "2").await;
     let error = answer.error("NOT_FOUND");
     assert!(error["message"].as_str().unwrap().contains("no answer is known"), "{error}");
-    // Where two connections have one of this name, on whichever nodes, it means neither, once that was read from the log.
+    // Where two connections have one of this name, on whichever nodes, it means neither, from the very moment on.
     let second = other.connect("ann").await.ask(&chat("1", "And the sea?")).await;
-    until("both are known to all", async || {
-        let known = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM client_requests");
-        (known.fetch_one(one.database.pool()).await.unwrap() == 2).then_some(())
-    })
-    .await;
     for node in [&one, &other] {
         let answer = resume(&mut node.connect("ann").await, "1").await;
         let told = &answer.error("AMBIGUOUS_ID")["details"]["requestIds"];

@@ -3,6 +3,7 @@
 use aihub_tests::{
     app::TestApp,
     client::{Client, chat, with},
+    until,
 };
 use serde_json::{Value, json};
 
@@ -122,5 +123,29 @@ async fn a_request_is_cancelled_from_another_socket_by_its_name_and_both_are_tol
     }
     let first = other.ask(&json!({ "type": "cancel", "id": "1", "connectionId": connection })).await;
     assert_eq!(first.done()["metadata"]["finishReason"], "cancelled");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn who_comes_back_too_late_for_an_answer_is_not_given_that_of_another_tab_under_the_same_name() {
+    let app = TestApp::start(|config| config.gateway.resumable_for_ms = 100).await;
+    let first = app.connect("ann").await.ask(&chat("1", "Why is the sky blue?")).await;
+    let mut again = app.connect("ann").await;
+    until("it is gone", async || {
+        let named = json!({ "type": "resume", "id": "gone", "requestId": first.request_id() });
+        (again.ask(&named).await.end["error"]["code"] == "ANSWER_GONE").then_some(())
+    })
+    .await;
+    // It is the only one of that name, and that one is gone.
+    let alone = json!({ "type": "resume", "id": "1" });
+    again.ask(&alone).await.error("ANSWER_GONE");
+    app.providers.rule(json!({ "model": "gpt-6-luna", "hang_after_tokens": 5 }));
+    let mut second = app.connect("ann").await;
+    second.send(&chat("1", "How deep is the ocean?")).await;
+    let request_id = second.next_of("1").await["requestId"].clone();
+    let refused = again.ask(&alone).await;
+    let mut both = [first.request_id(), request_id.as_str().unwrap()];
+    both.sort_unstable();
+    assert_eq!(refused.error("AMBIGUOUS_ID")["details"]["requestIds"], json!(both));
     app.stop().await;
 }

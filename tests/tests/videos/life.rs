@@ -7,7 +7,7 @@ use aihub_domain::{
     money::Microcredits,
     video::{event::VideoEvent, format::Resolution},
 };
-use aihub_tests::app::TestApp;
+use aihub_tests::{app::TestApp, until};
 use reqwest::{StatusCode, header::RANGE};
 use serde_json::{Value, json};
 
@@ -71,6 +71,11 @@ async fn a_length_that_no_model_makes_is_made_as_its_next_longer_one_which_is_to
         assert_eq!((&answer["duration"], &answer["creditsUsed"]), (&json!(made), &json!(credits)), "{answer}");
         assert_eq!(answer["requestedDuration"], differs);
     }
+    until("the views have them", async || {
+        let (_, _, listed) = app.get("/api/mcp/sora2/videos?status=completed", Some(&app.token("ada"))).await;
+        (listed["videos"].as_array()?.len() == 4).then_some(())
+    })
+    .await;
     app.stop().await;
 }
 

@@ -50,7 +50,7 @@ pub enum Incoming {
     /// The other side closes, with this code.
     Close(Option<u16>),
     /// There is no memory for a message, of which this is what came: what else comes of it is read over.
-    NoMemory(UsedUp, Vec<u8>),
+    NoMemory(UsedUp, Message),
 }
 
 /// A whole message, and what holds it where it is long.
@@ -219,9 +219,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                         let is_brief = frame.left == 0 && frame.is_final && message.bytes.is_empty();
                         let to_come = (frame.left, frame.is_final);
                         if !is_brief && let Err(used_up) = message.make_room(here, to_come, memory) {
+                            let (is_text, is_deflated) = (message.is_text, message.is_deflated);
                             let mut came = std::mem::take(&mut message.bytes);
                             message.read_over();
                             came.extend_from_slice(&bytes);
+                            let came = Message { is_text, bytes: came, is_deflated, held: None };
                             return Ok(Some(Incoming::NoMemory(used_up, came)));
                         }
                         message.bytes.extend_from_slice(&bytes);

@@ -173,7 +173,7 @@ async fn a_name_that_requests_on_two_connections_have_means_neither_without_the_
     }
     let refused = answers.find(&user("bob"), &Wanted::Request("r1".to_owned()));
     assert!(matches!(refused, Err(GatewayError::OthersAnswer)));
-    // What is over leaves the name to the other one.
+    // What is over is not known here any more; it is in the log, which is asked whether there is another.
     answers.forget("r1", &first);
     assert_eq!(&*answers.find(&ann(), &wanted("1")).unwrap().unwrap().request_id, "r2");
 }

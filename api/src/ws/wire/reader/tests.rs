@@ -93,7 +93,7 @@ async fn a_message_counts_from_its_first_byte_and_is_read_over_where_there_is_no
     assert!(waited.is_err(), "it is not whole");
     assert!((50_000..=132_000).contains(&socket.share.taken()), "{}", socket.share.taken());
     let refused = socket.sent(&whole[50_000..600_000]).await;
-    assert!(matches!(&refused, Ok(Incoming::NoMemory(_, came)) if came.starts_with(b"xxx")), "{refused:?}");
+    assert!(matches!(&refused, Ok(Incoming::NoMemory(_, came)) if came.bytes.starts_with(b"xxx")), "{refused:?}");
     assert_eq!(socket.share.taken(), 0);
     let rest = [&whole[600_000..], &text("and on")].concat();
     assert_eq!(said(socket.sent(&rest).await).0, "and on");
