@@ -38,6 +38,8 @@ CREATE TABLE events (
 );
 
 CREATE UNIQUE INDEX events_command_id ON events (command_id) WHERE command_id IS NOT NULL;
+-- An account's notes are few among millions of its events, and each new one is reckoned with all of them.
+CREATE INDEX events_notes ON events (aggregate_id, sequence) WHERE event_type = 'CreditsAdjusted';
 
 -- The log's lock: a lock on this table, which has no rows and which nobody but the owner has any right to. Advisory locks
 -- can be taken by everybody who can connect. The mode conflicts with itself and with nothing that a dump or a vacuum of

@@ -302,7 +302,7 @@ COMMENT ON COLUMN read.credit_ledger_v1.uncovered_microcredits IS 'Used here, bu
 COMMENT ON COLUMN read.credit_ledger_v1.price_id IS 'Of a settlement: the price that the charge was calculated from';
 COMMENT ON COLUMN read.credit_ledger_v1.cost_picousd IS 'Of a settlement: the provider''s cost, in millionths of a millionth of a US dollar';
 COMMENT ON COLUMN read.credit_ledger_v1.expires_at IS 'Of a grant: when its rest expires; empty is never';
-COMMENT ON COLUMN read.credit_ledger_v1.corrects IS 'Of a note: the requests or events that it corrects';
+COMMENT ON COLUMN read.credit_ledger_v1.corrects IS 'Of a note: the charges that it corrects, each with its amount';
 COMMENT ON COLUMN read.credit_ledger_v1.reason IS 'Of a grant or a note: why';
 COMMENT ON COLUMN read.credit_ledger_v1.actor IS 'Of a grant or a note: who';
 

@@ -52,12 +52,18 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/api/audit/trail", get(audit::trail))
         .route("/api/audit/events", get(audit::events))
         .fallback(async || Problem::not_found("there is nothing at this path"))
-        .method_not_allowed_fallback(async || Problem::new("METHOD_NOT_ALLOWED", "this path takes another method"))
+        .method_not_allowed_fallback(other_method)
         .layer(from_fn_with_state(hub.clone(), doors::enter))
         .layer(hub.doors.origins.layer())
         // Behind no door: whoever operates the service asks how it is when nobody else gets in.
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(metrics::render))
+        // Of these as well: it is for routes that are there by now.
+        .method_not_allowed_fallback(other_method)
         .with_state(hub)
+}
+
+async fn other_method() -> Problem {
+    Problem::new("METHOD_NOT_ALLOWED", "this path takes another method")
 }

@@ -13,6 +13,8 @@ use words::in_words;
 use crate::error::{Faults, FaultyField};
 
 const MAX_NAME_BYTES: usize = 256;
+/// As in those of Hugging Face, Ollama and Cloudflare.
+const MODEL_SIGNS: &str = "-._~@|:/+=";
 const UNKNOWN: &str = "is not a field of this request";
 
 /// The fields of a frame that were not looked at yet, and what is wrong with the others.
@@ -48,6 +50,13 @@ impl Fields {
         read.map_err(|error| self.fault(field, in_words(&error.to_string()))).ok()
     }
 
+    /// One of some words.
+    pub(crate) fn choice<T: DeserializeOwned>(&mut self, field: &str) -> Option<T> {
+        let word: String = self.take(field)?;
+        let read = serde_json::from_value(Value::String(word));
+        read.map_err(|error| self.fault(field, in_words(&error.to_string()))).ok()
+    }
+
     pub(crate) fn name(&mut self, field: &str) -> Option<String> {
         let name: String = self.take(field)?;
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
@@ -55,6 +64,19 @@ impl Fields {
             return None;
         }
         Some(name)
+    }
+
+    /// The name of a model, which goes into reports and labels.
+    pub(crate) fn model(&mut self, field: &str) -> Option<String> {
+        let name = self.name(field)?;
+        let is_name = name.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '@')
+            && name.chars().all(|char| char.is_ascii_alphanumeric() || MODEL_SIGNS.contains(char));
+        if !is_name {
+            let rule =
+                format!("must be letters, digits or {MODEL_SIGNS} of ASCII and start with a letter, a digit or @");
+            self.fault(field, rule);
+        }
+        is_name.then_some(name)
     }
 
     pub(crate) fn within(&mut self, field: &str, least: f64, most: f64) -> Option<f64> {

@@ -13,6 +13,7 @@
 //! | [`gateway`] | from a request to its answer, with the money on both ends |
 //! | [`limits`] | what one user, one account and all together may ask of this node |
 //! | [`lost_answers`] | what became of answers that this node does not have |
+//! | [`notes`] | credit and debit notes, which name the charges that they correct |
 //! | [`policies`] | what follows from what happened, without anyone asking |
 //! | [`ports`] | what the application needs from outside: the event log, providers, content keys, the clock |
 //! | [`principal`] | who asks, for which account, and what their roles allow |
@@ -36,6 +37,7 @@ pub mod fields;
 pub mod gateway;
 pub mod limits;
 pub mod lost_answers;
+pub mod notes;
 pub mod policies;
 pub mod ports;
 pub mod principal;

@@ -1,5 +1,6 @@
 //! What the application needs from outside. Adapters live in `infrastructure`; tests bring their own.
 
+pub mod charges;
 pub mod client_requests;
 pub mod clock;
 pub mod event_log;

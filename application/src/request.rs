@@ -79,7 +79,7 @@ impl AnswerRequest {
     pub fn from_fields(kind: RequestKind, fields: impl Into<Object>) -> Result<Self, Faults> {
         let mut fields = Fields::new(fields);
         let provider = fields.name("provider").unwrap_or_else(|| AUTO.to_owned());
-        let model = fields.name("model");
+        let model = fields.model("model");
         let stream: Option<bool> = fields.take("stream");
         let fallback = fields.take("fallback").unwrap_or(true);
         let idempotency_key = fields.name("idempotencyKey");
@@ -93,7 +93,7 @@ impl AnswerRequest {
         let mut encoding = Encoding::default();
         let (prompt, inputs, max_tokens) = if kind == RequestKind::Embedding {
             let inputs = fields.inputs(prompt_text);
-            encoding = fields.take("encoding").unwrap_or_default();
+            encoding = fields.choice("encoding").unwrap_or_default();
             (Prompt { user, ..Prompt::default() }, inputs, None)
         } else {
             let messages = fields.messages(prompt_text);

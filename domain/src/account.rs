@@ -9,6 +9,7 @@
 pub mod command;
 pub mod event;
 mod grants;
+mod notes;
 pub mod repricing;
 mod reservations;
 mod spend;
@@ -23,10 +24,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{money::Microcredits, period::Month};
-use command::{AccountCommand, Adjustment};
+use command::AccountCommand;
 use event::AccountEvent;
 use grants::{Expiry, Grants};
-use repricing::Repricing;
 use spend::Spend;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,8 +103,12 @@ pub enum AccountError {
     AdjustmentConflict { adjustment_id: String, kind: AdjustmentKind, amount: Microcredits },
     #[error("{month} has been repriced already, see the note {note}")]
     RepricedAlready { month: Month, note: String },
-    #[error("an adjustment has to name what it corrects")]
+    #[error("a note has to name what it corrects")]
     NothingCorrected,
+    #[error("{left} credits are left of the charge for {charge}, so {required} cannot be given back of it")]
+    MoreThanLeft { charge: String, left: Microcredits, required: Microcredits },
+    #[error("another note was made meanwhile: what is left of the charges has to be reckoned again")]
+    NotesChanged,
     #[error("{spent} credits were spent, so {required} cannot be given back")]
     MoreThanSpent { spent: Microcredits, required: Microcredits },
 }
@@ -132,6 +136,16 @@ impl Account {
 
     pub fn available(&self) -> Microcredits {
         self.granted.minus(self.held).minus(self.spent).minus(self.expired)
+    }
+
+    /// How many credit and debit notes there are.
+    pub fn notes(&self) -> usize {
+        self.adjustments.len()
+    }
+
+    /// What the note of this name was, and of how much.
+    pub fn note(&self, adjustment_id: &str) -> Option<(AdjustmentKind, Microcredits)> {
+        self.adjustments.get(adjustment_id).copied()
     }
 
     pub fn limits(&self) -> UsageLimits {
@@ -254,50 +268,6 @@ impl Account {
             still_held_microcredits: still_held,
             available_microcredits: self.available().minus(expires_now),
             expired_at,
-        }])
-    }
-
-    fn decide_adjustment(&self, adjustment: Adjustment) -> Result<Vec<AccountEvent>, AccountError> {
-        let Adjustment { adjustment_id, kind, amount, corrects, corrects_month, reason, actor, adjusted_at } =
-            adjustment;
-        check(amount)?;
-        match self.adjustments.get(&adjustment_id) {
-            Some(made) if *made == (kind, amount) => return Ok(vec![]),
-            Some(&(kind, amount)) => {
-                return Err(AccountError::AdjustmentConflict { adjustment_id, kind, amount });
-            }
-            None => {}
-        }
-        self.require_open()?;
-        if let Some(repricing) = Repricing::of_note(&adjustment_id)
-            && let Some(other) = repricing.other_in(self.adjustments.keys())
-        {
-            return Err(AccountError::RepricedAlready { month: repricing.month, note: other.clone() });
-        }
-        if corrects.is_empty() {
-            return Err(AccountError::NothingCorrected);
-        }
-        let available = self.available();
-        let available_microcredits = match kind {
-            AdjustmentKind::CreditNote if amount > self.spent => {
-                return Err(AccountError::MoreThanSpent { spent: self.spent, required: amount });
-            }
-            AdjustmentKind::DebitNote if amount > available => {
-                return Err(AccountError::InsufficientCredits { available, required: amount });
-            }
-            AdjustmentKind::CreditNote => available.plus(amount),
-            AdjustmentKind::DebitNote => available.minus(amount),
-        };
-        Ok(vec![AccountEvent::CreditsAdjusted {
-            adjustment_id,
-            kind,
-            amount_microcredits: amount,
-            available_microcredits,
-            corrects,
-            corrects_month,
-            reason,
-            actor,
-            adjusted_at,
         }])
     }
 

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`audit`] | the log, proved: verification, signed checkpoints, bundles |
+//! | [`charges`] | what accounts were charged, and the notes on it |
 //! | [`client_requests`] | what clients asked for lately, for who comes back for it |
 //! | [`contents`] | what events name: prompts and answers in sealed pieces, beside the log |
 //! | [`database`] | the way to PostgreSQL and its migrations |
@@ -35,6 +36,7 @@
 //! | [`webhooks`] | what clients are told over HTTP |
 
 pub mod audit;
+pub mod charges;
 pub mod client_requests;
 pub mod contents;
 pub mod database;

@@ -92,8 +92,8 @@ impl Report {
         let present = source.as_ref().map_or(names.clone(), |source| vec![source.view()]);
         let last_month = selection.days.map(|(_, to)| Month::of_day(to));
         // What is asked as of a position, or is of closed months, has nothing behind it.
-        let is_latest =
-            selection.as_of.is_none() && last_month.is_none_or(|month| views.close_of(month, u64::MAX).is_none());
+        let is_open = last_month.is_none_or(|month| views.close_of(month, u64::MAX).is_none());
+        let is_latest = selection.as_of.is_none() && (is_open || selection.name == Name::Close);
         let standing = if is_latest { views.standing(&present) } else { vec![] };
         let query = match (selection.name, source) {
             (Name::Usage | Name::Margin, Some(source)) => usage::query(&selection, &source, &basis),
@@ -195,7 +195,7 @@ fn views_of(selection: &Selection, format: Format) -> (Vec<&'static str>, Option
 /// Where in the log the report stands, and where its usage comes from.
 ///
 /// What is booked in closed months does not change any more. So a report on such months stands, unless it is asked
-/// otherwise, where the last of them was closed: it is the same file from then on.
+/// otherwise, where the last of them was closed: it is the same file from then on. The close itself also tells what came later.
 async fn position(
     views: &mut Views,
     selection: &Selection,
@@ -216,11 +216,10 @@ async fn position(
     let close = last_month.and_then(|month| views.close_of(month, last)).map(|close| (close.watermark, close.position));
     let position = match (asked, close) {
         (Some(asked), _) => asked,
-        (None, Some((_, closed_at))) if selection.name == Name::Close => closed_at,
-        (None, Some((watermark, _))) => watermark,
+        (None, Some((watermark, _))) if selection.name != Name::Close => watermark,
         // One view is true at every position that it has come to.
-        (None, None) if present.len() == 1 => last,
-        (None, None) => views.end_of_commit(last).await?,
+        (None, _) if present.len() == 1 => last,
+        (None, _) => views.end_of_commit(last).await?,
     };
     let Some(smallest) = smallest else { return Ok((position, None)) };
     // What is added up is true where its view stands, and for closed months anywhere behind their close.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use aihub_domain::{
+    account::{event::Correction, repricing::Repricing},
     money::{Microcredits, MicrocreditsPerUsd},
     period::Month,
     price::{Price, TokenUsage},
@@ -56,6 +57,8 @@ pub struct Repriced {
     /// What it would have been charged.
     pub charge: Microcredits,
     pub cost_picousd: i64,
+    /// As far as other notes have given back already what is too much of it.
+    pub given_back: Microcredits,
 }
 
 /// What an account's use of a model comes to at both prices.
@@ -64,6 +67,7 @@ pub struct Line {
     requests: i64,
     charged: i128,
     repriced: i128,
+    given_back: i128,
     correction: i128,
     cost_picousd: i128,
     repriced_cost_picousd: i128,
@@ -73,6 +77,19 @@ pub struct Line {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Comparison(BTreeMap<(String, String, String), Line>);
 
+/// A credit or debit note.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Note {
+    pub account: String,
+    pub reference: String,
+    spent_change_microcredits: i64,
+    corrects: sqlx::types::Json<Vec<Correction>>,
+}
+
+/// What notes have made of charges: what was given back, less what was taken on top. By account and charge.
+#[derive(Debug, Default)]
+struct GivenBack(BTreeMap<(String, String), i64>);
+
 /// A month as it is booked, at one position.
 pub struct BookedMonth {
     views: Views,
@@ -80,8 +97,8 @@ pub struct BookedMonth {
     /// A closed month stands where it was closed: what it comes to does not change any more.
     pub is_closed: bool,
     pub basis: Basis,
-    /// Adjustments that have corrected charges of the month, by their names.
-    pub notes: Vec<String>,
+    /// Of all accounts, in the order of the log.
+    pub notes: Vec<Note>,
     /// How many videos keep their price, because the other one has none for their resolution. Known when the requests have
     /// been read.
     pub passed_over: u64,
@@ -93,21 +110,26 @@ impl BookedMonth {
         let last = views.position(&VIEWS);
         let close = views.close_of(month, last).map(|close| close.watermark);
         let basis = views.basis(close.unwrap_or(last)).await?;
-        let notes = sqlx::query_scalar(
-            "SELECT DISTINCT reference FROM credit_ledger_v1 WHERE movement = 'adjust' AND corrects_month = $1",
+        // Also those that came after the close.
+        let notes = sqlx::query_as(
+            "SELECT account, reference, spent_change_microcredits, corrects FROM credit_ledger_v1
+             WHERE movement = 'adjust' ORDER BY position",
         )
-        .bind(month.first_day())
         .fetch_all(&mut *views.transaction)
         .await?;
         Ok(Self { views, month, is_closed: close.is_some(), basis, notes, passed_over: 0 })
     }
 
-    /// The requests and videos that another price is given for, by account and in the order of the log.
+    /// The requests and videos that another price is given for, by account and in the order of the log. What `own` notes have
+    /// given back does not count: they are the same correction.
     pub fn requests<'a>(
         &'a mut self,
         prices: &'a Prices,
         rate: MicrocreditsPerUsd,
+        own: &Repricing,
     ) -> impl Stream<Item = Result<Repriced, sqlx::Error>> + 'a {
+        let others = self.notes.iter().filter(|note| Repricing::of_note(&note.reference).as_ref() != Some(own));
+        let mut given_back = GivenBack::by(others);
         let Self { views, month, basis, passed_over, .. } = self;
         let entries = sqlx::query_as(
             "SELECT u.*, coalesce(v.requested_at, r.accepted_at) AS priced_at, v.resolution
@@ -121,7 +143,10 @@ impl BookedMonth {
         .fetch(&mut *views.transaction);
         entries.try_filter_map(move |charged| {
             ready(Ok(match Repriced::of(charged, prices, rate) {
-                Other::Price(repriced) => Some(*repriced),
+                Other::Price(mut repriced) => {
+                    given_back.count_with(&mut repriced);
+                    Some(*repriced)
+                }
                 Other::None => None,
                 Other::NotOfItsResolution => {
                     *passed_over += 1;
@@ -129,6 +154,30 @@ impl BookedMonth {
                 }
             }))
         })
+    }
+}
+
+impl GivenBack {
+    fn by<'a>(notes: impl Iterator<Item = &'a Note>) -> Self {
+        let mut given_back = Self::default();
+        for note in notes {
+            for Correction { charge, amount_microcredits } in &note.corrects.0 {
+                let amount = amount_microcredits.0;
+                let given = if note.spent_change_microcredits < 0 { amount } else { amount.saturating_neg() };
+                let known = given_back.0.entry((note.account.clone(), charge.clone())).or_default();
+                *known = known.saturating_add(given);
+            }
+        }
+        given_back
+    }
+
+    /// Of a charge that has several parts, the first ones first.
+    fn count_with(&mut self, part: &mut Repriced) {
+        let charge = (part.entry.account.clone(), part.entry.request_id.clone());
+        let Some(left) = self.0.get_mut(&charge) else { return };
+        let given_back = part.correction().saturating_neg().min(*left).max(0);
+        *left = left.saturating_sub(given_back);
+        part.given_back = Microcredits(given_back);
     }
 }
 
@@ -171,15 +220,20 @@ impl Repriced {
                 ..TokenUsage::default()
             })
         };
-        Other::Price(Box::new(Self { charge: rate.charge(cost), cost_picousd: cost.0, entry }))
+        Other::Price(Box::new(Self {
+            charge: rate.charge(cost),
+            cost_picousd: cost.0,
+            given_back: Microcredits::ZERO,
+            entry,
+        }))
     }
 
-    /// What the account is to pay on top, or, below zero, to get back. Where an account was charged less than the list
+    /// What the account is to pay on top, or, below zero, to get back beside what it got back already. Where an account was charged less than the list
     /// said, because it had no more, only what goes beyond the list is asked for.
     pub fn correction(&self) -> i64 {
         let (charged, list) = (self.entry.charged_microcredits, self.entry.list_microcredits);
         let paid = if self.charge.0 < charged { charged } else { list.max(charged).min(self.charge.0) };
-        self.charge.0.saturating_sub(paid)
+        self.charge.0.saturating_sub(paid).saturating_add(self.given_back.0)
     }
 }
 
@@ -188,12 +242,24 @@ fn of_model<'a, P>(prices: &'a OfModels<P>, entry: &UsageEntry) -> Option<&'a Ve
 }
 
 impl Comparison {
+    /// Of the models that other prices are given for, those of which nothing was charged: they may be misspelt.
+    pub fn unknown<'a>(&self, prices: &'a Prices) -> Vec<(&'a str, &'a str)> {
+        fn models<P>(prices: &OfModels<P>) -> impl Iterator<Item = (&str, &str)> {
+            prices.iter().flat_map(|(provider, models)| models.keys().map(|model| (provider.as_str(), model.as_str())))
+        }
+        let is_there = |(provider, model): &(&str, &str)| {
+            self.0.keys().any(|(_, of, charged)| (of.as_str(), charged.as_str()) == (*provider, *model))
+        };
+        models(&prices.tokens).chain(models(&prices.videos)).filter(|named| !is_there(named)).collect()
+    }
+
     pub fn add(&mut self, request: &Repriced) {
         let UsageEntry { account, provider, model, .. } = &request.entry;
         let line = self.0.entry((account.clone(), provider.clone(), model.clone())).or_default();
         line.requests += i64::from(request.entry.requests);
         line.charged += i128::from(request.entry.charged_microcredits);
         line.repriced += i128::from(request.charge.0);
+        line.given_back += i128::from(request.given_back.0);
         line.correction += i128::from(request.correction());
         line.cost_picousd += i128::from(request.entry.cost_picousd);
         line.repriced_cost_picousd += i128::from(request.cost_picousd);
@@ -205,6 +271,7 @@ impl Comparison {
             ("requests", Kind::Count),
             ("charged_credits", Kind::Credits),
             ("repriced_credits", Kind::Credits),
+            ("given_back_credits", Kind::Credits),
             ("correction_credits", Kind::Credits),
             ("provider_cost_usd", Kind::Usd),
             ("repriced_cost_usd", Kind::Usd),
@@ -219,6 +286,7 @@ impl Comparison {
                 Value::Count(line.requests),
                 Value::Credits(line.charged),
                 Value::Credits(line.repriced),
+                Value::Credits(line.given_back),
                 Value::Credits(line.correction),
                 Value::Usd(line.cost_picousd),
                 Value::Usd(line.repriced_cost_picousd),

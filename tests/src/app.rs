@@ -216,7 +216,6 @@ impl TestApp {
         (status, headers, response.json().await.unwrap_or_default())
     }
 
-    /// `POST path` with a JSON body: status and the JSON of the answer.
     /// Has a video made for this user.
     pub async fn film(&self, user: &str) {
         let video = json!({ "prompt": "a calm sea at sunset", "duration": 8, "resolution": "720p" });
@@ -229,6 +228,7 @@ impl TestApp {
         .await;
     }
 
+    /// `POST path` with a JSON body: status and the JSON of the answer.
     pub async fn post(&self, path: &str, token: &str, body: &Value) -> (StatusCode, Value) {
         self.send(Method::POST, path, token, Some(body), &[]).await
     }

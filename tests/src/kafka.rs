@@ -159,7 +159,9 @@ fn text(key: &str, value: Option<&[u8]>) -> (String, String) {
 pub async fn published(cluster: &Cluster, head: u64) -> Vec<Stored> {
     let topics = cluster.topics();
     let messages = until("everything is published", async || {
-        let messages = stored(cluster, &topics.of_events()).await;
+        // What came later may be there as well.
+        let mut messages = stored(cluster, &topics.of_events()).await;
+        messages.retain(|message| message.position() <= head);
         let positions: HashSet<u64> = messages.iter().map(Stored::position).collect();
         (positions.len() as u64 == head).then_some(messages)
     })

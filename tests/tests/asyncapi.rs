@@ -268,6 +268,51 @@ fn the_manual_has_every_frame_that_is_described() {
     }
 }
 
+/// The names of all fields below `schema`, with what it refers to.
+fn fields_of(schema: &Value, document: &Value, names: &mut BTreeSet<String>) {
+    if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
+        return fields_of(document.pointer(reference.trim_start_matches('#')).unwrap(), document, names);
+    }
+    for (name, schema) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        names.insert(name.clone());
+        fields_of(schema, document, names);
+    }
+    for part in ["items", "additionalProperties"] {
+        if let Some(schema) = schema.get(part).filter(|schema| schema.is_object()) {
+            fields_of(schema, document, names);
+        }
+    }
+    for either in ["oneOf", "anyOf", "allOf"] {
+        for schema in schema.get(either).and_then(Value::as_array).into_iter().flatten() {
+            fields_of(schema, document, names);
+        }
+    }
+}
+
+#[test]
+fn the_manual_has_every_field_of_a_frame_and_every_field_of_a_client_is_known() {
+    let manual = include_str!("../../README.md");
+    let words: BTreeSet<&str> = manual.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+    let document = document();
+    for (message, described) in document["components"]["messages"].as_object().unwrap() {
+        if !message.starts_with("client.") && !message.starts_with("server.") {
+            continue;
+        }
+        let mut names = BTreeSet::new();
+        fields_of(&described["payload"], &document, &mut names);
+        let missing: Vec<&String> = names.iter().filter(|name| !words.contains(name.as_str())).collect();
+        assert!(missing.is_empty(), "{message}: {missing:?}");
+        if let Some(kind) = message.strip_prefix("client.") {
+            for field in described["payload"]["properties"].as_object().unwrap().keys() {
+                let frame = with(json!({ "type": kind, "id": "a" }), &json!({ field: {} }));
+                let refused = ClientFrame::parse(&frame.to_string()).err();
+                let faults = refused.map(|faulty| format!("{:?}", faulty.faults.told())).unwrap_or_default();
+                assert!(!faults.contains("is not a field of this request"), "{kind}.{field}: {faults}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_manual_has_every_limit_that_a_socket_is_told_first() {
     let app = TestApp::start(|_| ()).await;

@@ -6,7 +6,7 @@ use aihub::config::amount::Credits;
 use aihub_domain::money::Microcredits;
 use aihub_tests::{
     app::{SECRET, TestApp, auth, http_client, token, variables},
-    client::{Client, chat, with},
+    client::{Client, chat, upgrade, with},
     database,
     process::Process,
     providers::Providers,
@@ -131,6 +131,15 @@ async fn a_browser_gets_something_to_read_and_the_wrong_door_says_how_to_come_in
         (&headers["upgrade"], &headers["sec-websocket-version"]),
         (&"websocket".parse().unwrap(), &"13".parse().unwrap())
     );
+    let mut of_another_version = upgrade(app.address, &app.token("ann"));
+    of_another_version.headers_mut().insert("sec-websocket-version", "12".parse().unwrap());
+    let request = app.http.get(format!("http://{}/mcp", app.address)).headers(of_another_version.headers().clone());
+    let answer = request.send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["sec-websocket-version"]), (426, &"13".parse().unwrap()));
+    for path in ["/health/live", "/metrics", "/api/credits", "/mcp"] {
+        let (status, problem) = app.post(path, &app.token("ann"), &json!({})).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (405, &json!("METHOD_NOT_ALLOWED")), "{path}");
+    }
     app.stop().await;
 }
 
@@ -159,6 +168,7 @@ async fn a_dead_proxy_is_on_no_way_to_this_machine_is_named_where_it_is_and_a_li
             ("ANTHROPIC_BASE_URL", "http://far.invalid".to_owned()),
             ("OPENAI_API_KEY", "sk-simulated\r\n".to_owned()),
             ("JWT_SECRET", format!("{SECRET}\n")),
+            ("DATABASE_URL", format!("{}\n", database.options.url)),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
@@ -180,6 +190,7 @@ async fn a_dead_proxy_is_on_no_way_to_this_machine_is_named_where_it_is_and_a_li
     for told in [
         &format!("provider claude is asked through the proxy {NO_PROXY_THERE}"),
         "auth.hs256_secret ended in white space",
+        "database.url ended in white space",
         "providers.openai.api_key ended in white space",
     ] {
         assert!(notices.contains(told), "{told}: {notices}");
@@ -215,12 +226,22 @@ fn films_of_the_manual() -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn what_the_manual_has_a_client_send_is_answered_as_it_says_behind_a_dead_proxy_as_well() {
-    let (database, providers) = (database().await, Providers::start().await);
-    let mut variables = variables(&database, &providers);
-    variables
-        .retain(|(name, _)| !["AIHUB__CREDITS__WELCOME", "AIHUB__VIDEO_PROVIDERS__VEO__ENABLED"].contains(&&**name));
-    variables.extend(["HTTP_PROXY", "http_proxy"].map(|name| (name.to_owned(), NO_PROXY_THERE.to_owned())));
+async fn what_the_manual_has_a_client_send_is_answered_as_it_says_by_a_service_as_it_comes_behind_a_dead_proxy() {
+    // With nothing configured: a database of its own, and providers that are simulated.
+    let folder = tempfile::tempdir().unwrap();
+    let is_machines = |name: &str| !["AIHUB", "DATABASE_URL", "KAFKA"].iter().any(|ours| name.starts_with(ours));
+    let mut variables: Vec<(String, String)> = std::env::vars().filter(|(name, _)| is_machines(name)).collect();
+    variables.extend(
+        [
+            ("AIHUB__SERVER__LISTEN", "127.0.0.1:0"),
+            ("AIHUB__SERVER__DATA_DIR", folder.path().to_str().unwrap()),
+            ("JWT_SECRET", SECRET),
+            ("HTTP_PROXY", NO_PROXY_THERE),
+            ("http_proxy", NO_PROXY_THERE),
+            ("RUST_LOG", "error"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
     let process = Process::start(env!("CARGO_BIN_EXE_aihub-under-test"), &variables).await;
     let token = token(&auth(), "ann", "ann", TimeDelta::hours(1));
     let mut client = Client::connect(process.address, &token).await;
@@ -252,8 +273,9 @@ async fn what_the_manual_has_a_client_send_is_answered_as_it_says_behind_a_dead_
         assert_eq!(made["resolution"], film["resolution"]);
     }
     until("the views have them", async || {
-        let made = "SELECT count(*) FROM video_status_v1 WHERE status = 'completed'";
-        (sqlx::query_scalar::<_, i64>(made).fetch_one(database.pool()).await.unwrap() == 3).then_some(())
+        let listed = http.get(format!("{base}/videos?status=completed")).bearer_auth(&token).send().await.unwrap();
+        let listed: Value = listed.json().await.unwrap();
+        (listed["videos"].as_array()?.len() == 3).then_some(())
     })
     .await;
     process.kill().await;

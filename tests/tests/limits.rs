@@ -131,11 +131,9 @@ async fn of_ten_requests_of_one_user_at_four_places_the_first_come_are_the_first
         assert_eq!((&queued["type"], &queued["position"]), (&json!("queued"), &json!(position)), "{queued}");
     }
     until("four are at the provider", async || (app.providers.calls().len() == 4).then_some(())).await;
-    let mut began = Vec::new();
     for (nth, waits) in ids[..6].iter().enumerate() {
         cancel(&mut client, waits).await;
         until("the next one is there", async || (app.providers.calls().len() == nth + 5).then_some(())).await;
-        began.push(ids[nth + 4].clone());
         // Those behind it have moved up, and hear so.
         for (id, position) in ids[nth + 5..].iter().zip(1..) {
             let queued = client.next_of(id).await;
@@ -147,9 +145,8 @@ async fn of_ten_requests_of_one_user_at_four_places_the_first_come_are_the_first
     for id in &ids[6..] {
         cancel(&mut client, id).await;
     }
-    // In the order of the log they are in the order in which they came.
     let audit = app.audit().await;
-    assert_eq!((audit.requests.len(), audit.open().len(), began.as_slice()), (10, 0, &ids[4..]));
+    assert_eq!((audit.requests.len(), audit.open().len()), (10, 0));
     app.stop().await;
 }
 

@@ -14,7 +14,7 @@ mod working;
 use std::sync::Arc;
 
 use aihub_domain::{
-    account::{UsageLimits, command::AccountCommand},
+    account::{UsageLimits, command::AccountCommand, repricing::Repricing},
     money::Microcredits,
 };
 use aihub_infrastructure::event_store::{
@@ -42,6 +42,11 @@ use tokio_util::{
 };
 
 const ACCOUNTS: [&str; 3] = ["acme", "globex", "initech"];
+
+/// The correction of a month's prices that is looked at.
+fn repricing() -> Repricing {
+    Repricing { month: "2024-10".parse().unwrap(), key: "a-test".to_owned() }
+}
 
 /// Requests with every kind of end; every ninth is still open.
 async fn trade(books: &Books, requests: std::ops::Range<u64>) {

@@ -79,6 +79,9 @@ fn trimmed(config: &Config, media: &KeptMedia) -> Vec<String> {
     let mut found = vec![];
     find(&serde_json::to_value(config).unwrap_or_default(), "", &mut found);
     found.extend_from_slice(media.trimmed());
+    if config.database.url.as_ref().is_some_and(|url| url.is_trimmed) {
+        found.push("database.url".to_owned());
+    }
     for key in &found {
         tracing::warn!("{key} ends in white space, which is left out");
     }

@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use aihub_application::{
     accounts::Accounts,
+    notes::Notes,
     ports::{clock::SystemClock, event_log::Metadata},
     principal::{IDENTIFIER_RULE, is_identifier},
 };
 use aihub_infrastructure::{
+    charges::PostgresCharges,
     database::Database,
     database_clock::DatabaseClock,
     embedded_postgres::EmbeddedPostgres,
@@ -76,6 +78,14 @@ impl Ledger {
         let upcasters = Arc::new(Upcasters::default());
         let log = Arc::new(PostgresEventLog::start(database.clone(), WriterOptions::default(), upcasters, &tasks));
         Ok(Self { accounts: Arc::new(Accounts::new(log.clone())), log, clock, tasks, database, embedded })
+    }
+
+    pub fn charges(&self) -> Arc<PostgresCharges> {
+        Arc::new(PostgresCharges::new(self.database.pool().clone()))
+    }
+
+    pub fn notes(&self) -> Notes {
+        Notes::new(self.accounts.clone(), self.charges(), self.log.clone(), self.clock.clone())
     }
 
     pub async fn close(self) -> anyhow::Result<()> {

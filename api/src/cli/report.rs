@@ -171,8 +171,8 @@ impl<T: Args + Into<Parameters>> Asked<T> {
     async fn run(self, name: Name, config: &Config) -> anyhow::Result<()> {
         let Self { what, as_of, format: format_name, output, who } = self;
         let format = Format::from_text(&format_name).context("a format that is not known")?;
-        if format == Format::Parquet && output.is_none() && is_terminal() {
-            anyhow::bail!("Parquet is nothing for a terminal: name a file with --output");
+        if matches!(format, Format::Parquet | Format::Xlsx) && output.is_none() && is_terminal() {
+            anyhow::bail!("{format_name} is nothing for a terminal: name a file with --output");
         }
         let parameters = Parameters { as_of, ..what.into() };
         let asked = asked(&parameters).into_iter().chain([("format", Some(format_name))]).collect::<Vec<_>>();

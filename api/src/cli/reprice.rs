@@ -1,13 +1,13 @@
 //! `aihub reprice --month 2026-10 --prices corrected.toml`: what a month would have cost at corrected prices. With
 //! `--apply` the difference is given back or taken, in credit and debit notes that name the requests they correct.
 
-use std::{io::Write, path::PathBuf};
+use std::{collections::BTreeMap, io::Write, path::PathBuf};
 
 use aihub_application::ports::clock::Clock as _;
 use aihub_domain::{
     account::{
         AdjustmentKind,
-        command::{AccountCommand, Adjustment},
+        command::{AccountCommand, Adjustment, Corrected},
         repricing::Repricing,
     },
     money::Microcredits,
@@ -35,8 +35,8 @@ use crate::{
     month_close::caught_up,
 };
 
-/// The most requests that one note names.
-const REQUESTS_PER_NOTE: usize = 500;
+/// The most charges that one note names.
+const CHARGES_PER_NOTE: usize = 500;
 
 #[derive(Debug, Args)]
 pub struct Reprice {
@@ -63,12 +63,12 @@ pub struct Reprice {
     key: Option<String>,
 }
 
-/// A note that is being filled.
-#[derive(Default)]
-struct Note {
-    account: String,
-    requests: Vec<String>,
-    correction: i128,
+/// A charge that is being corrected: of all that was paid for, one after another.
+struct Reckoned {
+    charge: String,
+    charged: i64,
+    given_back: i64,
+    correction: i64,
 }
 
 /// What becomes of the corrections.
@@ -77,8 +77,12 @@ struct Corrector<'a> {
     repricing: Repricing,
     actor: String,
     reason: String,
-    note: Note,
-    /// How many notes the account has got.
+    account: String,
+    reckoned: Option<Reckoned>,
+    credits: Vec<Corrected>,
+    debits: Vec<Corrected>,
+    /// How many notes the account has altogether, and how many of this re-pricing it has got.
+    notes: usize,
     of_account: usize,
     made: usize,
     refused: usize,
@@ -110,24 +114,29 @@ impl Reprice {
         if self.apply {
             anyhow::ensure!(month.is_closed, "{} is open: prices are corrected when it is closed", self.month);
             // Accounts refuse it each for itself; here it is refused before the first of them has got anything.
-            if let Some(other) = repricing.other_in(&month.notes) {
+            if let Some(other) = repricing.other_in(month.notes.iter().map(|note| &note.reference)) {
                 anyhow::bail!("{} has been repriced already, see the note {other}", self.month);
             }
         }
         Who { actor: self.actor.clone() }.looks(&ledger.database, "reprice", asked).await?;
         let key = repricing.to_string();
+        let mut notes = BTreeMap::<String, usize>::new();
+        for note in &month.notes {
+            *notes.entry(note.account.clone()).or_default() += 1;
+        }
+        let own = repricing.clone();
         let mut corrector = match (self.apply, self.actor, self.reason) {
             (true, Some(actor), Some(reason)) => Some(Corrector::new(ledger, repricing, actor, reason.into())),
             _ => None,
         };
         let mut comparison = Comparison::default();
         {
-            let requests = month.requests(prices, rate);
+            let requests = month.requests(prices, rate, &own);
             pin_mut!(requests);
             while let Some(request) = requests.try_next().await? {
                 comparison.add(&request);
                 if let Some(corrector) = &mut corrector {
-                    corrector.add(&request).await?;
+                    corrector.add(&request, &notes).await?;
                 }
             }
         }
@@ -152,6 +161,12 @@ impl Reprice {
                 "{passed_over} videos keep what they cost: these prices have none for their resolution"
             ))?;
         }
+        for (provider, model) in comparison.unknown(prices) {
+            remark(format_args!(
+                "nothing was charged for {provider}/{model} in {}: is it spelt as providers do?",
+                self.month
+            ))?;
+        }
         match corrector {
             None => Ok(remark("nothing was changed; --apply makes notes for the corrections")?),
             Some(mut corrector) => {
@@ -167,59 +182,82 @@ impl Reprice {
 
 impl<'a> Corrector<'a> {
     fn new(ledger: &'a Ledger, repricing: Repricing, actor: String, reason: String) -> Self {
-        Self { ledger, repricing, actor, reason, note: Note::default(), of_account: 0, made: 0, refused: 0 }
+        let (reckoned, credits, debits) = (None, vec![], vec![]);
+        let account = String::new();
+        let (notes, of_account, made, refused) = (0, 0, 0, 0);
+        Self { ledger, repricing, actor, reason, account, reckoned, credits, debits, notes, of_account, made, refused }
     }
 
-    /// Requests come account by account, always in the same order: so a note is the same one when it is made again.
-    async fn add(&mut self, request: &Repriced) -> anyhow::Result<()> {
-        let correction = request.correction();
-        if correction == 0 {
-            return Ok(());
-        }
-        let is_other = self.note.account != request.entry.account;
-        if is_other || self.note.requests.len() >= REQUESTS_PER_NOTE {
+    /// Requests come account by account, always in the same order: so a note is the same one when it is made again. `notes` is
+    /// how many each account has.
+    async fn add(&mut self, request: &Repriced, notes: &BTreeMap<String, usize>) -> anyhow::Result<()> {
+        let entry = &request.entry;
+        if self.account != entry.account {
             self.flush().await?;
-        }
-        if is_other {
-            self.of_account = 0;
-            self.note.account.clone_from(&request.entry.account);
+            self.account.clone_from(&entry.account);
+            (self.notes, self.of_account) = (notes.get(&entry.account).copied().unwrap_or_default(), 0);
         }
         // One for which several providers were paid comes several times, one after another.
-        if self.note.requests.last() != Some(&request.entry.request_id) {
-            self.note.requests.push(request.entry.request_id.clone());
+        if self.reckoned.as_ref().is_none_or(|reckoned| reckoned.charge != entry.request_id) {
+            self.reckon().await?;
         }
-        self.note.correction += i128::from(correction);
+        let charge = entry.request_id.clone();
+        let reckoned = self.reckoned.get_or_insert(Reckoned { charge, charged: 0, given_back: 0, correction: 0 });
+        reckoned.charged += entry.charged_microcredits;
+        reckoned.given_back += request.given_back.0;
+        reckoned.correction += request.correction();
         Ok(())
     }
 
+    /// Puts what one charge comes to into a note.
+    async fn reckon(&mut self) -> anyhow::Result<()> {
+        let Some(Reckoned { charge, charged, given_back, correction }) = self.reckoned.take() else { return Ok(()) };
+        let left = Microcredits(charged - given_back);
+        let part = |amount| Corrected { charge, amount: Microcredits(amount), left };
+        match correction {
+            ..0 => self.credits.push(part(-correction)),
+            0 => {}
+            1.. => self.debits.push(part(correction)),
+        }
+        if self.credits.len() >= CHARGES_PER_NOTE {
+            self.make(AdjustmentKind::CreditNote).await?;
+        }
+        if self.debits.len() >= CHARGES_PER_NOTE {
+            self.make(AdjustmentKind::DebitNote).await?;
+        }
+        Ok(())
+    }
+
+    /// What is given back is there for what is taken.
     async fn flush(&mut self) -> anyhow::Result<()> {
-        let requests = std::mem::take(&mut self.note.requests);
-        let correction = std::mem::take(&mut self.note.correction);
-        if requests.is_empty() {
+        self.reckon().await?;
+        self.make(AdjustmentKind::CreditNote).await?;
+        self.make(AdjustmentKind::DebitNote).await
+    }
+
+    async fn make(&mut self, kind: AdjustmentKind) -> anyhow::Result<()> {
+        let filled = if kind == AdjustmentKind::CreditNote { &mut self.credits } else { &mut self.debits };
+        let corrects = std::mem::take(filled);
+        if corrects.is_empty() {
             return Ok(());
         }
         self.of_account += 1;
-        // What is dearer and what is cheaper may make nothing together.
-        if correction == 0 {
-            return Ok(());
-        }
-        let kind = if correction < 0 { AdjustmentKind::CreditNote } else { AdjustmentKind::DebitNote };
         let adjustment_id = self.repricing.note(self.of_account);
         let metadata = metadata(&self.actor, &adjustment_id);
         let command = AccountCommand::AdjustCredits(Adjustment {
             adjustment_id,
             kind,
-            // Beyond all amounts the account refuses it.
-            amount: Microcredits(i64::try_from(correction.unsigned_abs()).unwrap_or(i64::MAX)),
-            corrects: requests,
+            corrects,
+            notes: self.notes,
             corrects_month: Some(self.repricing.month),
             reason: self.reason.clone(),
             actor: self.actor.clone(),
             adjusted_at: self.ledger.clock.now(),
         });
-        let account = &self.note.account;
+        let account = &self.account;
         match self.ledger.accounts.execute(account, &command, &|_| Ok(vec![]), &metadata).await {
-            Ok(events) => self.made += usize::from(!events.is_empty()),
+            Ok(events) if events.is_empty() => {}
+            Ok(_) => (self.made, self.notes) = (self.made + 1, self.notes + 1),
             Err(error) => {
                 self.refused += 1;
                 remark(format_args!("{account}: {error}"))?;

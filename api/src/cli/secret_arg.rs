@@ -3,11 +3,19 @@
 
 use std::fs;
 
+use super::output::remark;
 use crate::auth::secret::Secret;
 
 /// For `value_parser`: the text itself, or what stands in the file, without what is blank at its end.
 pub fn secret(text: &str) -> Result<Secret, String> {
-    let Some(path) = text.strip_prefix('@') else { return Ok(Secret::new(text.trim_end())) };
+    let Some(path) = text.strip_prefix('@') else {
+        let secret = text.trim_end();
+        if secret.len() < text.len() {
+            // Nothing depends on whether it is read.
+            let _ = remark(format_args!("a secret ends in white space, which is left out"));
+        }
+        return Ok(Secret::new(secret));
+    };
     let read = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
     let read = read.trim_end();
     if read.is_empty() { Err(format!("{path} is empty")) } else { Ok(Secret::new(read)) }

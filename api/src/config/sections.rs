@@ -85,18 +85,31 @@ impl DatabaseSettings {
 
 /// `postgres://user:password@host:port/name`. Shows itself without the password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct DatabaseUrl(String);
+#[serde(from = "String")]
+pub struct DatabaseUrl {
+    text: String,
+    /// It ended in white space.
+    pub is_trimmed: bool,
+}
+
+impl From<String> for DatabaseUrl {
+    fn from(mut text: String) -> Self {
+        let length = text.trim_end().len();
+        let is_trimmed = length < text.len();
+        text.truncate(length);
+        Self { text, is_trimmed }
+    }
+}
 
 impl DatabaseUrl {
     /// With the password, for the one place that connects.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// All that may be told: everything up to an `@` that is not the user's name, and every parameter, may be secret.
     fn masked(&self) -> String {
-        let address = self.0.split('?').next().unwrap_or_default();
+        let address = self.text.split('?').next().unwrap_or_default();
         let Some((scheme, rest)) = address.split_once("://") else { return "[secret]".to_owned() };
         match rest.rsplit_once('@') {
             Some((user, host)) => match user.split_once(':') {
@@ -268,7 +281,7 @@ mod tests {
             ("postgres://aihub@db/aihub", "postgres://aihub@db/aihub"),
             ("hunter2", "[secret]"),
         ] {
-            let url = DatabaseUrl(url.to_owned());
+            let url = DatabaseUrl::from(format!("{url}\n"));
             assert_eq!(format!("{url:?} {}", serde_json::to_string(&url).unwrap()), format!("{shown} \"{shown}\""));
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aihub_application::{
     error::GatewayError,
-    fields::Object,
+    fields::{Object, words::not_an_object},
     principal::Principal,
     shares::{Held, Holder},
     weight::bytes_once_read,
@@ -38,7 +38,7 @@ pub async fn object(hub: &Hub, caller: &Principal, body: Body) -> Result<(Object
     hub.gateway.limits.take_bytes(caller, bytes.len()).map_err(refused)?;
     memory.resize(bytes.len() + bytes_once_read(&bytes)).map_err(|used_up| refused(used_up.into()))?;
     let object = Object::parse(&bytes);
-    Ok((object.map_err(|error| Problem::faulty("(body)", format!("must be a JSON object: {error}")))?, memory))
+    Ok((object.map_err(|error| Problem::faulty("(body)", not_an_object(&error)))?, memory))
 }
 
 /// A whole body of at most `most` bytes, and what it takes.

@@ -162,7 +162,7 @@ fn headers(name: Name, format: Format, report: &Report) -> HeaderMap {
         let standing = report.standing().join(", ");
         headers.extend(HeaderValue::try_from(standing).ok().map(|standing| (INCOMPLETE, standing)));
     }
-    if matches!(format, Format::Csv | Format::Focus | Format::Parquet) {
+    if matches!(format, Format::Csv | Format::Focus | Format::Parquet | Format::Xlsx) {
         let file = format!("attachment; filename=\"{}.{}\"", name.as_str(), format.extension());
         headers.extend(HeaderValue::try_from(file).ok().map(|file| (header::CONTENT_DISPOSITION, file)));
     }

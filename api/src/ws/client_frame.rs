@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use aihub_application::{
     answer::name::Wanted,
     error::{Faults, FaultyField},
-    fields::Object,
+    fields::{Object, words::not_an_object},
     request::AnswerRequest,
 };
 use aihub_domain::request::event::RequestKind;
@@ -67,8 +67,7 @@ impl ClientFrame {
             faults: FaultyField::new("(frame)", reason).into(),
             malformed: true,
         };
-        let mut fields =
-            Object::parse(text.as_bytes()).map_err(|error| malformed(format!("is not a JSON object: {error}")))?;
+        let mut fields = Object::parse(text.as_bytes()).map_err(|error| malformed(not_an_object(&error)))?;
         let id = match fields.remove("id") {
             None | Some(Value::Null) => None,
             Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_ID_BYTES => Some(id),

@@ -43,6 +43,11 @@ pub fn in_words(fault: &str) -> String {
     .to_owned()
 }
 
+/// What was to be a JSON object.
+pub fn not_an_object(error: &serde_json::Error) -> String {
+    if error.is_data() { in_words(&error.to_string()) } else { format!("is not a JSON object: {error}") }
+}
+
 fn kind(expected: &str) -> &str {
     match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => UNSIGNED,
@@ -122,5 +127,8 @@ mod tests {
         assert_eq!(said::<Level>(json!("middling")), "must be `high` or `low`, and is `middling`");
         assert_eq!(in_words("invalid digit found in string"), "must be a whole number from 0 on");
         assert_eq!(in_words("something else"), "something else");
+        let refused = |json: &[u8]| not_an_object(&crate::fields::Object::parse(json).err().unwrap());
+        assert_eq!(refused(b"[]"), "must be a JSON object, and is a list");
+        assert_eq!(refused(b"{"), "is not a JSON object: EOF while parsing an object at line 1 column 1");
     }
 }

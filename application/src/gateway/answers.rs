@@ -26,7 +26,7 @@ use crate::{
     shares::{Held, Holder, Share, UsedUp},
 };
 
-/// The client's ids that lead to one answer; beyond it the oldest no longer does.
+/// The client's ids that lead to one answer: the one that it was asked under, and the latest others.
 const MAX_NAMES: usize = 16;
 /// What takes more is kept half as long after its end: it is rare, and a crowd's would leave little to others meanwhile.
 const LARGE_BYTES: usize = 1 << 20;
@@ -154,6 +154,11 @@ impl Answers {
         }
     }
 
+    /// Whoever has it told under another name may mean it by that one from now on: as long as it is here, and not on other nodes.
+    pub fn also_called(&self, principal: &Principal, called: &Called, request_id: &str) {
+        self.lock().name(ClientKey::named(principal, called), request_id);
+    }
+
     /// What is kept under this id. If it is the same request's answer, what it was `called` leads to it from now on.
     pub(super) fn join(
         &self,
@@ -255,7 +260,7 @@ impl Kept {
         if !entry.names.contains(&name) {
             entry.names.push_back(name.clone());
         }
-        let surplus = if entry.names.len() > MAX_NAMES { entry.names.pop_front() } else { None };
+        let surplus = if entry.names.len() > MAX_NAMES { entry.names.remove(1) } else { None };
         let (key, connection) = name;
         let called = self.by_client_id.entry(key).or_default();
         called.retain(|(on, _)| *on != connection);

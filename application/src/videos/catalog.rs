@@ -149,6 +149,10 @@ impl VideoCatalog {
     /// Whoever may not have what was named is told what is missing, and everybody else what could be asked instead.
     fn refusal(&self, video: &NewVideo, principal: &Principal) -> GatewayError {
         let NewVideo { seconds, resolution, aspect_ratio, provider, model, .. } = video;
+        if *provider != AUTO && self.backends.values().all(|backend| backend.name != *provider) {
+            let names: Vec<&str> = self.backends.values().map(|backend| backend.name.as_str()).collect();
+            return GatewayError::faulty("provider", format!("is none of {AUTO}, {}", names.join(", ")));
+        }
         let available = self.offerings(principal);
         let named = self.backends.values().filter(|backend| *provider == AUTO || backend.name == *provider);
         let models = named.flat_map(|backend| backend.models.iter().map(move |(name, _)| (&backend.name, name)));

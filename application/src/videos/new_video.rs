@@ -60,7 +60,7 @@ impl NewVideo {
             seconds: fields.seconds(),
             resolution: fields.parsed("resolution").unwrap_or(Resolution::P720),
             aspect_ratio: fields.parsed("aspectRatio").unwrap_or_default(),
-            priority: fields.take("priority").unwrap_or_default(),
+            priority: fields.choice("priority").unwrap_or_default(),
             fallback: fields.take("fallback").unwrap_or(true),
             session_id: fields.name("sessionId"),
             content: VideoContent {
@@ -146,6 +146,11 @@ mod tests {
         };
         for (asked, seconds) in [(json!(4.0), 4), (json!(2.5), 3), (json!(1), 1)] {
             assert_eq!(with(asked).unwrap().seconds, seconds);
+        }
+        for (asked, said) in [(json!("urgent"), "must be one of `"), (json!({}), "must be a text, and is an object")] {
+            let body = json!({"prompt": "a calm sea", "duration": 4, "priority": asked});
+            let faults = NewVideo::from_fields(body.as_object().unwrap().clone(), "ada").unwrap_err();
+            assert!(faults.told()[0].reason.starts_with(said), "{}", faults.told()[0].reason);
         }
         for asked in [json!("4"), json!(0.5), json!(1e30), json!([4])] {
             let faults = with(asked).unwrap_err();

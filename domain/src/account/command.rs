@@ -68,12 +68,24 @@ pub enum AccountCommand {
 pub struct Adjustment {
     pub adjustment_id: String,
     pub kind: AdjustmentKind,
-    pub amount: Microcredits,
-    /// The ids of requests, or positions of events; at least one.
-    pub corrects: Vec<String>,
-    /// The closed month that it corrects, where it does.
+    /// At least one.
+    pub corrects: Vec<Corrected>,
+    /// How many notes the account had when it was reckoned what is left of the charges: with others, less may be left.
+    pub notes: usize,
+    /// The month of the charges, where that is closed.
     pub corrects_month: Option<Month>,
     pub reason: String,
     pub actor: String,
     pub adjusted_at: DateTime<Utc>,
+}
+
+/// A charge that is corrected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Corrected {
+    /// The reservation that was settled.
+    pub charge: String,
+    /// What is given back of it, or taken on top.
+    pub amount: Microcredits,
+    /// What was charged, with what debit notes took on top and less what credit notes gave back.
+    pub left: Microcredits,
 }

@@ -10,6 +10,15 @@ use crate::{
     period::Month,
 };
 
+/// A note's part for one charge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Correction {
+    /// The reservation that was settled: the id of the request or job.
+    pub charge: String,
+    /// What is given back of it, or taken on top: as the note's kind says.
+    pub amount_microcredits: Microcredits,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccountEvent {
     AccountOpened {
@@ -42,9 +51,9 @@ pub enum AccountEvent {
         kind: AdjustmentKind,
         amount_microcredits: Microcredits,
         available_microcredits: Microcredits,
-        /// The ids of requests, or positions of events.
-        corrects: Vec<String>,
-        /// The closed month that it corrects, where it does.
+        /// What it comes to, charge by charge.
+        corrects: Vec<Correction>,
+        /// The month of the charges, where that was closed by then.
         corrects_month: Option<Month>,
         reason: String,
         actor: String,

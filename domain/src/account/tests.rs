@@ -1,9 +1,11 @@
+mod notes;
+
 use chrono::{DateTime, Days, TimeDelta, TimeZone, Utc};
 use cqrs_es::test::TestFramework;
 use proptest::prelude::*;
 
 use super::{
-    command::{AccountCommand, Adjustment},
+    command::{AccountCommand, Adjustment, Corrected},
     event::AccountEvent,
     *,
 };
@@ -162,8 +164,9 @@ fn an_amount_beyond_the_largest_is_refused_wherever_one_comes_in() {
     let too_much =
         AccountCommand::GrantCredits { grant_id: "h".into(), amount: beyond, expires_at, reason, actor, granted_at };
     assert_eq!(account.decide(too_much), refused);
-    let AccountCommand::AdjustCredits(adjustment) = note("n", AdjustmentKind::DebitNote, 1) else { panic!() };
-    assert_eq!(account.decide(AccountCommand::AdjustCredits(Adjustment { amount: beyond, ..adjustment })), refused);
+    let AccountCommand::AdjustCredits(mut adjustment) = note("n", AdjustmentKind::DebitNote, 1) else { panic!() };
+    adjustment.corrects[0].amount = beyond;
+    assert_eq!(account.decide(AccountCommand::AdjustCredits(adjustment)), refused);
     let limits = UsageLimits { daily_microcredits: None, monthly_microcredits: Some(beyond) };
     let set = AccountCommand::SetUsageLimits { limits, reason: "cap".into(), actor: "finance".into(), set_at: at(8) };
     assert_eq!(account.decide(set), refused);
@@ -215,25 +218,30 @@ fn expire(id: &str, hour: u32) -> AccountCommand {
     AccountCommand::ExpireCredits { grant_id: id.into(), expired_at: at(hour) }
 }
 
-fn note(id: &str, kind: AdjustmentKind, amount: i64) -> AccountCommand {
-    AccountCommand::AdjustCredits(Adjustment {
-        adjustment_id: id.into(),
-        kind,
-        amount: credits(amount),
-        corrects: vec!["request-1".into()],
-        corrects_month: Some("2026-10".parse().unwrap()),
-        reason: "billed twice".into(),
-        actor: "finance".into(),
-        adjusted_at: at(12),
-    })
-}
-
 fn expired_of(account: &Account, command: AccountCommand) -> Option<(Microcredits, Microcredits)> {
     account.decide(command).unwrap().iter().find_map(|event| match event {
         AccountEvent::CreditsExpired { amount_microcredits, still_held_microcredits, .. } => {
             Some((*amount_microcredits, *still_held_microcredits))
         }
         _ => None,
+    })
+}
+
+fn note(id: &str, kind: AdjustmentKind, amount: i64) -> AccountCommand {
+    note_after(0, id, kind, amount)
+}
+
+/// Of an account that has so many.
+fn note_after(notes: usize, id: &str, kind: AdjustmentKind, amount: i64) -> AccountCommand {
+    AccountCommand::AdjustCredits(Adjustment {
+        adjustment_id: id.into(),
+        kind,
+        corrects: vec![Corrected { charge: "request-1".into(), amount: credits(amount), left: Microcredits::MAX }],
+        notes,
+        corrects_month: Some("2026-10".parse().unwrap()),
+        reason: "billed twice".into(),
+        actor: "finance".into(),
+        adjusted_at: at(12),
     })
 }
 
@@ -280,71 +288,6 @@ fn a_grant_expires_when_it_is_time_and_a_grant_without_an_end_never() {
 }
 
 #[test]
-fn a_credit_note_gives_back_at_most_what_was_spent() {
-    let account = after([grant_until("g", 5, at(20)), reserve("r", 3), settle("r", 3)]);
-    assert_eq!(
-        account.decide(note("n", AdjustmentKind::CreditNote, 4)),
-        Err(AccountError::MoreThanSpent { spent: credits(3), required: credits(4) })
-    );
-    let mut account = account;
-    for command in [note("n", AdjustmentKind::CreditNote, 2), note("n", AdjustmentKind::CreditNote, 2)] {
-        for event in account.decide(command).unwrap() {
-            account.evolve(&event);
-        }
-    }
-    assert_eq!((account.available(), account.spent()), (credits(4), credits(1)));
-    // What was given back does not go with the grant that it came from.
-    assert_eq!(expired_of(&account, expire("g", 20)), Some((credits(2), credits(0))));
-    assert_eq!(
-        account.decide(note("n", AdjustmentKind::DebitNote, 2)),
-        Err(AccountError::AdjustmentConflict {
-            adjustment_id: "n".into(),
-            kind: AdjustmentKind::CreditNote,
-            amount: credits(2)
-        })
-    );
-}
-
-#[test]
-fn a_debit_note_takes_what_is_available_and_nothing_beyond() {
-    let account = after([grant("g", 5), reserve("r", 3)]);
-    assert_eq!(
-        account.decide(note("n", AdjustmentKind::DebitNote, 3)),
-        Err(AccountError::InsufficientCredits { available: credits(2), required: credits(3) })
-    );
-    let account = after([grant("g", 5), reserve("r", 3), note("n", AdjustmentKind::DebitNote, 2)]);
-    assert_eq!((account.available(), account.held(), account.spent()), (credits(0), credits(3), credits(2)));
-}
-
-#[test]
-fn a_month_is_repriced_by_the_notes_of_one_key_whatever_a_view_says() {
-    let repricing = |month: &str, key: &str| Repricing { month: month.parse().unwrap(), key: key.to_owned() };
-    let first = repricing("2026-10", "a:b");
-    assert_eq!(Repricing::of_note(&first.note(12)), Some(first.clone()));
-    assert_eq!(Repricing::of_note("reprice:2026-10:by-hand"), None);
-    let debit = |id: &str| note(id, AdjustmentKind::DebitNote, 1);
-    let account = after([grant("g", 50), debit("by-hand"), debit(&first.note(1))]);
-    for (id, is_taken) in [
-        (first.note(2), true),
-        (repricing("2026-11", "c").note(1), true),
-        ("another".to_owned(), true),
-        (repricing("2026-10", "a").note(1), false),
-    ] {
-        let decided = account.decide(debit(&id));
-        let refused = AccountError::RepricedAlready { month: first.month, note: first.note(1) };
-        assert_eq!(decided.err(), (!is_taken).then_some(refused), "{id}");
-    }
-}
-
-#[test]
-fn a_note_that_corrects_nothing_is_refused() {
-    let AccountCommand::AdjustCredits(mut nothing) = note("n", AdjustmentKind::DebitNote, 1) else { unreachable!() };
-    nothing.corrects.clear();
-    let refused = after([grant("g", 5)]).decide(AccountCommand::AdjustCredits(nothing));
-    assert_eq!(refused, Err(AccountError::NothingCorrected));
-}
-
-#[test]
 fn the_text_of_every_event_is_pinned() {
     let limits = UsageLimits { daily_microcredits: Some(credits(90)), monthly_microcredits: None };
     let mut account = Account::default();
@@ -359,7 +302,7 @@ fn the_text_of_every_event_is_pinned() {
         reserve("r2", 1),
         AccountCommand::ReleaseReservation { reservation_id: "r2".into(), released_at: at(11) },
         note("n1", AdjustmentKind::CreditNote, 1),
-        note("n2", AdjustmentKind::DebitNote, 1),
+        note_after(1, "n2", AdjustmentKind::DebitNote, 1),
         expire("soon", 20),
     ] {
         for event in account.decide(command).unwrap() {
@@ -388,8 +331,8 @@ enum Step {
 }
 
 impl Step {
-    /// One hour passes with each step.
-    fn command(self, hours: i32) -> AccountCommand {
+    /// One hour passes with each step; the account has so many notes.
+    fn command(self, hours: i32, notes: usize) -> AccountCommand {
         let id = |id: u8| format!("r{id}");
         let now = at(1) + TimeDelta::hours(1) * hours;
         match self {
@@ -428,8 +371,8 @@ impl Step {
             Self::Adjust(n, kind, amount) => AccountCommand::AdjustCredits(Adjustment {
                 adjustment_id: format!("n{n}"),
                 kind,
-                amount: Microcredits(amount),
-                corrects: vec!["r1".into()],
+                corrects: vec![Corrected { charge: "r1".into(), amount: Microcredits(amount), left: Microcredits(50) }],
+                notes,
                 corrects_month: None,
                 reason: String::new(),
                 actor: String::new(),
@@ -462,7 +405,7 @@ proptest! {
         let mut account = Account::default();
         for (hours, step) in (0..).zip(steps) {
             let before = account.clone();
-            let Ok(events) = account.decide(step.command(hours)) else {
+            let Ok(events) = account.decide(step.command(hours, account.notes())) else {
                 prop_assert_eq!(&account, &before);
                 continue;
             };
@@ -481,7 +424,7 @@ proptest! {
     fn every_event_states_the_balance_that_it_leaves(steps in prop::collection::vec(any_step(), 0..60)) {
         let mut account = Account::default();
         for (hours, step) in (0..).zip(steps) {
-            for event in account.decide(step.command(hours)).unwrap_or_default() {
+            for event in account.decide(step.command(hours, account.notes())).unwrap_or_default() {
                 account.evolve(&event);
                 let json = serde_json::to_value(&event).unwrap();
                 let fields = json.as_object().unwrap().values().next().unwrap();
@@ -497,11 +440,11 @@ proptest! {
     fn every_grant_that_expires_ends_in_a_last_event(steps in prop::collection::vec(any_step(), 0..90)) {
         let mut account = Account::default();
         for (hours, step) in (0..).zip(steps) {
-            for event in account.decide(step.command(hours)).unwrap_or_default() {
+            for event in account.decide(step.command(hours, account.notes())).unwrap_or_default() {
                 account.evolve(&event);
             }
         }
-        let ends = (0..9).map(Step::Release).chain((0..9).map(Step::Expire)).map(|step| step.command(1_000));
+        let ends = (0..9).map(Step::Release).chain((0..9).map(Step::Expire)).map(|step| step.command(1_000, 0));
         for command in ends {
             for event in account.decide(command).unwrap_or_default() {
                 account.evolve(&event);

@@ -20,6 +20,8 @@ use crate::providers::proxy::is_here;
 
 /// Ends a request of which nothing is heard any more.
 const IDLE_TIMEOUT: &str = "60s";
+/// Of names and of addresses.
+const EVERYTHING: &str = "*,0.0.0.0/0,::/0";
 /// In place of `object_store`'s 30 s for a whole request: a client may take that long to watch.
 const REQUEST_TIMEOUT: &str = "24h";
 
@@ -56,7 +58,7 @@ pub(super) struct Opened {
     pub prefix: Path,
     pub folder: Option<PathBuf>,
     pub identity: String,
-    /// Where a bucket is reached.
+    /// Where a bucket is reached, but for a proxy that is configured.
     pub endpoint: Option<Url>,
     /// Variables of the environment that ended in white space, which was left out.
     pub trimmed: Vec<String>,
@@ -114,15 +116,16 @@ impl Location {
                 for (name, value) in defaults.into_iter().chain(named) {
                     builder = builder.with_config(name.parse::<$key>()?, value);
                 }
-                let endpoint = builder.get_config_value(&$endpoint).unwrap_or($customary.to_owned()).parse().ok();
                 let proxy = "proxy_url".parse::<$key>()?;
-                if let Some(here) = endpoint.as_ref().filter(|url| is_here(url))
-                    && builder.get_config_value(&proxy).is_none()
-                {
-                    // There is no other way to say that there is to be none: a proxy that this host is excepted from.
+                // Where one is configured it is meant.
+                let endpoint = match builder.get_config_value(&proxy) {
+                    Some(_) => None,
+                    None => builder.get_config_value(&$endpoint).unwrap_or($customary.to_owned()).parse::<Url>().ok(),
+                };
+                if let Some(here) = endpoint.as_ref().filter(|url| is_here(url)) {
+                    // There is no other way to say that there is to be none: a proxy that everything is excepted from.
                     builder = builder.with_config(proxy, here.as_str());
-                    let host = here.host_str().unwrap_or_default().trim_matches(['[', ']']);
-                    builder = builder.with_config("proxy_excludes".parse::<$key>()?, host);
+                    builder = builder.with_config("proxy_excludes".parse::<$key>()?, EVERYTHING);
                 }
                 let store = Arc::new(builder.build()?);
                 let (store, signer): (Arc<dyn ObjectStore>, Arc<dyn Signer>) = (store.clone(), store);

@@ -28,7 +28,8 @@ const FIGURES: [(&str, Kind); 14] = [
 ];
 
 /// The sections, in the order in which they stand: `stated` by the close, `ledger` as it comes to, `difference`,
-/// `late_end` and `note` booked in this month, `later_end` and `later_note` that concern it and are booked in a later one.
+/// `late_end` and `note` booked in this month, `later_end` and `later_note` that concern it and are booked in a later one, and
+/// `stands`, which is what the month comes to with these.
 pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
     let mut query = ReportQuery::default();
     let first = selection.days.unwrap_or_default().0;
@@ -47,6 +48,7 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
     ];
     query.columns.extend(FIGURES.map(|(name, kind)| Column::new(output_name(name), kind, name)));
     let figures = FIGURES.map(|(name, _)| name).join(", ");
+    let sums = FIGURES.map(|(name, _)| format!("coalesce(sum({name}), 0) AS {name}")).join(", ");
     let differences = FIGURES.map(|(name, _)| format!("s.{name} - l.{name}")).join(", ");
     let no_credits = "0, 0, 0, 0";
     let end = "requests, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
@@ -79,7 +81,14 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
                                       FILTER (WHERE movement = 'adjust'), 0) AS debit_notes_microcredits
                            FROM credit_ledger_v1
                            WHERE accounting_month = {month} AND position <= (SELECT position FROM bound)),
-                 ledger AS (SELECT * FROM ends, moves)
+                 ledger AS (SELECT * FROM ends, moves),
+                 later (nth, part, section, position, happened_at, booked_month, corrects_month, account, reference, actor,
+                        reason, {figures}) AS (
+                     SELECT 6 AS nth, part, 'later_end' AS section, {end_line}, {end}, {no_credits} FROM usage_ledger_v1
+                         WHERE corrects_month = {month} AND position <= {up_to}
+                     UNION ALL SELECT 7, 0, 'later_note', {note_line}, {note} FROM credit_ledger_v1
+                         WHERE corrects_month = {month} AND accounting_month > {month} AND movement = 'adjust'
+                             AND position <= {up_to})
             SELECT 1 AS nth, 0 AS part, 'stated' AS section, position, closed_at AS happened_at, month AS booked_month,
                    NULL::date AS corrects_month, NULL AS account, month::text AS reference, actor, NULL AS reason,
                    {figures}
@@ -90,11 +99,9 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
                 WHERE accounting_month = {month} AND corrects_month IS NOT NULL AND position <= {up_to}
             UNION ALL SELECT 5, 0, 'note', {note_line}, {note} FROM credit_ledger_v1
                 WHERE accounting_month = {month} AND movement = 'adjust' AND position <= {up_to}
-            UNION ALL SELECT 6, part, 'later_end', {end_line}, {end}, {no_credits} FROM usage_ledger_v1
-                WHERE corrects_month = {month} AND position <= {up_to}
-            UNION ALL SELECT 7, 0, 'later_note', {note_line}, {note} FROM credit_ledger_v1
-                WHERE corrects_month = {month} AND accounting_month > {month} AND movement = 'adjust'
-                    AND position <= {up_to}) pack"
+            UNION ALL SELECT * FROM later
+            UNION ALL SELECT 8, 0, 'stands', {up_to}, NULL, {month}, {nothing}, {sums}
+                FROM (SELECT {figures} FROM ledger UNION ALL SELECT {figures} FROM later) month) pack"
     );
     query.order_by = vec!["nth", "position", "part"];
     query

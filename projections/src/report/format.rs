@@ -3,6 +3,7 @@
 
 mod json;
 mod parquet;
+mod xlsx;
 
 use serde_json::Value as Json;
 use thiserror::Error;
@@ -16,12 +17,15 @@ use super::{
 pub enum Format {
     /// An object with the rows, and the watermark at its end.
     Json,
-    /// RFC 4180: a line of names, a line per row, and nothing else, so that whatever reads tables reads this one. A
+    /// RFC 4180: a line of names, a line per row, and nothing else, so that whatever reads tables reads this one. A text that a
+    /// spreadsheet would take for a formula stands behind a `'`. A
     /// footer or `#` lines would be taken for rows by Excel and by most others: whoever adds up a column would add up
     /// the totals as well. The watermark stands beside it, see [`Self::Watermark`].
     Csv,
     /// With the watermark as `aihub.watermark` in the file's metadata.
     Parquet,
+    /// A workbook, with the watermark in a sheet of its own.
+    Xlsx,
     /// Usage in the columns of FOCUS 1.2, as CSV.
     Focus,
     /// The watermark alone, as JSON: what belongs beside a table.
@@ -35,6 +39,10 @@ pub enum FormatError {
     Csv(#[from] csv::Error),
     #[error("Parquet: {0}")]
     Parquet(#[from] ::parquet::errors::ParquetError),
+    #[error("XLSX: {0}")]
+    Xlsx(#[from] rust_xlsxwriter::XlsxError),
+    #[error("a sheet has at most {most} rows: ask for fewer days, or keep fewer things apart, or take csv or parquet")]
+    TooManyRows { most: u32 },
     #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
@@ -51,14 +59,16 @@ pub enum Writer {
     Json(json::JsonWriter),
     Csv(Box<csv::Writer<Vec<u8>>>),
     Parquet(Box<parquet::ParquetWriter>),
+    Xlsx(Box<xlsx::XlsxWriter>),
     Watermark(Heading, Vec<u8>),
 }
 
 impl Format {
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::Json, "json"),
         (Self::Csv, "csv"),
         (Self::Parquet, "parquet"),
+        (Self::Xlsx, "xlsx"),
         (Self::Focus, "focus"),
         (Self::Watermark, "watermark"),
     ];
@@ -72,6 +82,7 @@ impl Format {
             Self::Json | Self::Watermark => "application/json",
             Self::Csv | Self::Focus => "text/csv; charset=utf-8; header=present",
             Self::Parquet => "application/vnd.apache.parquet",
+            Self::Xlsx => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
         }
     }
 
@@ -80,6 +91,7 @@ impl Format {
             Self::Json | Self::Watermark => "json",
             Self::Csv | Self::Focus => "csv",
             Self::Parquet => "parquet",
+            Self::Xlsx => "xlsx",
         }
     }
 
@@ -98,6 +110,7 @@ impl Writer {
                 Self::Csv(Box::new(csv))
             }
             Format::Parquet => Self::Parquet(Box::new(parquet::ParquetWriter::begin(heading)?)),
+            Format::Xlsx => Self::Xlsx(Box::new(xlsx::XlsxWriter::begin(heading)?)),
             Format::Watermark => Self::Watermark(heading, Vec::new()),
         })
     }
@@ -105,7 +118,8 @@ impl Writer {
     pub fn row(&mut self, values: Vec<Value>) -> Result<(), FormatError> {
         match self {
             Self::Json(writer) => writer.row(&values)?,
-            Self::Csv(writer) => writer.write_record(values.iter().map(ToString::to_string))?,
+            Self::Csv(writer) => writer.write_record(values.iter().map(cell))?,
+            Self::Xlsx(writer) => writer.row(&values)?,
             Self::Parquet(writer) => writer.row(values)?,
             Self::Watermark(..) => {}
         }
@@ -118,6 +132,7 @@ impl Writer {
             Self::Json(writer) => writer.end(watermark, next),
             Self::Csv(_) => {}
             Self::Parquet(writer) => writer.end(watermark)?,
+            Self::Xlsx(writer) => writer.end(watermark)?,
             Self::Watermark(heading, text) => {
                 *text = serde_json::to_vec_pretty(&watermark_of(heading.report, &heading.parameters, watermark))?;
                 text.push(b'\n');
@@ -135,8 +150,17 @@ impl Writer {
                 done.into_inner().map_err(|error| csv::Error::from(error.into_error()))?
             }
             Self::Parquet(writer) => writer.take()?,
+            Self::Xlsx(writer) => std::mem::take(&mut writer.done),
             Self::Watermark(_, text) => std::mem::take(text),
         })
+    }
+}
+
+/// As it stands in CSV. What a spreadsheet would take for a formula is defused as OWASP says ("CSV Injection").
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Text(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => format!("'{text}"),
+        _ => value.to_string(),
     }
 }
 

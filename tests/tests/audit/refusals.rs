@@ -53,7 +53,7 @@ async fn the_trail_tells_what_was_refused_to_whom_how_often_and_on_which_balance
         .ask(&with(chat("b", "Who are you?"), &json!({ "model": "gpt-7", "provider": "auto" })))
         .await
         .error("MODEL_NOT_FOUND");
-    let secret = with(chat("c", "Who are you?"), &json!({ "model": "My diagnosis is bad", "provider": "auto" }));
+    let secret = with(chat("c", "Who are you?"), &json!({ "model": "@my-diagnosis-is-bad", "provider": "auto" }));
     client.ask(&secret).await.error("MODEL_NOT_FOUND");
     let (status, _) = app.post("/api/mcp/sora2/generate", &token, &json!({ "prompt": "x", "duration": 21 })).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);

@@ -68,6 +68,8 @@ async fn four_long_streams_and_a_large_embedding_come_whole_to_who_reads_slowly_
     for id in ids {
         client.chunks(id, 1).await;
     }
+    // A ping is answered between what waits.
+    client.ping().await;
     client.send(&chat("small", "Why is the sky blue?")).await;
     let (mut is_told, mut ended) = (false, 0);
     while ended < ids.len() {

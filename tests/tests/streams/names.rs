@@ -149,3 +149,28 @@ async fn who_comes_back_too_late_for_an_answer_is_not_given_that_of_another_tab_
     assert_eq!(refused.error("AMBIGUOUS_ID")["details"]["requestIds"], json!(both));
     app.stop().await;
 }
+
+#[tokio::test]
+async fn an_answer_that_is_gone_on_with_under_another_name_is_not_mistaken_for_what_another_tab_asked_under_it() {
+    let Tabs { app, cut: (_, request_id, had), second, request_id: others } = Tabs::open().await;
+    // In the name that the other tab has, and cut again.
+    let mut again = app.connect("ann").await;
+    let frame = json!({ "type": "resume", "id": "mine", "requestId": request_id, "after": HAD });
+    again.send(&frame).await;
+    let told = again.next_of("mine").await;
+    assert_eq!(told["seq"], HAD + 1, "{told}");
+    let connection = again.ready["connectionId"].clone();
+    drop(again);
+    let mut other = app.connect("ann").await;
+    other.send(&chat("mine", "How deep is the ocean?")).await;
+    other.next_of("mine").await;
+    let mut last = app.connect("ann").await;
+    last.ask(&json!({ "type": "resume", "id": "mine" })).await.error("AMBIGUOUS_ID");
+    last.send(&json!({ "type": "resume", "id": "mine", "connectionId": connection, "after": HAD })).await;
+    let answer = last.answer_after("mine", HAD).await;
+    assert_eq!(answer.done()["metadata"]["requestId"], request_id);
+    let whole = had + &answer.text();
+    assert!(whole.contains("sky") && !whole.contains("ocean") && request_id != others, "{whole}");
+    drop(second);
+    app.stop().await;
+}

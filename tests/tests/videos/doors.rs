@@ -38,7 +38,6 @@ async fn what_cannot_be_made_is_refused_at_once_and_told_what_could_be() {
         json!({ "prompt": "x", "duration": 20.5 }),
         json!({ "prompt": "x", "duration": 4, "resolution": "4K" }),
         json!({ "prompt": "x", "duration": 4, "aspectRatio": "1:1" }),
-        json!({ "prompt": "x", "duration": 4, "provider": "nobody" }),
         json!({ "prompt": "x", "duration": 4, "model": "sora-9" }),
     ] {
         let (status, refused) = app.post(GENERATE, &token, &body).await;
@@ -50,6 +49,9 @@ async fn what_cannot_be_made_is_refused_at_once_and_told_what_could_be() {
                 .any(|offer| offer["model"] == "sora-2" && offer["durations"] == json!({ "720p": [4, 8, 12] }))
         );
     }
+    let nobody = json!({ "prompt": "x", "duration": 4, "provider": "nobody" });
+    let (status, refused) = app.post(GENERATE, &token, &nobody).await;
+    assert_eq!((status, &refused["message"]), (StatusCode::BAD_REQUEST, &json!("provider: is none of auto, sora")));
     let (status, refused) = app.post(GENERATE, &token, &json!({ "prompt": "", "seconds": 4, "userId": "bob" })).await;
     assert_eq!((status, &refused["code"]), (StatusCode::BAD_REQUEST, &json!("VALIDATION_ERROR")));
     assert_eq!(refused["details"]["fields"].as_array().unwrap().len(), 4, "{refused}");

@@ -9,7 +9,7 @@ use std::{
 use aihub_domain::{
     account::{
         Account, AdjustmentKind,
-        command::{AccountCommand, Adjustment},
+        command::{AccountCommand, Adjustment, Corrected},
         event::AccountEvent,
     },
     money::{Microcredits, PicoUsd},
@@ -28,7 +28,16 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{ACCOUNTS, assert_same, catch_up, copy, head, open_books, trade};
 
+/// With the notes that the account has by now.
+async fn reckoned(books: &Books, account: &str, mut command: AccountCommand) -> AccountCommand {
+    if let AccountCommand::AdjustCredits(adjustment) = &mut command {
+        adjustment.notes = books.accounts.load(account).await.unwrap().notes();
+    }
+    command
+}
+
 pub async fn execute(books: &Books, account: &str, command: AccountCommand) {
+    let command = reckoned(books, account, command).await;
     books.accounts.execute(account, &command, &|_| Ok(vec![]), &Arc::default()).await.unwrap();
 }
 
@@ -36,8 +45,12 @@ pub fn note(id: &str, kind: AdjustmentKind, amount: i64, month: Option<&str>) ->
     AccountCommand::AdjustCredits(Adjustment {
         adjustment_id: id.to_owned(),
         kind,
-        amount: Microcredits(amount),
-        corrects: vec!["request-5".to_owned()],
+        corrects: vec![Corrected {
+            charge: "request-5".to_owned(),
+            amount: Microcredits(amount),
+            left: Microcredits(amount),
+        }],
+        notes: 0,
         corrects_month: month.map(|month| month.parse().unwrap()),
         reason: "billed twice".to_owned(),
         actor: "finance".to_owned(),
@@ -110,7 +123,7 @@ async fn every_movement_stands_in_the_ledger_with_the_balances_that_it_left() {
     let credit = of("n1");
     assert_eq!((credit.spent_change_microcredits, credit.available_change_microcredits), (-7, 7));
     assert_eq!(credit.corrects_month.map(|month| month.to_string()).as_deref(), Some("2024-10-01"));
-    assert_eq!(credit.corrects.as_ref().unwrap()[0], "request-5");
+    assert_eq!(credit.corrects.as_ref().unwrap()[0]["charge"], "request-5");
 }
 
 #[tokio::test]
@@ -237,7 +250,8 @@ async fn whatever_is_asked_of_accounts_the_ledger_says_at_every_position_what_th
     for step in 0..600 {
         let account = ACCOUNTS[rng.random_range(0..ACCOUNTS.len())];
         // Much of it is refused, and changes nothing.
-        let _ = books.accounts.execute(account, &anything(&mut rng), &|_| Ok(vec![]), &Arc::default()).await;
+        let command = reckoned(&books, account, anything(&mut rng)).await;
+        let _ = books.accounts.execute(account, &command, &|_| Ok(vec![]), &Arc::default()).await;
         if step % 150 == 149 {
             catch_up(&database).await;
             let position = head(&database).await;

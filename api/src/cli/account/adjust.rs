@@ -1,14 +1,6 @@
-use aihub_application::ports::{clock::Clock as _, event_log::EventLog};
-use aihub_domain::{
-    account::{
-        AdjustmentKind,
-        command::{AccountCommand, Adjustment},
-        event::AccountEvent,
-    },
-    period::{Month, Period},
-};
+use aihub_application::notes::{Made, NewNote};
+use aihub_domain::account::AdjustmentKind;
 use clap::{ArgGroup, Args};
-use cqrs_es::Aggregate;
 use uuid::Uuid;
 
 use super::{Ledger, account_name, actor, metadata};
@@ -28,12 +20,10 @@ pub struct Adjust {
     /// Take so many available credits
     #[arg(long, value_name = "CREDITS")]
     debit: Option<Credits>,
-    /// The requests, or positions of events, that were charged wrongly
+    /// The requests, videos, or positions of their settlements, that were charged wrongly: a credit note gives back at most what
+    /// is left of them, one after another, and belongs to their month; a debit note names one
     #[arg(long, value_name = "REQUEST", required = true, num_args = 1..)]
     corrects: Vec<String>,
-    /// The closed month that this corrects, like 2026-10
-    #[arg(long)]
-    month: Option<Month>,
     /// Why, for the audit
     #[arg(long)]
     reason: Reason,
@@ -51,38 +41,26 @@ impl Adjust {
             (Some(Credits(amount)), _) => (AdjustmentKind::CreditNote, "credit note", amount),
             (None, debit) => (AdjustmentKind::DebitNote, "debit note", debit.map(|debit| debit.0).unwrap_or_default()),
         };
-        if let Some(month) = self.month {
-            // It has one event, its close.
-            let closed = ledger.log.load(Period::TYPE, &month.to_string(), 0).await?;
-            anyhow::ensure!(
-                !closed.is_empty(),
-                "{month} is not closed: leave it out, for the note is booked in the open month"
-            );
-        }
-        let adjustment_id = self.key.unwrap_or_else(|| Uuid::now_v7().to_string());
         let actor = actor(self.actor);
-        let metadata = metadata(&actor, &adjustment_id);
-        let command = AccountCommand::AdjustCredits(Adjustment {
-            adjustment_id: adjustment_id.clone(),
+        let note = NewNote {
+            account: self.account,
+            key: self.key.unwrap_or_else(|| Uuid::now_v7().to_string()),
             kind,
             amount,
             corrects: self.corrects,
-            corrects_month: self.month,
             reason: self.reason.into(),
-            actor,
-            adjusted_at: ledger.clock.now(),
-        });
-        let events = ledger.accounts.execute(&self.account, &command, &|_| Ok(vec![]), &metadata).await?;
-        let available = events.iter().find_map(|event| match event {
-            AccountEvent::CreditsAdjusted { available_microcredits, .. } => Some(available_microcredits),
-            _ => None,
-        });
-        let account = &self.account;
-        Ok(match available {
-            Some(available) => out_line(format_args!(
-                "{name} of {amount} credits for {account} (key {adjustment_id}): {available} are available"
-            )),
-            None => out_line(format_args!("the {name} with key {adjustment_id} was made for {account} before")),
+            actor: actor.clone(),
+        };
+        let made = ledger.notes().make(&note, &metadata(&actor, &note.key)).await?;
+        let NewNote { account, key, .. } = &note;
+        Ok(match made {
+            Made::Now { available, corrects_month } => {
+                let of_month = corrects_month.map(|month| format!(" of {month}, which is closed")).unwrap_or_default();
+                out_line(format_args!(
+                    "{name} of {amount} credits for {account}{of_month} (key {key}): {available} are available"
+                ))
+            }
+            Made::Before => out_line(format_args!("the {name} with key {key} was made for {account} before")),
         }?)
     }
 }

@@ -68,6 +68,8 @@ impl Session {
             return self.refuse(Some(&id), &GatewayError::faulty("after", reason));
         }
         let items = answer.read(after);
+        let called = Called { id: id.clone(), connection: self.connection_id };
+        self.hub.gateway.answers.also_called(&self.principal, &called, &request_id);
         self.follow(id, Some(request_id), (answer, items), stream);
     }
 

@@ -16,9 +16,9 @@ use aihub_projections::{
 use aihub_tests::books::{End, accepted, outcome};
 use chrono::DateTime;
 use futures::TryStreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{catch_up, close, open_books, trade};
+use super::{super::repricing, catch_up, close, open_books, trade};
 
 #[tokio::test]
 async fn an_export_that_says_what_the_ledger_says_has_no_difference_and_one_that_does_not_is_found() {
@@ -84,7 +84,7 @@ async fn another_price_gives_what_was_charged_too_much_and_takes_what_was_charge
         let mut month = BookedMonth::of(database.pool(), october).await.unwrap();
         assert!(month.is_closed);
         let basis = month.basis.clone();
-        let requests: Vec<_> = month.requests(&prices, rate).try_collect().await.unwrap();
+        let requests: Vec<_> = month.requests(&prices, rate, &repricing()).try_collect().await.unwrap();
         let mut comparison = Comparison::default();
         for request in &requests {
             comparison.add(request);
@@ -138,7 +138,8 @@ async fn tokens_are_repriced_at_the_price_of_the_instant_at_which_they_were_aske
     let tokens = BTreeMap::from([("openai".to_owned(), BTreeMap::from([("gpt-6".to_owned(), prices)]))]);
     let prices = Prices { tokens, ..Prices::default() };
     let mut month = BookedMonth::of(database.pool(), "2024-10".parse().unwrap()).await.unwrap();
-    let requests: Vec<_> = month.requests(&prices, MicrocreditsPerUsd(1_000_000)).try_collect().await.unwrap();
+    let requests: Vec<_> =
+        month.requests(&prices, MicrocreditsPerUsd(1_000_000), &repricing()).try_collect().await.unwrap();
     assert_eq!(requests.iter().map(|request| request.charge.0).collect::<Vec<_>>(), [9]);
 }
 
@@ -203,7 +204,7 @@ async fn a_closed_month_is_repriced_once_by_notes_that_name_what_they_correct() 
     .unwrap();
     assert_eq!(given_back.0, given_back.1);
     let named: Vec<String> = sqlx::query_scalar(
-        "SELECT json_array_elements_text(corrects) AS id FROM credit_ledger_v1 WHERE reason = 'wrong price' ORDER BY id",
+        "SELECT json_array_elements(corrects) ->> 'charge' AS id FROM credit_ledger_v1 WHERE reason = 'wrong price' ORDER BY id",
     )
     .fetch_all(database.pool())
     .await
@@ -218,20 +219,104 @@ async fn a_closed_month_is_repriced_once_by_notes_that_name_what_they_correct() 
     assert_eq!(named, charged);
 }
 
+/// The last note of acme: how much it gave back, of what, and the closed month that it corrects.
+async fn last_note(database: &aihub_tests::TestDatabase) -> (i64, Value, Option<String>) {
+    catch_up(database).await;
+    let note = "SELECT -spent_change_microcredits, corrects, to_char(corrects_month, 'YYYY-MM') FROM credit_ledger_v1
+                WHERE movement = 'adjust' AND account = 'acme' ORDER BY position DESC LIMIT 1";
+    sqlx::query_as(note).fetch_one(database.pool()).await.unwrap()
+}
+
 #[tokio::test]
-async fn a_note_names_no_month_that_is_not_closed() {
+async fn a_note_names_charges_of_its_account_gives_back_what_is_left_of_them_and_is_of_their_month() {
     let (database, dir) = (aihub_tests::database().await, tempfile::tempdir().unwrap());
     let books = open_books(&database).await;
-    trade(&books, 0..60).await;
+    trade(&books, 0..120).await;
     catch_up(&database).await;
     close(&database, "2024-10").await;
-    let adjust = async |month: &str| {
-        let note = ["account", "adjust", "--account", "acme", "--credit", "0.000001", "--corrects", "request-6"];
-        run(&database, dir.path(), &[&note[..], &["--reason", "wrong price", "--month", month]].concat()).await
+    let adjust = async |kind: &str, microcredits: i64, corrects: &[&str], key: &str| {
+        let credits = format!("0.{microcredits:06}");
+        let line = ["account", "adjust", "--account", "acme", kind, &credits, "--reason", "wrong price", "--key", key];
+        run(&database, dir.path(), &[&line[..], &["--corrects"], corrects].concat()).await
     };
+    // What acme was charged for: the first two of the closed month, and the last one of the open month.
+    let charged = "SELECT reference, spent_change_microcredits, position FROM credit_ledger_v1
+                   WHERE account = 'acme' AND movement = 'settle' AND spent_change_microcredits > 0 ORDER BY position";
+    let charged: Vec<(String, i64, i64)> = sqlx::query_as(charged).fetch_all(database.pool()).await.unwrap();
+    let ((first, of_first, _), (second, of_second, position)) = (&charged[0], &charged[1]);
+    let open = &charged.last().unwrap().0;
+    let others: String =
+        sqlx::query_scalar("SELECT reference FROM credit_ledger_v1 WHERE account = 'globex' AND movement = 'settle'")
+            .fetch_one(database.pool())
+            .await
+            .unwrap();
+    let running = "request-0";
     let before = super::head(&database).await;
-    assert_eq!(adjust("2024-11").await, Some(1));
+    for (kind, microcredits, corrects) in [
+        ("--credit", 1, &["no-such-request"][..]),
+        ("--credit", 1, &[&*others]),
+        ("--credit", 1, &[running]),
+        ("--credit", 1, &["999999"]),
+        ("--debit", 1, &["no-such-request"]),
+        ("--credit", of_first + 1, &[&**first]),
+        ("--credit", of_first + 1, &[&**first, &**first]),
+        ("--credit", 2, &[&**first, &**open]),
+        ("--debit", 1, &[&**first, &**second]),
+    ] {
+        assert_eq!(
+            adjust(kind, microcredits, corrects, "refused").await,
+            Some(1),
+            "{kind} {microcredits} {corrects:?}"
+        );
+    }
     assert_eq!(super::head(&database).await, before);
-    assert_eq!(adjust("2024-10").await, Some(0));
-    assert_eq!(super::head(&database).await, before + 1);
+
+    // Of the first and then of the second, which is named by the position of its settlement.
+    let both = [&**first, &*position.to_string()];
+    assert_eq!(adjust("--credit", of_first + 2, &both, "n1").await, Some(0));
+    let parts = json!([
+        { "charge": first, "amount_microcredits": of_first }, { "charge": second, "amount_microcredits": 2 }
+    ]);
+    assert_eq!(last_note(&database).await, (of_first + 2, parts, Some("2024-10".to_owned())));
+    let after = super::head(&database).await;
+    assert_eq!(adjust("--credit", of_first + 2, &both, "n1").await, Some(0), "made once");
+    assert_eq!(super::head(&database).await, after);
+    assert_eq!(adjust("--credit", 1, &[first], "n2").await, Some(1), "nothing is left of it");
+    assert_eq!(adjust("--credit", of_second - 1, &[second], "n2").await, Some(1));
+    assert_eq!(adjust("--debit", 1, &[second], "n3").await, Some(0));
+    assert_eq!(adjust("--credit", of_second - 1, &[second], "n2").await, Some(0), "with what was taken on top");
+    assert_eq!(adjust("--credit", 1, &[open], "n4").await, Some(0));
+    let parts = json!([{ "charge": open, "amount_microcredits": 1 }]);
+    assert_eq!(last_note(&database).await, (1, parts, None));
+
+    // Whoever corrects the month's prices afterwards gives nothing back twice.
+    std::fs::write(
+        dir.path().join("prices.toml"),
+        "[[openai.\"gpt-6\"]]\nid = \"free\"\ninput_usd_per_mtok = \"0\"\n[[anthropic.\"gpt-6\"]]\nid = \"free\"\ninput_usd_per_mtok = \"0\"\n",
+    )
+    .unwrap();
+    let apply = ["reprice", "--month", "2024-10", "--apply", "--actor", "ada", "--reason", "all free", "--prices"];
+    assert_eq!(run(&database, dir.path(), &[&apply[..], &["prices.toml"]].concat()).await, Some(0));
+    catch_up(&database).await;
+    let left = "SELECT (SELECT sum(charged_microcredits)::bigint FROM usage_ledger_v1
+                        WHERE account = 'acme' AND accounting_month = '2024-10-01'),
+                       (SELECT -sum(spent_change_microcredits)::bigint FROM credit_ledger_v1
+                        WHERE account = 'acme' AND movement = 'adjust' AND corrects_month = '2024-10-01')";
+    let (charged, given_back): (i64, i64) = sqlx::query_as(left).fetch_one(database.pool()).await.unwrap();
+    assert_eq!(given_back, charged);
+}
+
+#[tokio::test]
+async fn however_many_correct_one_charge_at_once_no_more_is_given_back_than_was_charged() {
+    let (database, dir) = (aihub_tests::database().await, tempfile::tempdir().unwrap());
+    let books = open_books(&database).await;
+    trade(&books, 0..7).await;
+    let notes = (0..6).map(async |nth: u32| {
+        let key = nth.to_string();
+        let line = ["account", "adjust", "--account", "acme", "--credit", "0.000005", "--reason", "wrong price"];
+        run(&database, dir.path(), &[&line[..], &["--corrects", "request-6", "--key", &key]].concat()).await
+    });
+    let made = futures::future::join_all(notes).await.into_iter().filter(|code| *code == Some(0)).count();
+    // Sixteen microcredits were charged.
+    assert_eq!(made, 3);
 }

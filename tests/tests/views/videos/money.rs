@@ -21,7 +21,7 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 
 use super::super::{
-    ACCOUNTS, catch_up, copy, head, open_books, reports, trade,
+    ACCOUNTS, catch_up, copy, head, open_books, reports, repricing, trade,
     usage::{self, everything},
 };
 use super::filming::{Filming, complete, film, record, request, start, store};
@@ -179,7 +179,7 @@ async fn videos_are_repriced_by_the_second_at_the_price_of_the_day_they_were_req
     let repriced = async |videos| {
         let prices = Prices { videos, ..Prices::default() };
         let mut month = BookedMonth::of(database.pool(), "2024-10".parse().unwrap()).await.unwrap();
-        let repriced: Vec<_> = month.requests(&prices, rate).try_collect().await.unwrap();
+        let repriced: Vec<_> = month.requests(&prices, rate, &repricing()).try_collect().await.unwrap();
         let told = |one: Repriced| (one.entry.request_id.clone(), one.charge.0, one.correction());
         (repriced.into_iter().map(told).collect::<Vec<_>>(), month.passed_over)
     };
@@ -217,7 +217,7 @@ async fn videos_are_repriced_by_the_second_at_the_price_of_the_day_they_were_req
     let tokens = BTreeMap::from([("veo".to_owned(), BTreeMap::from([("veo-4".to_owned(), vec![tokens])]))]);
     let prices = Prices { tokens, ..Prices::default() };
     let mut month = BookedMonth::of(database.pool(), "2024-10".parse().unwrap()).await.unwrap();
-    let none: Vec<Repriced> = month.requests(&prices, rate).try_collect().await.unwrap();
+    let none: Vec<Repriced> = month.requests(&prices, rate, &repricing()).try_collect().await.unwrap();
     assert_eq!(none, []);
 }
 
