@@ -246,7 +246,7 @@ CREATE TABLE read.credit_ledger_v1 (
     happened_at                   timestamptz NOT NULL,
     accounting_month              date        NOT NULL,
     corrects_month                date,
-    movement                      text        NOT NULL CHECK (movement IN ('grant', 'reserve', 'extend', 'settle', 'release', 'expire', 'adjust')),
+    movement                      text        NOT NULL CHECK (movement IN ('grant', 'void', 'reserve', 'extend', 'settle', 'release', 'expire', 'adjust')),
     reference                     text        NOT NULL,
     granted_change_microcredits   bigint      NOT NULL,
     available_change_microcredits bigint      NOT NULL,
@@ -363,8 +363,8 @@ COMMENT ON COLUMN read.usage_ledger_v1.request_id IS 'The request or the video';
 COMMENT ON COLUMN read.usage_ledger_v1.account IS 'Who pays';
 COMMENT ON COLUMN read.usage_ledger_v1.user_id IS 'Who asked';
 COMMENT ON COLUMN read.usage_ledger_v1.kind IS 'chat, completion, embedding or video';
-COMMENT ON COLUMN read.usage_ledger_v1.provider IS 'Who answered; what was asked for where nobody did, so possibly auto';
-COMMENT ON COLUMN read.usage_ledger_v1.model IS 'The model that was asked there, by the name that prices and limits go by; what was asked for where nobody answered';
+COMMENT ON COLUMN read.usage_ledger_v1.provider IS 'Who answered, or was asked last; who was asked for where nobody was, and unknown where that was left open';
+COMMENT ON COLUMN read.usage_ledger_v1.model IS 'The model that was asked there, by the name that prices and limits go by; what was asked for where nobody was asked';
 COMMENT ON COLUMN read.usage_ledger_v1.requested_model IS 'What was asked for';
 COMMENT ON COLUMN read.usage_ledger_v1.answered_model IS 'What the provider called the model that answered, where it said so';
 COMMENT ON COLUMN read.usage_ledger_v1.status IS 'completed, failed, cancelled, abandoned or, of videos, expired';
@@ -506,7 +506,7 @@ BEGIN
     FOREACH name IN ARRAY ARRAY['usage_daily_v1', 'usage_monthly_v1'] LOOP
         EXECUTE format('COMMENT ON COLUMN read.%I.account IS ''Who pays''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.user_id IS ''Who asked''', name);
-        EXECUTE format('COMMENT ON COLUMN read.%I.provider IS ''Who answered; what was asked for where nobody did, so possibly auto''', name);
+        EXECUTE format('COMMENT ON COLUMN read.%I.provider IS ''Who answered, or was asked last; who was asked for where nobody was, and unknown where that was left open''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.model IS ''The model that answered; what was asked for where none did''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.requests IS ''Requests and videos that ended, in whatever way''', name);
         EXECUTE format('COMMENT ON COLUMN read.%I.failed IS ''Of these, failed, abandoned or expired''', name);

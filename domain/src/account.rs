@@ -97,6 +97,10 @@ pub enum AccountError {
     GrantConflict { grant_id: String, granted: Microcredits },
     #[error("there is no grant {0}")]
     NoSuchGrant(String),
+    #[error(
+        "only {free} of the {granted} credits of grant {grant_id} are neither spent nor needed for what is held: it cannot be taken back"
+    )]
+    GrantUsed { grant_id: String, granted: Microcredits, free: Microcredits },
     #[error("grant {grant_id} has not expired")]
     NotExpired { grant_id: String, expires_at: Option<DateTime<Utc>> },
     #[error("adjustment {adjustment_id} was made before, as a {kind:?} of {amount} credits")]
@@ -183,6 +187,25 @@ impl Account {
                 });
                 Ok(events)
             }
+            AccountCommand::VoidGrant { grant_id, reason, actor, voided_at } => {
+                let Some(grant) = self.grants.get(&grant_id) else { return Err(AccountError::NoSuchGrant(grant_id)) };
+                if grant.voided {
+                    return Ok(vec![]);
+                }
+                // What is held is held of no grant: it is enough that the others cover it.
+                let free = self.grants.left_of(&grant_id).min(self.available());
+                if free < grant.amount {
+                    return Err(AccountError::GrantUsed { grant_id, granted: grant.amount, free });
+                }
+                Ok(vec![AccountEvent::GrantVoided {
+                    grant_id,
+                    amount_microcredits: grant.amount,
+                    available_microcredits: self.available().minus(grant.amount),
+                    reason,
+                    actor,
+                    voided_at,
+                }])
+            }
             AccountCommand::ExpireCredits { grant_id, expired_at } => self.decide_expiry(grant_id, expired_at),
             AccountCommand::AdjustCredits(adjustment) => self.decide_adjustment(adjustment),
             AccountCommand::SetUsageLimits { limits, reason, actor, set_at } => {
@@ -213,6 +236,10 @@ impl Account {
             AccountEvent::CreditsGranted { grant_id, amount_microcredits, expires_at, .. } => {
                 self.granted = self.granted.plus(*amount_microcredits);
                 self.grants.add(grant_id, *amount_microcredits, *expires_at);
+            }
+            AccountEvent::GrantVoided { grant_id, amount_microcredits, .. } => {
+                self.granted = self.granted.minus(*amount_microcredits);
+                self.grants.void(grant_id);
             }
             AccountEvent::CreditsExpired { grant_id, amount_microcredits, still_held_microcredits, .. } => {
                 self.expired = self.expired.plus(*amount_microcredits);

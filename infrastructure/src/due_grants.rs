@@ -30,7 +30,7 @@ impl EventHandler for ExpiringGrants {
     }
 
     fn concerns(&self, event: &RecordedEvent) -> bool {
-        matches!(event.event_type.as_str(), "CreditsGranted" | "CreditsExpired")
+        matches!(event.event_type.as_str(), "CreditsGranted" | "GrantVoided" | "CreditsExpired")
     }
 
     fn apply<'a>(
@@ -51,7 +51,8 @@ async fn apply(transaction: &mut PgTransaction<'_>, events: &[Arc<LogEntry>]) ->
             AccountEvent::CreditsGranted { grant_id, expires_at: Some(expires_at), .. } => {
                 grants.insert((&event.aggregate_id, grant_id), Some(*expires_at));
             }
-            AccountEvent::CreditsExpired { grant_id, still_held_microcredits: Microcredits::ZERO, .. } => {
+            AccountEvent::GrantVoided { grant_id, .. }
+            | AccountEvent::CreditsExpired { grant_id, still_held_microcredits: Microcredits::ZERO, .. } => {
                 grants.insert((&event.aggregate_id, grant_id), None);
             }
             _ => {}

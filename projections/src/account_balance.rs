@@ -78,6 +78,10 @@ impl AccountBalance {
                 add(&mut self.granted_microcredits, amount_microcredits.0);
                 self.available_microcredits = available_microcredits.0;
             }
+            AccountEvent::GrantVoided { amount_microcredits, available_microcredits, .. } => {
+                take(&mut self.granted_microcredits, amount_microcredits.0);
+                self.available_microcredits = available_microcredits.0;
+            }
             AccountEvent::CreditsExpired { amount_microcredits, available_microcredits, .. } => {
                 add(&mut self.expired_microcredits, amount_microcredits.0);
                 self.available_microcredits = available_microcredits.0;

@@ -34,6 +34,7 @@ const STATE: &str = "credit_ledger_state_v1";
 /// What accounts are made from.
 pub const ACCOUNT_EVENT_TYPES: &[&str] = &[
     "CreditsGranted",
+    "GrantVoided",
     "CreditsExpired",
     "CreditsAdjusted",
     "UsageLimitsSet",
@@ -45,6 +46,7 @@ pub const ACCOUNT_EVENT_TYPES: &[&str] = &[
 
 const EVENT_TYPES: &[&str] = &[
     "CreditsGranted",
+    "GrantVoided",
     "CreditsExpired",
     "CreditsAdjusted",
     "CreditsReserved",
@@ -174,7 +176,7 @@ pub async fn totals(connection: &mut PgConnection, month: Month, up_to: u64) -> 
                   coalesce(sum(spent_change_microcredits)
                       FILTER (WHERE movement = 'adjust' AND spent_change_microcredits > 0), 0)::text AS "debited!"
            FROM credit_ledger_v1
-           WHERE accounting_month = $1 AND position <= $2 AND movement IN ('grant', 'expire', 'adjust')"#,
+           WHERE accounting_month = $1 AND position <= $2 AND movement IN ('grant', 'void', 'expire', 'adjust')"#,
         month.first_day(),
         up_to.cast_signed(),
     )

@@ -50,7 +50,7 @@ pub struct UsageRow {
     pub day: Option<NaiveDate>,
     pub account: Option<String>,
     pub user: Option<String>,
-    /// Who answered; what was asked for where nobody did, so possibly `auto`.
+    /// Who answered, or was asked last; who was asked for where nobody was, and `unknown` where that was left open.
     pub provider: Option<String>,
     pub model: Option<String>,
     #[serde(flatten)]

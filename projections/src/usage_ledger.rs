@@ -48,7 +48,7 @@ pub struct UsageEntry {
     pub user_id: String,
     /// `chat | completion | embedding | video`
     pub kind: String,
-    /// Who answered; what was asked for where nobody did, so possibly `auto`.
+    /// Who answered, or was asked last; who was asked for where nobody was, and `unknown` where that was left open.
     pub provider: String,
     /// The model that was asked there, by the name that prices and limits go by.
     pub model: String,

@@ -251,6 +251,11 @@ impl Balance {
                 self.granted += amount_microcredits.0;
                 available_microcredits
             }
+            AccountEvent::GrantVoided { amount_microcredits, available_microcredits, .. } => {
+                assert!(amount_microcredits.0 > 0);
+                self.granted -= amount_microcredits.0;
+                available_microcredits
+            }
             AccountEvent::CreditsExpired { amount_microcredits, available_microcredits, .. } => {
                 assert!(amount_microcredits.0 >= 0);
                 self.expired += amount_microcredits.0;

@@ -28,7 +28,7 @@ trait Numbered {
 }
 
 impl Numbered for AccountEvent {
-    const COUNT: usize = 9;
+    const COUNT: usize = 10;
     fn number(&self) -> usize {
         match self {
             Self::AccountOpened { .. } => 0,
@@ -40,6 +40,7 @@ impl Numbered for AccountEvent {
             Self::CreditsReleased { .. } => 6,
             Self::CreditsExpired { .. } => 7,
             Self::CreditsAdjusted { .. } => 8,
+            Self::GrantVoided { .. } => 9,
         }
     }
 }
@@ -234,6 +235,7 @@ fn no_version_is_dropped_from_the_corpus() {
             "CreditsReleased@1.0",
             "CreditsReserved@1.0",
             "CreditsSettled@1.0",
+            "GrantVoided@1.0",
             "ReservationExtended@1.0",
             "UsageLimitsSet@1.0",
             "AuditKeyIntroduced@1.0",

@@ -5,6 +5,7 @@ mod adjust;
 mod grant;
 mod limit;
 mod show;
+mod void;
 
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub const NODE: &str = "cli";
 pub enum Account {
     /// Grant credits; opens the account if it is not open yet
     Grant(grant::Grant),
+    /// Take back a grant that was made in error, of which nothing is spent
+    Void(void::Void),
     /// Correct what was charged: a credit note gives credits back, a debit note takes some
     Adjust(adjust::Adjust),
     /// Show what an account has
@@ -47,6 +50,7 @@ impl Account {
         let ledger = Ledger::open(config).await?;
         let done = match self {
             Self::Grant(grant) => grant.run(&ledger).await,
+            Self::Void(void) => void.run(&ledger).await,
             Self::Adjust(adjust) => adjust.run(&ledger).await,
             Self::Show(show) => show.run(&ledger).await,
             Self::Limit(limit) => limit.run(&ledger).await,

@@ -169,6 +169,7 @@ fn available(event: &AccountEvent) -> Option<Microcredits> {
     match event {
         AccountEvent::AccountOpened { .. } | AccountEvent::UsageLimitsSet { .. } => None,
         AccountEvent::CreditsGranted { available_microcredits, .. }
+        | AccountEvent::GrantVoided { available_microcredits, .. }
         | AccountEvent::CreditsExpired { available_microcredits, .. }
         | AccountEvent::CreditsAdjusted { available_microcredits, .. }
         | AccountEvent::CreditsReserved { available_microcredits, .. }

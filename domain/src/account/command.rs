@@ -21,6 +21,13 @@ pub enum AccountCommand {
         actor: String,
         granted_at: DateTime<Utc>,
     },
+    /// Takes a grant back of which nothing is spent, and which nothing that is held needs. One that was taken back already is left as it is.
+    VoidGrant {
+        grant_id: String,
+        reason: String,
+        actor: String,
+        voided_at: DateTime<Utc>,
+    },
     /// Takes back what is left of an expired grant and is not held. Again and again, until nothing is.
     ExpireCredits {
         grant_id: String,

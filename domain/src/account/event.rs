@@ -35,6 +35,15 @@ pub enum AccountEvent {
         actor: String,
         granted_at: DateTime<Utc>,
     },
+    /// A grant that was made in error is taken back, all of it.
+    GrantVoided {
+        grant_id: String,
+        amount_microcredits: Microcredits,
+        available_microcredits: Microcredits,
+        reason: String,
+        actor: String,
+        voided_at: DateTime<Utc>,
+    },
     CreditsExpired {
         grant_id: String,
         /// None at all where everything had been spent: then this only ends the grant.
@@ -106,6 +115,7 @@ impl DomainEvent for AccountEvent {
         match self {
             Self::AccountOpened { .. } => "AccountOpened",
             Self::CreditsGranted { .. } => "CreditsGranted",
+            Self::GrantVoided { .. } => "GrantVoided",
             Self::CreditsExpired { .. } => "CreditsExpired",
             Self::CreditsAdjusted { .. } => "CreditsAdjusted",
             Self::UsageLimitsSet { .. } => "UsageLimitsSet",

@@ -24,6 +24,8 @@ pub struct Grant {
     pub expires_at: Option<DateTime<Utc>>,
     /// It has expired and nothing is left of it.
     pub closed: bool,
+    /// It was taken back.
+    pub voided: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +56,7 @@ impl Grants {
     }
 
     pub fn add(&mut self, grant_id: &str, amount: Microcredits, expires_at: Option<DateTime<Utc>>) {
-        self.made.insert(grant_id.to_owned(), Grant { amount, expires_at, closed: false });
+        self.made.insert(grant_id.to_owned(), Grant { amount, expires_at, closed: false, voided: false });
         self.put(Pool { grant_id: Some(grant_id.to_owned()), amount, expires_at });
     }
 
@@ -83,6 +85,19 @@ impl Grants {
             ahead = ahead.plus(pool.amount);
         }
         Expiry { expires_now: Microcredits::ZERO, still_held: Microcredits::ZERO }
+    }
+
+    /// What is neither spent nor expired of the grant.
+    pub fn left_of(&self, grant_id: &str) -> Microcredits {
+        let pool = self.left.iter().find(|pool| pool.grant_id.as_deref() == Some(grant_id));
+        pool.map_or(Microcredits::ZERO, |pool| pool.amount)
+    }
+
+    pub fn void(&mut self, grant_id: &str) {
+        self.left.retain(|pool| pool.grant_id.as_deref() != Some(grant_id));
+        if let Some(grant) = self.made.get_mut(grant_id) {
+            (grant.closed, grant.voided) = (true, true);
+        }
     }
 
     pub fn expire(&mut self, grant_id: &str, expiry: Expiry) {

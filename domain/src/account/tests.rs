@@ -214,6 +214,15 @@ fn grant_until(id: &str, amount: i64, expires_at: DateTime<Utc>) -> AccountComma
     }
 }
 
+fn void(id: &str) -> AccountCommand {
+    AccountCommand::VoidGrant {
+        grant_id: id.into(),
+        reason: "three zeros too many".into(),
+        actor: "finance".into(),
+        voided_at: at(12),
+    }
+}
+
 fn expire(id: &str, hour: u32) -> AccountCommand {
     AccountCommand::ExpireCredits { grant_id: id.into(), expired_at: at(hour) }
 }
@@ -278,6 +287,27 @@ fn what_is_held_when_a_grant_expires_is_spent_or_expires_when_it_comes_free() {
 }
 
 #[test]
+fn a_grant_is_taken_back_whole_while_nothing_of_it_is_spent_or_held() {
+    let mut account = after([grant("g", 5), grant("wrong", 9), reserve("r", 5)]);
+    let mut apply = |command| {
+        let events = account.decide(command)?;
+        for event in &events {
+            account.evolve(event);
+        }
+        Ok::<_, AccountError>((account.granted(), account.available()))
+    };
+    assert_eq!(apply(void("wrong")), Ok((credits(5), credits(0))));
+    assert_eq!(apply(void("wrong")), Ok((credits(5), credits(0))), "once");
+    let used =
+        |free: i64| Err(AccountError::GrantUsed { grant_id: "g".into(), granted: credits(5), free: credits(free) });
+    assert_eq!(apply(void("g")), used(0), "it is held");
+    assert_eq!(apply(settle("r", 1)), Ok((credits(5), credits(4))));
+    assert_eq!(apply(void("g")), used(4), "something of it is spent");
+    assert_eq!(apply(void("?")), Err(AccountError::NoSuchGrant("?".into())));
+    assert_eq!(apply(grant("wrong", 9)), Ok((credits(5), credits(4))), "the same grant is not made again");
+}
+
+#[test]
 fn a_grant_expires_when_it_is_time_and_a_grant_without_an_end_never() {
     let account = after([grant("g", 5), grant_until("soon", 5, at(20))]);
     let not_expired = |id: &str, expires_at| Err(AccountError::NotExpired { grant_id: id.into(), expires_at });
@@ -301,6 +331,8 @@ fn the_text_of_every_event_is_pinned() {
         settle("r1", 2),
         reserve("r2", 1),
         AccountCommand::ReleaseReservation { reservation_id: "r2".into(), released_at: at(11) },
+        grant("by mistake", 7),
+        void("by mistake"),
         note("n1", AdjustmentKind::CreditNote, 1),
         note_after(1, "n2", AdjustmentKind::DebitNote, 1),
         expire("soon", 20),
@@ -327,6 +359,7 @@ enum Step {
     Settle(u8, i64),
     Release(u8),
     Expire(u8),
+    Void(u8),
     Adjust(u8, AdjustmentKind, i64),
 }
 
@@ -368,6 +401,7 @@ impl Step {
             },
             Self::Release(r) => AccountCommand::ReleaseReservation { reservation_id: id(r), released_at: now },
             Self::Expire(g) => AccountCommand::ExpireCredits { grant_id: format!("g{g}"), expired_at: now },
+            Self::Void(g) => void(&format!("g{g}")),
             Self::Adjust(n, kind, amount) => AccountCommand::AdjustCredits(Adjustment {
                 adjustment_id: format!("n{n}"),
                 kind,
@@ -391,6 +425,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         (0..9u8, -5..80i64).prop_map(|(r, a)| Step::Settle(r, a)),
         (0..9u8).prop_map(Step::Release),
         (0..9u8).prop_map(Step::Expire),
+        (0..9u8).prop_map(Step::Void),
         (0..20u8, kind, -2..20i64).prop_map(|(n, kind, a)| Step::Adjust(n, kind, a)),
     ]
 }
@@ -452,7 +487,7 @@ proptest! {
         }
         for id in (0..9).map(|g| format!("g{g}")) {
             if let Some(grant) = account.grants.get(&id) {
-                prop_assert_eq!(grant.closed, grant.expires_at.is_some());
+                prop_assert_eq!(grant.closed, grant.voided || grant.expires_at.is_some());
             }
         }
     }

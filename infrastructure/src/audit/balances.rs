@@ -45,6 +45,10 @@ impl Balance {
                 self.granted += i128::from(amount_microcredits.0);
                 available_microcredits
             }
+            AccountEvent::GrantVoided { amount_microcredits, available_microcredits, .. } => {
+                self.granted -= i128::from(amount_microcredits.0);
+                available_microcredits
+            }
             AccountEvent::CreditsExpired { amount_microcredits, available_microcredits, .. } => {
                 self.expired += i128::from(amount_microcredits.0);
                 available_microcredits

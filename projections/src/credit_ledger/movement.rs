@@ -63,6 +63,19 @@ impl Movement {
                 actor: Some(actor.clone()),
                 ..Self::new("grant", grant_id, *granted_at, *available)
             },
+            E::GrantVoided {
+                grant_id,
+                amount_microcredits,
+                available_microcredits: available,
+                reason,
+                actor,
+                voided_at,
+            } => Self {
+                granted: 0_i64.saturating_sub(amount_microcredits.0),
+                reason: Some(reason.clone()),
+                actor: Some(actor.clone()),
+                ..Self::new("void", grant_id, *voided_at, *available)
+            },
             E::CreditsExpired {
                 grant_id, amount_microcredits, available_microcredits: available, expired_at, ..
             } => Self { expired: amount_microcredits.0, ..Self::new("expire", grant_id, *expired_at, *available) },

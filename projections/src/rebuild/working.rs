@@ -62,7 +62,7 @@ working_table!(
 working_table!(
     ExpiringGrants,
     tables: &["expiring_grants"],
-    event_types: &["CreditsGranted", "CreditsExpired"]
+    event_types: &["CreditsGranted", "GrantVoided", "CreditsExpired"]
 );
 working_table!(
     OpenVideos,

@@ -25,7 +25,7 @@ pub fn statement(selection: &Selection, basis: &Basis) -> ReportQuery {
     let credits = [
         ("opening_available_credits", sum("available_change_microcredits", &before)),
         ("opening_held_credits", sum("held_change_microcredits", &before)),
-        ("granted_credits", moved("granted_change_microcredits", "movement = 'grant'")),
+        ("granted_credits", moved("granted_change_microcredits", "movement IN ('grant', 'void')")),
         ("held_credits", moved("held_change_microcredits", holds)),
         ("settled_credits", moved("spent_change_microcredits", "movement = 'settle'")),
         ("released_credits", moved("available_change_microcredits", ends)),

@@ -168,3 +168,18 @@ fn cell(value: &Value) -> String {
 pub fn watermark_of(report: &str, parameters: &Json, watermark: &Watermark) -> Json {
     serde_json::json!({ "report": report, "parameters": parameters, "watermark": watermark.json() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_spreadsheet_would_take_for_a_formula_is_defused_and_amounts_stay() {
+        for (text, written) in
+            [("=HYPERLINK(1)", "'=HYPERLINK(1)"), ("@cf/llama", "'@cf/llama"), ("-1", "'-1"), ("gpt-6", "gpt-6")]
+        {
+            assert_eq!(cell(&Value::Text(text.to_owned())), written);
+        }
+        assert_eq!(cell(&Value::Credits(-1_500_000)), "-1.5");
+    }
+}

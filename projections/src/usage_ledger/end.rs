@@ -19,6 +19,16 @@ use crate::{
     key_text::{key_text, name},
 };
 
+/// In reports, of what no provider was asked for.
+const UNKNOWN: &str = "unknown";
+/// What clients ask for who leave it open.
+const AUTO: &str = "auto";
+
+/// A provider, where it is one.
+fn named(provider: &str) -> &str {
+    if provider == AUTO { UNKNOWN } else { provider }
+}
+
 impl UsageEntry {
     /// None for what is not the end of a request or a video.
     pub fn of(entry: &LogEntry, closed: Option<Month>) -> anyhow::Result<Vec<Self>> {
@@ -38,12 +48,15 @@ impl UsageEntry {
             RequestEvent::RequestCancelled { .. } => ("cancelled", false),
             RequestEvent::RequestAbandoned { .. } => ("abandoned", false),
         };
+        // Where nobody answered, who was asked last.
+        let attempts = end.outcome().map_or(&[][..], |outcome| &outcome.attempts);
+        let last = attempts.iter().rfind(|attempt| !attempt.skipped).or(attempts.last());
         let ended = Self {
             account: key_text(&asked.account),
             user_id: key_text(&asked.user),
             kind: name(asked.kind)?,
-            provider: key_text(&asked.provider),
-            model: key_text(&asked.model),
+            provider: key_text(last.map_or(named(&asked.provider), |attempt| &attempt.provider)),
+            model: key_text(last.map_or(&asked.model, |attempt| &attempt.model)),
             requested_model: key_text(&asked.model),
             client_left,
             ..Self::unused(entry, status, ended_at, closed)
@@ -85,7 +98,7 @@ impl UsageEntry {
             account: key_text(&asked.account),
             user_id: key_text(&asked.user),
             kind: "video".to_owned(),
-            provider: key_text(outcome.map_or(&asked.provider, |outcome| &outcome.provider)),
+            provider: key_text(outcome.map_or(named(&asked.provider), |outcome| &outcome.provider)),
             model: key_text(outcome.map_or(&asked.model, |outcome| &outcome.model)),
             requested_model: key_text(&asked.model),
             video_seconds: outcome.map_or(0, |outcome| outcome.seconds).into(),

@@ -58,6 +58,15 @@ pub fn note(id: &str, kind: AdjustmentKind, amount: i64, month: Option<&str>) ->
     })
 }
 
+fn void(grant_id: &str) -> AccountCommand {
+    AccountCommand::VoidGrant {
+        grant_id: grant_id.to_owned(),
+        reason: "made in error".to_owned(),
+        actor: "finance".to_owned(),
+        voided_at: now(),
+    }
+}
+
 async fn all_usage(database: &TestDatabase) -> Vec<UsageEntry> {
     sqlx::query_as("SELECT * FROM usage_ledger_v1 ORDER BY position").fetch_all(database.pool()).await.unwrap()
 }
@@ -77,6 +86,16 @@ async fn every_movement_stands_in_the_ledger_with_the_balances_that_it_left() {
     execute(&books, "acme", soon).await;
     trade(&books, 0..60).await;
     catch_up(&database).await;
+    let mistaken = AccountCommand::GrantCredits {
+        grant_id: "mistaken".to_owned(),
+        amount: Microcredits(77),
+        expires_at: Some(now() + TimeDelta::days(400)),
+        reason: "a gift".to_owned(),
+        actor: "finance".to_owned(),
+        granted_at: now(),
+    };
+    execute(&books, "acme", mistaken).await;
+    execute(&books, "acme", void("mistaken")).await;
     execute(&books, "acme", note("n1", AdjustmentKind::CreditNote, 7, Some("2024-10"))).await;
     execute(&books, "acme", note("n2", AdjustmentKind::DebitNote, 3, None)).await;
     execute(&books, "acme", AccountCommand::ExpireCredits { grant_id: "soon".to_owned(), expired_at: now() }).await;
@@ -115,7 +134,7 @@ async fn every_movement_stands_in_the_ledger_with_the_balances_that_it_left() {
     assert!(row.next().is_none());
 
     let kinds: BTreeSet<_> = rows.iter().map(|row| row.movement.as_str()).collect();
-    let all = ["adjust", "expire", "extend", "grant", "release", "reserve", "settle"];
+    let all = ["adjust", "expire", "extend", "grant", "release", "reserve", "settle", "void"];
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), all);
     let of = |reference: &str| rows.iter().find(|row| row.reference == reference).unwrap();
     assert_eq!((of("soon").reason.as_deref(), of("soon").actor.as_deref()), (Some("promotion"), Some("ada")));
@@ -211,7 +230,8 @@ fn anything(rng: &mut StdRng) -> AccountCommand {
     let (reservation_id, grant_id, adjustment_id) = (id("r", 12), id("g", 30), id("n", 40));
     let amount = Microcredits(rng.random_range(1..80));
     let at = now();
-    match rng.random_range(0..10) {
+    match rng.random_range(0..11) {
+        10 => void(&grant_id),
         0 => AccountCommand::GrantCredits {
             grant_id,
             amount,

@@ -116,7 +116,7 @@ async fn a_report_keeps_apart_what_it_was_asked_to_and_adds_up_the_rest() {
     // What nobody answered stands under what was asked for.
     let providers = report(&database, &everything(), &[Dimension::Provider]).await;
     let names: Vec<_> = providers.iter().map(|row| row.provider.as_deref().unwrap()).collect();
-    assert_eq!(names, ["anthropic", "auto", "openai"]);
+    assert_eq!(names, ["anthropic", "openai", "unknown"]);
 
     let first = report(&database, &everything(), &[Dimension::Day]).await[0].day.unwrap();
     let of_the_day = UsageFilter { from: first, to: first, user: Some("bob".to_owned()), ..everything() };

@@ -103,3 +103,68 @@ fn write(sheet: &mut Worksheet, (row, column): (u32, u16), value: &Value, format
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use calamine::{Data, DataType, Reader, Xlsx};
+    use chrono::NaiveDate;
+    use serde_json::json;
+
+    use super::*;
+    use crate::report::{column::Column, watermark::Basis};
+
+    fn written() -> Vec<u8> {
+        let kinds = [
+            ("reason", Kind::Text),
+            ("day", Kind::Day),
+            ("at", Kind::Instant),
+            ("requests", Kind::Count),
+            ("credits", Kind::Credits),
+            ("cost", Kind::Usd),
+        ];
+        let columns = kinds.map(|(name, kind)| Column::new(name, kind, name)).to_vec();
+        let heading = Heading { report: "usage", parameters: json!({ "month": "2026-11" }), columns };
+        let mut writer = XlsxWriter::begin(heading).unwrap();
+        let day = NaiveDate::from_ymd_opt(2026, 11, 22).unwrap();
+        let row = [
+            Value::Text("=1+1".to_owned()),
+            Value::Day(day),
+            Value::Instant(day.and_hms_milli_opt(8, 30, 0, 125).unwrap().and_utc()),
+            Value::Count(1_234_567),
+            Value::Credits(-1_500_001),
+            Value::Usd(1_250_000_000_001),
+        ];
+        writer.row(&row).unwrap();
+        writer.row(&[const { Value::None }; 6]).unwrap();
+        let basis = Basis { position: 14, chain_hash: "ab".repeat(32), recorded_at: None };
+        writer.end(&Watermark { basis, rows: 2, totals: vec![], standing: vec![] }).unwrap();
+        writer.done
+    }
+
+    #[test]
+    fn cells_have_the_types_of_their_columns_no_text_is_a_formula_and_the_watermark_is_there() {
+        let file = written();
+        assert!(written() == file, "the same report is the same file");
+        let mut workbook = Xlsx::new(Cursor::new(file)).unwrap();
+        let sheet = workbook.worksheet_range("usage").unwrap();
+        let cell = |column| sheet.get((1, column)).unwrap();
+        assert_eq!(
+            (sheet.get((0, 4)).unwrap(), cell(0)),
+            (&Data::from("credits".to_owned()), &Data::from("=1+1".to_owned()))
+        );
+        assert_eq!(cell(1).as_date().unwrap().to_string(), "2026-11-22");
+        assert_eq!(cell(2).as_datetime().unwrap().to_string(), "2026-11-22 08:30:00.125");
+        assert_eq!(
+            (cell(3).as_f64(), cell(4).as_f64(), cell(5).as_f64()),
+            (Some(1_234_567.0), Some(-1.500_001), Some(1.250_000_000_001))
+        );
+        assert!(workbook.worksheet_formula("usage").unwrap().cells().all(|(.., formula)| formula.is_empty()));
+        let watermark = workbook.worksheet_range("watermark").unwrap();
+        let told: Vec<(String, String)> =
+            watermark.rows().map(|row| (row[0].to_string(), row[1].to_string())).collect();
+        assert!(told.contains(&("report".to_owned(), "usage".to_owned())), "{told:?}");
+        assert!(told.contains(&("position".to_owned(), "14".to_owned())), "{told:?}");
+    }
+}

@@ -46,7 +46,7 @@ async fn videos_are_in_usage_with_their_seconds_and_no_tokens_and_the_books_bala
             "video-1\tvideo\tveo\tveo-4\tcompleted\t5\t50\tveo/veo-4@2026-11-22\t0",
             "video-2\tvideo\tveo\tveo-4\tfailed\t0\t0\t\\N\t0",
             "video-3\tvideo\tveo\tveo-4\tcancelled\t0\t0\t\\N\t0",
-            "video-4\tvideo\tauto\tveo-4\texpired\t0\t0\t\\N\t0",
+            "video-4\tvideo\tunknown\tveo-4\texpired\t0\t0\t\\N\t0",
         ]
     );
     let total = usage_daily::report(database.pool(), &everything(), &[]).await.unwrap().value.remove(0).usage;
