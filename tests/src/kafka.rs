@@ -14,7 +14,13 @@ use aihub_infrastructure::{
         subscription::{EventHandler, Subscriptions},
         upcast::Upcasters,
     },
-    kafka::{cloud_event, cluster::Cluster, projector::Projector, reachability::Reachability, relay::KafkaRelay},
+    kafka::{
+        cloud_event,
+        cluster::{Cluster, Words},
+        projector::Projector,
+        reachability::Reachability,
+        relay::KafkaRelay,
+    },
 };
 use aihub_projections::rebuild::{View, views};
 use futures::TryStreamExt;
@@ -65,6 +71,7 @@ pub fn cluster(brokers: &str) -> Cluster {
         max_message_bytes: 1 << 20,
         delivery_timeout: Duration::from_secs(5),
         properties: BTreeMap::new(),
+        words: Words::default(),
     }
 }
 

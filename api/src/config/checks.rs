@@ -143,6 +143,14 @@ fn check_kafka(kafka: &KafkaSettings, faults: &mut Vec<Fault>) {
         (1..=200).contains(&prefix.len()) && is_name(prefix),
         "must be letters, digits, `.`, `_`, `-`",
     );
+    let is_broker = |broker: &str| {
+        broker.trim().rsplit_once(':').is_some_and(|(host, port)| !host.contains("://") && port.parse::<u16>().is_ok())
+    };
+    check(
+        "brokers",
+        kafka.brokers.as_deref().is_none_or(|brokers| brokers.trim().is_empty() || brokers.split(',').all(is_broker)),
+        "must be `host:port`, separated by commas, and no URL",
+    );
     check("partitions", kafka.partitions >= 1, "must be at least 1");
     check("replication", kafka.replication == -1 || kafka.replication >= 1, "must be at least 1, or -1");
     check("max_message_bytes", (10_000..=100_000_000).contains(&kafka.max_message_bytes), "must be 10000 to 100000000");

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
 
 use aihub_application::limits::{Allowance, Capacity};
-use aihub_infrastructure::{kafka::cluster::Cluster, roles::RoleNames};
+use aihub_infrastructure::{
+    kafka::cluster::{Cluster, Words},
+    roles::RoleNames,
+};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -249,6 +252,7 @@ impl KafkaSettings {
             max_message_bytes: self.max_message_bytes,
             delivery_timeout: duration_ms(self.delivery_timeout_ms),
             properties: properties.collect(),
+            words: Words::default(),
         })
     }
 }

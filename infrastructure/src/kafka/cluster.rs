@@ -1,10 +1,18 @@
 //! How a cluster is reached. librdkafka does the work: what it says about itself goes to the debugging log, and failures
 //! are told once, by whoever they keep from working.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use rdkafka::{
-    ClientConfig, ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
     statistics::Statistics,
 };
 
@@ -31,6 +39,7 @@ pub struct Cluster {
     pub delivery_timeout: Duration,
     /// `security.*`, `sasl.*` and `ssl.*`, as librdkafka names them. May hold secrets.
     pub properties: BTreeMap<String, String>,
+    pub words: Words,
 }
 
 impl fmt::Debug for Cluster {
@@ -45,6 +54,24 @@ impl fmt::Debug for Cluster {
 impl Cluster {
     pub fn topics(&self) -> Topics {
         Topics::new(&self.topic_prefix)
+    }
+
+    pub fn context(&self) -> Context {
+        Context { words: self.words.clone() }
+    }
+
+    /// `why`, with what was said of a connection since one was good.
+    pub fn in_its_words(&self, why: &str) -> String {
+        match &*self.words.lock() {
+            // What a broker answered needs none.
+            Some(words) if !why.starts_with("topic ") => format!("{why}: {words}"),
+            _ => why.to_owned(),
+        }
+    }
+
+    /// A connection is good: what was said before is of no account.
+    pub fn is_good(&self) {
+        *self.words.lock() = None;
     }
 
     /// What every client of it is told.
@@ -65,9 +92,21 @@ impl Cluster {
     }
 }
 
+/// What librdkafka said last of a connection: its clients say only that there is none.
+#[derive(Debug, Clone, Default)]
+pub struct Words(Arc<Mutex<Option<String>>>);
+
+impl Words {
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What librdkafka tells a client of ours.
-#[derive(Debug, Clone, Copy)]
-pub struct Context;
+#[derive(Debug, Clone)]
+pub struct Context {
+    words: Words,
+}
 
 impl ClientContext for Context {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -78,6 +117,10 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(error.message = %error, reason, "librdkafka");
+        // That all of them are down says nothing of why.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.words.lock() = Some(reason.to_owned());
+        }
     }
 }
 

@@ -90,7 +90,7 @@ impl KafkaRelay {
         };
         match delivered {
             Ok(()) => {
-                self.reachability.answers();
+                self.reachability.takes_events();
                 histogram!("kafka_publish_seconds").record(began.elapsed());
                 counter!("kafka_published_events_total").increment(events.len() as u64);
                 Ok(())
@@ -99,7 +99,7 @@ impl KafkaRelay {
                 self.delivery.give_up().await;
                 self.topics_are_there.store(false, Ordering::Release);
                 if !self.shutdown.is_cancelled() {
-                    self.reachability.is_silent(&why);
+                    self.reachability.takes_nothing(&self.cluster.in_its_words(&why));
                 }
                 Err(TryAgain(why).into())
             }

@@ -59,7 +59,7 @@ impl Topics {
     ///
     /// They keep what they hold for ever: a database that is fed from them begins at position 1.
     pub async fn ensure(&self, cluster: &Cluster) -> anyhow::Result<()> {
-        let admin: Arc<AdminClient<Context>> = Arc::new(cluster.client().create_with_context(Context)?);
+        let admin: Arc<AdminClient<Context>> = Arc::new(cluster.client().create_with_context(cluster.context())?);
         let known = {
             let admin = admin.clone();
             // Of all topics: asking for one by its name may make it, with settings that are not ours.

@@ -24,6 +24,9 @@
 //! There is no `InvoiceId`, which FOCUS only recommends, as nothing here is invoiced; and no unit prices, for a model has one
 //! for each kind of token.
 //!
+//! What nothing was asked for, a request that failed or a film that was never made, has no price and is no charge: a row of usage
+//! must have a `SkuPriceId`. How many there were is in the other reports.
+//!
 //! A note changes what the account pays, and nothing of what a provider asks. So `PricingCurrencyEffectiveCost` adds up to
 //! what was spent by the credit ledger, and the costs to the providers'. Notes are an account's: they stand in no report
 //! that is asked for a user, a provider or a model.
@@ -123,7 +126,8 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
         )
     });
     query.source = format!(
-        "FROM ({USAGE} FROM usage_ledger_v1 WHERE usage_day BETWEEN {from} AND {to} AND {months}
+        "FROM ({USAGE} FROM usage_ledger_v1
+               WHERE usage_day BETWEEN {from} AND {to} AND {months} AND price_id IS NOT NULL
                GROUP BY {USAGE_KEYS} {}) charges",
         notes.unwrap_or_default()
     );

@@ -14,7 +14,13 @@ use aihub_tests::{
     until,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::{
+    mocking::MockCluster,
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
+use serde_json::Value;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio_util::task::TaskTracker;
 
 use crate::privacy::disguises;
 
@@ -255,4 +261,56 @@ async fn events_of_former_versions_are_published_as_they_are_stored() {
     subscriptions.run(Arc::new(KafkaRelay::new(kafka.cluster.clone(), reachability, shutdown).unwrap()));
     let messages = published(&kafka.cluster, 6).await;
     assert!(messages.iter().all(|message| message.event().event_version == "1"));
+}
+
+/// What the node says of Kafka, once it says this.
+async fn notice(app: &TestApp, says: &str) -> String {
+    until(says, async || {
+        let (status, _, ready) = app.get("/health/ready", None).await;
+        assert_eq!(status, 200, "{ready}");
+        let notices = ready["notices"].as_array().unwrap().iter().filter_map(Value::as_str);
+        notices.filter(|notice| notice.contains("Kafka")).find(|notice| notice.contains(says)).map(str::to_owned)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_cluster_is_named_and_since_when() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let no_kafka = listener.local_addr().unwrap().to_string();
+    let serving = TaskTracker::new().spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
+        }
+    });
+    for (brokers, says) in [
+        ("127.0.0.1:1", "nobody listens there"),
+        ("no-such-host.invalid:9092", "the brokers' host has no address"),
+        (&no_kafka, "another protocol"),
+    ] {
+        let app = TestApp::start(|config| config.kafka.brokers = Some(brokers.to_owned())).await;
+        assert!(notice(&app, says).await.starts_with("Kafka is unreachable since 20"), "{brokers}");
+        app.stop().await;
+    }
+    serving.abort();
+}
+
+#[tokio::test]
+async fn brokers_that_answer_and_let_no_topic_be_made_are_known_as_such_and_since_when() {
+    let mock = MockCluster::new(1).unwrap();
+    // It knows no topic of this name, and makes none: of what an administrator asks it answers nothing.
+    let app = TestApp::start(|config| {
+        config.kafka.brokers = Some(mock.bootstrap_servers());
+        config.kafka.topic_prefix = "nobodys".to_owned();
+        config.kafka.delivery_timeout_ms = 1_000;
+    })
+    .await;
+    let mut client = app.connect("ann").await;
+    client.ask(&chat("a", "Why is the sky blue?")).await.done();
+    let first = notice(&app, "Kafka answers and takes no events since 20").await;
+    assert!(first.contains("(our topics are missing and cannot be made)"), "{first}");
+    client.ask(&chat("b", "Why is the sky blue?")).await.done();
+    let since = |notice: &str| notice.split(" (").next().unwrap().to_owned();
+    assert_eq!(since(&notice(&app, "takes no events").await), since(&first));
+    app.stop().await;
 }

@@ -65,7 +65,7 @@ pub fn connect(cluster: &Cluster, group: &str) -> anyhow::Result<Arc<Client>> {
         .set("auto.offset.reset", "earliest")
         .set("enable.partition.eof", "true")
         .set("queued.max.messages.kbytes", FETCHED_AHEAD_KBYTES)
-        .create_with_context(Context)
+        .create_with_context(cluster.context())
         .context("the Kafka client cannot be configured")?;
     Ok(Arc::new(client))
 }

@@ -79,7 +79,7 @@ impl Delivery {
             .set("compression.type", "lz4")
             // As Java's clients do it, so that their tables can be joined with ours.
             .set("partitioner", "murmur2_random")
-            .create_with_context(Context)
+            .create_with_context(self.cluster.context())
             .context("the Kafka client cannot be configured")?;
         Ok(producer.insert(made).clone())
     }

@@ -116,7 +116,14 @@ async fn focus_has_the_mandatory_columns_of_version_1_2() {
     }
     let rows: Vec<std::collections::BTreeMap<String, String>> = reader.deserialize().map(Result::unwrap).collect();
     assert_eq!(rows.len().to_string(), watermark.rows.to_string());
-    let row = rows.iter().find(|row| !row["SkuPriceId"].is_empty()).unwrap();
+    // What failed at no cost is no charge, and each charge of usage has its price.
+    let failed = "SELECT count(*) FROM usage_ledger_v1 WHERE price_id IS NULL AND charged_microcredits = 0";
+    assert!(sqlx::query_scalar::<_, i64>(failed).fetch_one(database.pool()).await.unwrap() > 0);
+    for row in &rows {
+        let (price, sku) = (row["SkuPriceId"].is_empty(), row["SkuId"].is_empty());
+        assert_eq!((price, sku), (row["ChargeCategory"] != "Usage", row["ChargeCategory"] != "Usage"), "{row:?}");
+    }
+    let row = &rows[0];
     assert_eq!(
         (row["BillingPeriodStart"].as_str(), row["BillingPeriodEnd"].as_str()),
         ("2024-10-01T00:00:00Z", "2024-11-01T00:00:00Z")
