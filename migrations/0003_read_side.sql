@@ -221,7 +221,7 @@ CREATE TABLE read.account_balance_v1 (
 
 COMMENT ON TABLE read.account_balance_v1 IS 'One row per account: what it was granted and what became of that, now. granted = available + held + spent + expired. All amounts in millionths of a credit';
 COMMENT ON COLUMN read.account_balance_v1.account IS 'The account';
-COMMENT ON COLUMN read.account_balance_v1.granted_microcredits IS 'Everything that was ever granted';
+COMMENT ON COLUMN read.account_balance_v1.granted_microcredits IS 'Everything that was ever granted, less what was taken back';
 COMMENT ON COLUMN read.account_balance_v1.available_microcredits IS 'What can be spent';
 COMMENT ON COLUMN read.account_balance_v1.held_microcredits IS 'What is held for running requests and videos';
 COMMENT ON COLUMN read.account_balance_v1.spent_microcredits IS 'What was charged, after credit and debit notes';
@@ -285,8 +285,8 @@ COMMENT ON COLUMN read.credit_ledger_v1.position IS 'Where the movement''s event
 COMMENT ON COLUMN read.credit_ledger_v1.recorded_at IS 'When it was recorded, by the database''s clock';
 COMMENT ON COLUMN read.credit_ledger_v1.happened_at IS 'When it happened, by the clock of the node that did it';
 COMMENT ON COLUMN read.credit_ledger_v1.accounting_month IS 'The month that it is booked in, by its first day: that in which it happened, or the first open one where that was closed before it was recorded';
-COMMENT ON COLUMN read.credit_ledger_v1.corrects_month IS 'The closed month that it belongs to or corrects; empty where none';
-COMMENT ON COLUMN read.credit_ledger_v1.movement IS 'grant, reserve, extend, settle, release, expire or adjust (a credit or debit note)';
+COMMENT ON COLUMN read.credit_ledger_v1.corrects_month IS 'The month before that it belongs to or corrects; empty where none';
+COMMENT ON COLUMN read.credit_ledger_v1.movement IS 'grant, void (of a grant that was made in error), reserve, extend, settle, release, expire or adjust (a credit or debit note)';
 COMMENT ON COLUMN read.credit_ledger_v1.reference IS 'The grant, the request, the video or the note, by its idempotency key or id';
 COMMENT ON COLUMN read.credit_ledger_v1.granted_change_microcredits IS 'What this adds to what was granted';
 COMMENT ON COLUMN read.credit_ledger_v1.available_change_microcredits IS 'What this adds to what is available';
@@ -303,7 +303,7 @@ COMMENT ON COLUMN read.credit_ledger_v1.price_id IS 'Of a settlement: the price 
 COMMENT ON COLUMN read.credit_ledger_v1.cost_picousd IS 'Of a settlement: the provider''s cost, in millionths of a millionth of a US dollar';
 COMMENT ON COLUMN read.credit_ledger_v1.expires_at IS 'Of a grant: when its rest expires; empty is never';
 COMMENT ON COLUMN read.credit_ledger_v1.corrects IS 'Of a note: the charges that it corrects, each with its amount';
-COMMENT ON COLUMN read.credit_ledger_v1.reason IS 'Of a grant or a note: why';
+COMMENT ON COLUMN read.credit_ledger_v1.reason IS 'Of a grant, of its being taken back, or of a note: why';
 COMMENT ON COLUMN read.credit_ledger_v1.actor IS 'Of a grant or a note: who';
 
 CREATE TABLE read.usage_ledger_state_v1 (

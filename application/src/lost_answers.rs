@@ -34,8 +34,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// So many are looked up at the same time.
 const LOOK_UPS: usize = 2;
-/// The same of looks whether somebody else has the name, which are brief.
-const CHECKS: usize = 4;
+/// The same of looks whether somebody else has the name. They wait for the log's readers, and take next to nothing meanwhile.
+const CHECKS: usize = 16;
 
 /// Makes keys out of clients' names for their requests.
 const CLIENT_NAMESPACE: Uuid = Uuid::from_u128(0x8c0f_41d7_6b1e_4e0d_9d53_7a2e_18c4_b96f);

@@ -45,7 +45,7 @@ pub struct NewNote {
 pub enum Made {
     Now {
         available: Microcredits,
-        /// The closed month that it corrects, where it does.
+        /// The month that it corrects, where that is closed or over.
         corrects_month: Option<Month>,
     },
     Before,
@@ -62,7 +62,7 @@ pub enum NoteError {
     MoreThanLeft { left: Microcredits, required: Microcredits },
     #[error("a debit note takes its credits for one charge: make one for each")]
     DebitOfSeveral,
-    #[error("{named} is of {month}, which is closed, and not of the month of the others: make a note for each month")]
+    #[error("{named} is of {month}, and not of the month of the others: make a note for each month")]
     OtherMonth { named: String, month: Month },
     #[error("for {ATTEMPTS} times another note of the account was faster")]
     Contended,
@@ -155,7 +155,7 @@ impl Notes {
         Ok(available.map_or(Made::Before, |available| Made::Now { available, corrects_month }))
     }
 
-    /// What is named, each once, and its month where that is closed.
+    /// What is named, each once, and its month where that is closed or over.
     async fn charges_of(&self, note: &NewNote) -> Result<(Vec<Charge>, Option<Month>), NoteError> {
         let (mut charges, mut month_of_all) = (Vec::<Charge>::new(), None);
         for named in &note.corrects {
@@ -166,8 +166,9 @@ impl Notes {
             let month = Month::of(charge.settled_at);
             // It has one event, its close.
             let is_closed = !self.log.load(Period::TYPE, &month.to_string(), 0).await?.is_empty();
-            let closed = is_closed.then_some(month);
-            if *month_of_all.get_or_insert(closed) != closed {
+            // Its own month needs no word, as long as that is open: the note is booked there itself.
+            let other = (is_closed || month != Month::of(self.clock.now())).then_some(month);
+            if *month_of_all.get_or_insert(other) != other {
                 return Err(NoteError::OtherMonth { named: named.clone(), month });
             }
             if charges.iter().all(|known| known.id != charge.id) {

@@ -95,6 +95,8 @@ pub enum AccountError {
     NoSuchReservation(String),
     #[error("grant {grant_id} was made before, of {granted} credits or with another expiry")]
     GrantConflict { grant_id: String, granted: Microcredits },
+    #[error("grant {0} was made before and taken back: another one needs another name")]
+    GrantVoided(String),
     #[error("there is no grant {0}")]
     NoSuchGrant(String),
     #[error(
@@ -168,6 +170,7 @@ impl Account {
             AccountCommand::GrantCredits { grant_id, amount, expires_at, reason, actor, granted_at } => {
                 check(amount)?;
                 match self.grants.get(&grant_id) {
+                    Some(made) if made.voided => return Err(AccountError::GrantVoided(grant_id)),
                     Some(made) if made.amount == amount && made.expires_at == expires_at => return Ok(vec![]),
                     Some(made) => return Err(AccountError::GrantConflict { grant_id, granted: made.amount }),
                     None => {}

@@ -68,7 +68,7 @@ pub struct CreditEntry {
     pub accounting_month: NaiveDate,
     /// The closed month in which it happened, or which the note says that it corrects.
     pub corrects_month: Option<NaiveDate>,
-    /// `grant | reserve | extend | settle | release | expire | adjust`
+    /// `grant | void | reserve | extend | settle | release | expire | adjust`
     pub movement: String,
     /// The grant, the request or the note.
     pub reference: String,
@@ -86,7 +86,7 @@ pub struct CreditEntry {
     pub price_id: Option<String>,
     pub cost_picousd: Option<i64>,
     pub expires_at: Option<DateTime<Utc>>,
-    /// Of a note: a list of requests or positions.
+    /// Of a note: a list of charges, each with its amount.
     pub corrects: Option<Value>,
     pub reason: Option<String>,
     pub actor: Option<String>,

@@ -24,11 +24,14 @@ pub mod selection;
 pub mod usage;
 pub mod watermark;
 
+use std::io;
+
 use aihub_domain::period::Month;
 use bytes::Bytes;
 use futures::{SinkExt, Stream, StreamExt, TryStreamExt, channel::mpsc, stream};
 use sqlx::PgPool;
 use thiserror::Error;
+use tokio::task::spawn_blocking;
 
 use self::{
     format::{Format, FormatError, Heading, Writer},
@@ -164,7 +167,9 @@ impl Report {
         let totals = columns.iter().zip(sums).filter(|(column, _)| column.is_totalled);
         let totals = totals.map(|(column, sum)| (column.name, column.kind.write_sum(sum))).collect();
         let watermark = Watermark { basis: self.basis, rows, totals, standing: self.standing };
-        writer.end(&watermark, next.as_deref())?;
+        // A workbook is made of all of it at the end, which takes its time.
+        let ending = spawn_blocking(move || writer.end(&watermark, next.as_deref()).map(|()| (writer, watermark)));
+        let (mut writer, watermark) = ending.await.map_err(io::Error::other).map_err(FormatError::Ended)??;
         send(&mut pieces, &mut writer).await?;
         Ok(watermark)
     }

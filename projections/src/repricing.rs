@@ -1,7 +1,7 @@
 //! What a month would have cost at other prices, request by request and video by video. Nothing changes by it; who wants it
 //! to appends the corrections that come out as credit and debit notes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aihub_domain::{
     account::{event::Correction, repricing::Repricing},
@@ -57,8 +57,12 @@ pub struct Repriced {
     /// What it would have been charged.
     pub charge: Microcredits,
     pub cost_picousd: i64,
-    /// As far as other notes have given back already what is too much of it.
+    /// As far as other notes have given back already what is too much of it, or, below zero, taken what is too little.
     pub given_back: Microcredits,
+    /// What it was charged is what was charged, with what notes took on top and less what they gave back.
+    pub left: Microcredits,
+    /// A note of this correction names it already.
+    pub is_corrected: bool,
 }
 
 /// What an account's use of a model comes to at both prices.
@@ -87,8 +91,13 @@ pub struct Note {
 }
 
 /// What notes have made of charges: what was given back, less what was taken on top. By account and charge.
-#[derive(Debug, Default)]
-struct GivenBack(BTreeMap<(String, String), i64>);
+#[derive(Debug)]
+struct GivenBack {
+    by_others: BTreeMap<(String, String), i64>,
+    by_all: BTreeMap<(String, String), i64>,
+    /// By notes of this very correction.
+    corrected: BTreeSet<(String, String)>,
+}
 
 /// A month as it is booked, at one position.
 pub struct BookedMonth {
@@ -97,8 +106,10 @@ pub struct BookedMonth {
     /// A closed month stands where it was closed: what it comes to does not change any more.
     pub is_closed: bool,
     pub basis: Basis,
-    /// Of all accounts, in the order of the log.
+    /// What may correct its charges: those that are booked in it or later, in the order of the log.
     pub notes: Vec<Note>,
+    /// How many notes each account has altogether.
+    pub notes_of: BTreeMap<String, usize>,
     /// How many videos keep their price, because the other one has none for their resolution. Known when the requests have
     /// been read.
     pub passed_over: u64,
@@ -113,11 +124,18 @@ impl BookedMonth {
         // Also those that came after the close.
         let notes = sqlx::query_as(
             "SELECT account, reference, spent_change_microcredits, corrects FROM credit_ledger_v1
-             WHERE movement = 'adjust' ORDER BY position",
+             WHERE movement = 'adjust' AND accounting_month >= $1 ORDER BY position",
         )
+        .bind(month.first_day())
         .fetch_all(&mut *views.transaction)
         .await?;
-        Ok(Self { views, month, is_closed: close.is_some(), basis, notes, passed_over: 0 })
+        let counts: Vec<(String, i64)> =
+            sqlx::query_as("SELECT account, count(*) FROM credit_ledger_v1 WHERE movement = 'adjust' GROUP BY account")
+                .fetch_all(&mut *views.transaction)
+                .await?;
+        let notes_of = counts.into_iter().map(|(account, notes)| (account, usize::try_from(notes).unwrap_or_default()));
+        let notes_of = notes_of.collect();
+        Ok(Self { views, month, is_closed: close.is_some(), basis, notes, notes_of, passed_over: 0 })
     }
 
     /// The requests and videos that another price is given for, by account and in the order of the log. What `own` notes have
@@ -128,8 +146,17 @@ impl BookedMonth {
         rate: MicrocreditsPerUsd,
         own: &Repricing,
     ) -> impl Stream<Item = Result<Repriced, sqlx::Error>> + 'a {
-        let others = self.notes.iter().filter(|note| Repricing::of_note(&note.reference).as_ref() != Some(own));
-        let mut given_back = GivenBack::by(others);
+        let is_own = |note: &&Note| Repricing::of_note(&note.reference).as_ref() == Some(own);
+        let corrected = self
+            .notes
+            .iter()
+            .filter(is_own)
+            .flat_map(|note| note.corrects.0.iter().map(|part| (note.account.clone(), part.charge.clone())));
+        let mut given_back = GivenBack {
+            by_others: GivenBack::by(self.notes.iter().filter(|note| !is_own(note))),
+            by_all: GivenBack::by(self.notes.iter()),
+            corrected: corrected.collect(),
+        };
         let Self { views, month, basis, passed_over, .. } = self;
         let entries = sqlx::query_as(
             "SELECT u.*, coalesce(v.requested_at, r.accepted_at) AS priced_at, v.resolution
@@ -158,25 +185,34 @@ impl BookedMonth {
 }
 
 impl GivenBack {
-    fn by<'a>(notes: impl Iterator<Item = &'a Note>) -> Self {
-        let mut given_back = Self::default();
+    fn by<'a>(notes: impl Iterator<Item = &'a Note>) -> BTreeMap<(String, String), i64> {
+        let mut given_back = BTreeMap::new();
         for note in notes {
             for Correction { charge, amount_microcredits } in &note.corrects.0 {
                 let amount = amount_microcredits.0;
                 let given = if note.spent_change_microcredits < 0 { amount } else { amount.saturating_neg() };
-                let known = given_back.0.entry((note.account.clone(), charge.clone())).or_default();
+                let known: &mut i64 = given_back.entry((note.account.clone(), charge.clone())).or_default();
                 *known = known.saturating_add(given);
             }
         }
         given_back
     }
 
-    /// Of a charge that has several parts, the first ones first.
+    /// Of a charge that has several parts, the first ones first. What was given back counts for what is too much, and what was
+    /// taken on top for what is too little.
     fn count_with(&mut self, part: &mut Repriced) {
         let charge = (part.entry.account.clone(), part.entry.request_id.clone());
-        let Some(left) = self.0.get_mut(&charge) else { return };
-        let given_back = part.correction().saturating_neg().min(*left).max(0);
-        *left = left.saturating_sub(given_back);
+        part.is_corrected = self.corrected.contains(&charge);
+        let by_all = self.by_all.get(&charge).copied().unwrap_or_default();
+        part.left = Microcredits(part.entry.charged_microcredits.saturating_sub(by_all));
+        let Some(known) = self.by_others.get_mut(&charge) else { return };
+        let correction = part.correction();
+        let given_back = if correction < 0 {
+            correction.saturating_neg().min(*known).max(0)
+        } else {
+            correction.saturating_neg().max(*known).min(0)
+        };
+        *known = known.saturating_sub(given_back);
         part.given_back = Microcredits(given_back);
     }
 }
@@ -224,12 +260,14 @@ impl Repriced {
             charge: rate.charge(cost),
             cost_picousd: cost.0,
             given_back: Microcredits::ZERO,
+            left: Microcredits::ZERO,
+            is_corrected: false,
             entry,
         }))
     }
 
-    /// What the account is to pay on top, or, below zero, to get back beside what it got back already. Where an account was charged less than the list
-    /// said, because it had no more, only what goes beyond the list is asked for.
+    /// What the account is to pay on top, or, below zero, to get back, beside what it paid or got back already. Where it was
+    /// charged less than the list said, because it had no more, only what goes beyond the list is asked for.
     pub fn correction(&self) -> i64 {
         let (charged, list) = (self.entry.charged_microcredits, self.entry.list_microcredits);
         let paid = if self.charge.0 < charged { charged } else { list.max(charged).min(self.charge.0) };

@@ -43,7 +43,7 @@ pub struct Reprice {
     /// Like 2026-10
     #[arg(long)]
     month: Month,
-    /// Corrected prices, as `[[openai."gpt-6-luna"]]`, or for a model that makes videos `[[videos.veo."veo-4"]]`, with the
+    /// Corrected prices, as `[[openai."gpt-6-luna"]]`, or for a model that makes videos `[[videos.veo."veo-3.1-generate-001"]]`, with the
     /// fields of a model's prices in the configuration
     #[arg(long, value_name = "FILE")]
     prices: PathBuf,
@@ -66,9 +66,16 @@ pub struct Reprice {
 /// A charge that is being corrected: of all that was paid for, one after another.
 struct Reckoned {
     charge: String,
-    charged: i64,
-    given_back: i64,
+    left: i64,
     correction: i64,
+}
+
+/// Of an account.
+#[derive(Clone, Copy, Default)]
+struct Notes {
+    all: usize,
+    /// The number of the last one of this correction.
+    last_own: usize,
 }
 
 /// What becomes of the corrections.
@@ -81,9 +88,8 @@ struct Corrector<'a> {
     reckoned: Option<Reckoned>,
     credits: Vec<Corrected>,
     debits: Vec<Corrected>,
-    /// How many notes the account has altogether, and how many of this re-pricing it has got.
-    notes: usize,
-    of_account: usize,
+    /// Of the account.
+    notes: Notes,
     made: usize,
     refused: usize,
 }
@@ -120,9 +126,12 @@ impl Reprice {
         }
         Who { actor: self.actor.clone() }.looks(&ledger.database, "reprice", asked).await?;
         let key = repricing.to_string();
-        let mut notes = BTreeMap::<String, usize>::new();
+        let mut notes: BTreeMap<String, Notes> =
+            month.notes_of.iter().map(|(account, all)| (account.clone(), Notes { all: *all, last_own: 0 })).collect();
         for note in &month.notes {
-            *notes.entry(note.account.clone()).or_default() += 1;
+            if let (Some(nth), Some(known)) = (repricing.nth(&note.reference), notes.get_mut(&note.account)) {
+                known.last_own = known.last_own.max(nth);
+            }
         }
         let own = repricing.clone();
         let mut corrector = match (self.apply, self.actor, self.reason) {
@@ -163,7 +172,7 @@ impl Reprice {
         }
         for (provider, model) in comparison.unknown(prices) {
             remark(format_args!(
-                "nothing was charged for {provider}/{model} in {}: is it spelt as providers do?",
+                "nothing was charged for {provider}/{model} in {}: is it spelt as in reports, and valid then?",
                 self.month
             ))?;
         }
@@ -184,42 +193,50 @@ impl<'a> Corrector<'a> {
     fn new(ledger: &'a Ledger, repricing: Repricing, actor: String, reason: String) -> Self {
         let (reckoned, credits, debits) = (None, vec![], vec![]);
         let account = String::new();
-        let (notes, of_account, made, refused) = (0, 0, 0, 0);
-        Self { ledger, repricing, actor, reason, account, reckoned, credits, debits, notes, of_account, made, refused }
+        let (notes, made, refused) = (Notes::default(), 0, 0);
+        Self { ledger, repricing, actor, reason, account, reckoned, credits, debits, notes, made, refused }
     }
 
-    /// Requests come account by account, always in the same order: so a note is the same one when it is made again. `notes` is
-    /// how many each account has.
-    async fn add(&mut self, request: &Repriced, notes: &BTreeMap<String, usize>) -> anyhow::Result<()> {
+    /// Requests come account by account. Those that a note of this correction names already are passed over, so that it can be
+    /// made again from where it was left. `notes` are those that each account has.
+    async fn add(&mut self, request: &Repriced, notes: &BTreeMap<String, Notes>) -> anyhow::Result<()> {
         let entry = &request.entry;
         if self.account != entry.account {
             self.flush().await?;
             self.account.clone_from(&entry.account);
-            (self.notes, self.of_account) = (notes.get(&entry.account).copied().unwrap_or_default(), 0);
+            self.notes = notes.get(&entry.account).copied().unwrap_or_default();
+        }
+        if request.is_corrected {
+            return Ok(());
         }
         // One for which several providers were paid comes several times, one after another.
         if self.reckoned.as_ref().is_none_or(|reckoned| reckoned.charge != entry.request_id) {
             self.reckon().await?;
         }
         let charge = entry.request_id.clone();
-        let reckoned = self.reckoned.get_or_insert(Reckoned { charge, charged: 0, given_back: 0, correction: 0 });
-        reckoned.charged += entry.charged_microcredits;
-        reckoned.given_back += request.given_back.0;
-        reckoned.correction += request.correction();
+        // What notes made of it is counted with its first part.
+        let (left, charged) = (request.left.0, entry.charged_microcredits);
+        match &mut self.reckoned {
+            Some(reckoned) => {
+                reckoned.left += charged;
+                reckoned.correction += request.correction();
+            }
+            none => *none = Some(Reckoned { charge, left, correction: request.correction() }),
+        }
         Ok(())
     }
 
     /// Puts what one charge comes to into a note.
     async fn reckon(&mut self) -> anyhow::Result<()> {
-        let Some(Reckoned { charge, charged, given_back, correction }) = self.reckoned.take() else { return Ok(()) };
-        let left = Microcredits(charged - given_back);
-        let part = |amount| Corrected { charge, amount: Microcredits(amount), left };
+        let Some(Reckoned { charge, left, correction }) = self.reckoned.take() else { return Ok(()) };
+        let part = |amount| Corrected { charge, amount: Microcredits(amount), left: Microcredits(left) };
         match correction {
             ..0 => self.credits.push(part(-correction)),
             0 => {}
             1.. => self.debits.push(part(correction)),
         }
-        if self.credits.len() >= CHARGES_PER_NOTE {
+        // What is given back is there for what is taken.
+        if self.credits.len().max(self.debits.len()) >= CHARGES_PER_NOTE {
             self.make(AdjustmentKind::CreditNote).await?;
         }
         if self.debits.len() >= CHARGES_PER_NOTE {
@@ -228,7 +245,6 @@ impl<'a> Corrector<'a> {
         Ok(())
     }
 
-    /// What is given back is there for what is taken.
     async fn flush(&mut self) -> anyhow::Result<()> {
         self.reckon().await?;
         self.make(AdjustmentKind::CreditNote).await?;
@@ -241,14 +257,14 @@ impl<'a> Corrector<'a> {
         if corrects.is_empty() {
             return Ok(());
         }
-        self.of_account += 1;
-        let adjustment_id = self.repricing.note(self.of_account);
+        self.notes.last_own += 1;
+        let adjustment_id = self.repricing.note(self.notes.last_own);
         let metadata = metadata(&self.actor, &adjustment_id);
         let command = AccountCommand::AdjustCredits(Adjustment {
             adjustment_id,
             kind,
             corrects,
-            notes: self.notes,
+            notes: self.notes.all,
             corrects_month: Some(self.repricing.month),
             reason: self.reason.clone(),
             actor: self.actor.clone(),
@@ -257,7 +273,7 @@ impl<'a> Corrector<'a> {
         let account = &self.account;
         match self.ledger.accounts.execute(account, &command, &|_| Ok(vec![]), &metadata).await {
             Ok(events) if events.is_empty() => {}
-            Ok(_) => (self.made, self.notes) = (self.made + 1, self.notes + 1),
+            Ok(_) => (self.made, self.notes.all) = (self.made + 1, self.notes.all + 1),
             Err(error) => {
                 self.refused += 1;
                 remark(format_args!("{account}: {error}"))?;

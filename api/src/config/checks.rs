@@ -144,7 +144,8 @@ fn check_kafka(kafka: &KafkaSettings, faults: &mut Vec<Fault>) {
         "must be letters, digits, `.`, `_`, `-`",
     );
     let is_broker = |broker: &str| {
-        broker.trim().rsplit_once(':').is_some_and(|(host, port)| !host.contains("://") && port.parse::<u16>().is_ok())
+        let (host, port) = broker.trim().rsplit_once(':').unwrap_or((broker.trim(), "9092"));
+        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
     };
     check(
         "brokers",

@@ -1,7 +1,7 @@
 //! `GET /api/reports/{usage|statement|holds|trial-balance|close|margin}` and `GET /api/usage`: the reports of finance.
 //!
 //! `month=2026-10` or `from=&to=` (days, included), `account=`, `user=`, `provider=`, `model=`, `groupBy=day,model`,
-//! `asOf=` (a position or a time), `format=json|csv|parquet|focus|watermark`, `limit=` and `cursor=`. Whoever does not
+//! `asOf=` (a position or a time), `format=json|csv|parquet|xlsx|focus|watermark`, `limit=` and `cursor=`. Whoever does not
 //! read all reports reads what concerns themselves: their usage, and their account.
 
 use std::{future::ready, sync::Arc, time::Duration};
@@ -13,7 +13,7 @@ use aihub_application::{
 };
 use aihub_projections::report::{
     Piece, Report, ReportError,
-    format::Format,
+    format::{Format, FormatError},
     selection::{Fault, Name, Parameters, Selection},
 };
 use axum::{
@@ -179,6 +179,7 @@ impl From<ReportError> for Problem {
     fn from(error: ReportError) -> Self {
         match error {
             ReportError::Fault(fault) => fault.into(),
+            ReportError::Format(error @ FormatError::TooManyRows { .. }) => Self::faulty("format", error.to_string()),
             error => Self::internal(&error),
         }
     }

@@ -79,7 +79,7 @@ pub struct Adjustment {
     pub corrects: Vec<Corrected>,
     /// How many notes the account had when it was reckoned what is left of the charges: with others, less may be left.
     pub notes: usize,
-    /// The month of the charges, where that is closed.
+    /// The month of the charges, where that is closed or over.
     pub corrects_month: Option<Month>,
     pub reason: String,
     pub actor: String,

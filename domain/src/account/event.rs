@@ -62,7 +62,7 @@ pub enum AccountEvent {
         available_microcredits: Microcredits,
         /// What it comes to, charge by charge.
         corrects: Vec<Correction>,
-        /// The month of the charges, where that was closed by then.
+        /// The month of the charges, where that was closed or over by then.
         corrects_month: Option<Month>,
         reason: String,
         actor: String,

@@ -19,6 +19,12 @@ impl Repricing {
         format!("{self}:{nth}")
     }
 
+    /// The number of a note of this one; `None` for any other note.
+    pub fn nth(&self, adjustment_id: &str) -> Option<usize> {
+        let (_, nth) = adjustment_id.rsplit_once(':')?;
+        (Self::of_note(adjustment_id).as_ref() == Some(self)).then(|| nth.parse().ok())?
+    }
+
     /// What the note belongs to; `None` for any other note.
     pub fn of_note(adjustment_id: &str) -> Option<Self> {
         let (month, rest) = adjustment_id.strip_prefix("reprice:")?.split_once(':')?;

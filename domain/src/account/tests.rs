@@ -304,7 +304,7 @@ fn a_grant_is_taken_back_whole_while_nothing_of_it_is_spent_or_held() {
     assert_eq!(apply(settle("r", 1)), Ok((credits(5), credits(4))));
     assert_eq!(apply(void("g")), used(4), "something of it is spent");
     assert_eq!(apply(void("?")), Err(AccountError::NoSuchGrant("?".into())));
-    assert_eq!(apply(grant("wrong", 9)), Ok((credits(5), credits(4))), "the same grant is not made again");
+    assert_eq!(apply(grant("wrong", 9)), Err(AccountError::GrantVoided("wrong".into())), "it is not made again");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use aihub_application::ports::clock::Clock;
 use anyhow::Context as _;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use metrics::gauge;
 use rdkafka::admin::AdminClient;
 use tokio::{task::spawn_blocking, time::sleep};
@@ -18,6 +18,8 @@ use super::cluster::{Cluster, Context};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A relay that has failed tries again within so long: making the topics, the delivery and the pause before.
+const TRIES_WITHIN: TimeDelta = TimeDelta::seconds(60);
 
 /// What is known of the cluster, for whoever asks whether the node is well. Clones share it.
 #[derive(Clone)]
@@ -36,6 +38,7 @@ struct Known {
 #[derive(Debug)]
 struct Trouble {
     since: DateTime<Utc>,
+    last: DateTime<Utc>,
     why: String,
 }
 
@@ -57,7 +60,7 @@ impl Reachability {
     /// For `/health/ready`; `None` while all is well. Anybody may ask, so the brokers' own words are in the log alone.
     pub fn notice(&self) -> Option<String> {
         let known = self.lock();
-        let (what, Trouble { since, why }) = match (&known.silent, &known.takes_nothing) {
+        let (what, Trouble { since, why, .. }) = match (&known.silent, &known.takes_nothing) {
             (Some(silent), _) => ("Kafka is unreachable", silent),
             (None, Some(takes_nothing)) => ("Kafka answers and takes no events", takes_nothing),
             (None, None) => return None,
@@ -89,6 +92,14 @@ impl Reachability {
         }
     }
 
+    /// The relay is on one node at a time: where it has failed and does not try any more, another one has it.
+    fn leave_to_others(&self) {
+        let long_ago = self.clock.now() - TRIES_WITHIN;
+        if self.lock().takes_nothing.take_if(|trouble| trouble.last < long_ago).is_some() {
+            gauge!("kafka_takes_events").set(1.0);
+        }
+    }
+
     pub fn takes_nothing(&self, why: &str) {
         gauge!("kafka_takes_events").set(0.0);
         let now = self.clock.now();
@@ -110,6 +121,7 @@ impl Reachability {
                     Ok(()) => {
                         cluster.is_good();
                         self.answers();
+                        self.leave_to_others();
                     }
                     Err(error) => self.is_silent(&cluster.in_its_words(&format!("{error:#}"))),
                 }
@@ -129,13 +141,14 @@ async fn ask(client: Arc<AdminClient<Context>>) -> anyhow::Result<()> {
 fn is_news(trouble: &mut Option<Trouble>, now: DateTime<Utc>, why: &str) -> bool {
     let why = cause(why);
     match trouble {
-        Some(known) if known.why == why => false,
         Some(known) => {
+            known.last = now;
+            let is_news = known.why != why;
             known.why = why;
-            true
+            is_news
         }
         none => {
-            *none = Some(Trouble { since: now, why });
+            *none = Some(Trouble { since: now, last: now, why });
             true
         }
     }

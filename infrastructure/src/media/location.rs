@@ -120,7 +120,10 @@ impl Location {
                 // Where one is configured it is meant.
                 let endpoint = match builder.get_config_value(&proxy) {
                     Some(_) => None,
-                    None => builder.get_config_value(&$endpoint).unwrap_or($customary.to_owned()).parse::<Url>().ok(),
+                    None => {
+                        let configured = $endpoint.iter().find_map(|key| builder.get_config_value(key));
+                        configured.unwrap_or($customary.to_owned()).parse::<Url>().ok()
+                    }
                 };
                 if let Some(here) = endpoint.as_ref().filter(|url| is_here(url)) {
                     // There is no other way to say that there is to be none: a proxy that everything is excepted from.
@@ -147,15 +150,22 @@ impl Location {
             }
             Self::Bucket(Service::S3, url) => {
                 use AmazonS3ConfigKey as Key;
-                bucket!(AmazonS3Builder, Key, url, "AWS_", Key::Endpoint, "https://s3.amazonaws.com")
+                bucket!(AmazonS3Builder, Key, url, "AWS_", [Key::S3Endpoint, Key::Endpoint], "https://s3.amazonaws.com")
             }
             Self::Bucket(Service::Google, url) => {
                 use GoogleConfigKey as Key;
-                bucket!(GoogleCloudStorageBuilder, Key, url, "GOOGLE_", Key::BaseUrl, "https://storage.googleapis.com")
+                bucket!(
+                    GoogleCloudStorageBuilder,
+                    Key,
+                    url,
+                    "GOOGLE_",
+                    [Key::BaseUrl],
+                    "https://storage.googleapis.com"
+                )
             }
             Self::Bucket(Service::Azure, url) => {
                 use AzureConfigKey as Key;
-                bucket!(MicrosoftAzureBuilder, Key, url, "AZURE_", Key::Endpoint, "https://blob.core.windows.net")
+                bucket!(MicrosoftAzureBuilder, Key, url, "AZURE_", [Key::Endpoint], "https://blob.core.windows.net")
             }
         })
     }

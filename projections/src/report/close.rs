@@ -29,7 +29,8 @@ const FIGURES: [(&str, Kind); 14] = [
 
 /// The sections, in the order in which they stand: `stated` by the close, `ledger` as it comes to, `difference`,
 /// `late_end` and `note` booked in this month, `later_end` and `later_note` that concern it and are booked in a later one, and
-/// `stands`, which is what the month comes to with these.
+/// `stands`, which is what the month comes to with these, and without what was booked in it for one before: what months stand at
+/// can be added up. `later_grant` is for grants, what was taken back of them, and what expired.
 pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
     let mut query = ReportQuery::default();
     let first = selection.days.unwrap_or_default().0;
@@ -49,6 +50,8 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
     query.columns.extend(FIGURES.map(|(name, kind)| Column::new(output_name(name), kind, name)));
     let figures = FIGURES.map(|(name, _)| name).join(", ");
     let sums = FIGURES.map(|(name, _)| format!("coalesce(sum({name}), 0) AS {name}")).join(", ");
+    let negated = FIGURES.map(|(name, _)| format!("-{name}")).join(", ");
+    let grant = "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, granted_change_microcredits, expired_change_microcredits, 0, 0";
     let differences = FIGURES.map(|(name, _)| format!("s.{name} - l.{name}")).join(", ");
     let no_credits = "0, 0, 0, 0";
     let end = "requests, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
@@ -88,7 +91,20 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
                          WHERE corrects_month = {month} AND position <= {up_to}
                      UNION ALL SELECT 7, 0, 'later_note', {note_line}, {note} FROM credit_ledger_v1
                          WHERE corrects_month = {month} AND accounting_month > {month} AND movement = 'adjust'
-                             AND position <= {up_to})
+                             AND position <= {up_to}
+                     UNION ALL SELECT 8, 0, 'later_grant', {note_line}, {grant} FROM credit_ledger_v1
+                         WHERE corrects_month = {month} AND accounting_month > {month}
+                             AND movement IN ('grant', 'void', 'expire') AND position <= {up_to}),
+                 -- What was booked in this month for one before belongs to that.
+                 earlier ({figures}) AS (
+                     SELECT {end}, {no_credits} FROM usage_ledger_v1
+                         WHERE accounting_month = {month} AND corrects_month < {month} AND position <= {up_to}
+                     UNION ALL SELECT {note} FROM credit_ledger_v1
+                         WHERE accounting_month = {month} AND corrects_month < {month} AND movement = 'adjust'
+                             AND position <= {up_to}
+                     UNION ALL SELECT {grant} FROM credit_ledger_v1
+                         WHERE accounting_month = {month} AND corrects_month < {month}
+                             AND movement IN ('grant', 'void', 'expire') AND position <= {up_to})
             SELECT 1 AS nth, 0 AS part, 'stated' AS section, position, closed_at AS happened_at, month AS booked_month,
                    NULL::date AS corrects_month, NULL AS account, month::text AS reference, actor, NULL AS reason,
                    {figures}
@@ -100,8 +116,9 @@ pub fn query(selection: &Selection, basis: &Basis) -> ReportQuery {
             UNION ALL SELECT 5, 0, 'note', {note_line}, {note} FROM credit_ledger_v1
                 WHERE accounting_month = {month} AND movement = 'adjust' AND position <= {up_to}
             UNION ALL SELECT * FROM later
-            UNION ALL SELECT 8, 0, 'stands', {up_to}, NULL, {month}, {nothing}, {sums}
-                FROM (SELECT {figures} FROM ledger UNION ALL SELECT {figures} FROM later) month) pack"
+            UNION ALL SELECT 9, 0, 'stands', {up_to}, NULL, {month}, {nothing}, {sums}
+                FROM (SELECT {figures} FROM ledger UNION ALL SELECT {figures} FROM later
+                      UNION ALL SELECT {negated} FROM earlier) month) pack"
     );
     query.order_by = vec!["nth", "position", "part"];
     query

@@ -41,6 +41,8 @@ pub enum FormatError {
     Parquet(#[from] ::parquet::errors::ParquetError),
     #[error("XLSX: {0}")]
     Xlsx(#[from] rust_xlsxwriter::XlsxError),
+    #[error("it was not brought to its end: {0}")]
+    Ended(std::io::Error),
     #[error("a sheet has at most {most} rows: ask for fewer days, or keep fewer things apart, or take csv or parquet")]
     TooManyRows { most: u32 },
     #[error("JSON: {0}")]

@@ -50,7 +50,7 @@ impl UsageEntry {
         };
         // Where nobody answered, who was asked last.
         let attempts = end.outcome().map_or(&[][..], |outcome| &outcome.attempts);
-        let last = attempts.iter().rfind(|attempt| !attempt.skipped).or(attempts.last());
+        let last = attempts.iter().rfind(|attempt| !attempt.skipped);
         let ended = Self {
             account: key_text(&asked.account),
             user_id: key_text(&asked.user),

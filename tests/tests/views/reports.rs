@@ -259,6 +259,17 @@ async fn the_report_of_a_closed_month_is_one_file_for_good() {
     let stands = lines("stands")[0];
     let requests = |line: &Value| line["requests"].as_i64().unwrap();
     let later: i64 = lines("later_end").iter().map(|line| requests(line)).sum();
+    // What months stand at adds up, whatever was booked where.
+    let of_next = |section: &str| {
+        let rows = next["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["section"] == section).unwrap().clone()
+    };
+    for name in ["requests", "charged_credits", "granted_credits"] {
+        let figure =
+            |line: &Value| line[name].as_f64().unwrap_or_else(|| line[name].as_str().unwrap().parse().unwrap());
+        let difference = figure(stands) + figure(&of_next("stands")) - figure(ledger) - figure(&of_next("ledger"));
+        assert!(difference.abs() < 1e-9, "{name}: {difference}");
+    }
     assert_eq!(requests(stands), requests(stated) + later);
     let credits = |line: &Value, name: &str| line[name].as_str().unwrap().parse::<f64>().unwrap();
     let given_back = credits(stands, "credit_notes_credits") - credits(stated, "credit_notes_credits");

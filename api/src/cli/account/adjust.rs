@@ -55,7 +55,7 @@ impl Adjust {
         let NewNote { account, key, .. } = &note;
         Ok(match made {
             Made::Now { available, corrects_month } => {
-                let of_month = corrects_month.map(|month| format!(" of {month}, which is closed")).unwrap_or_default();
+                let of_month = corrects_month.map(|month| format!(" of {month}")).unwrap_or_default();
                 out_line(format_args!(
                     "{name} of {amount} credits for {account}{of_month} (key {key}): {available} are available"
                 ))

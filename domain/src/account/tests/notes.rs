@@ -44,7 +44,7 @@ fn a_debit_note_takes_what_is_available_and_nothing_beyond() {
 fn a_month_is_repriced_by_the_notes_of_one_key_whatever_a_view_says() {
     let repricing = |month: &str, key: &str| Repricing { month: month.parse().unwrap(), key: key.to_owned() };
     let first = repricing("2026-10", "a:b");
-    assert_eq!(Repricing::of_note(&first.note(12)), Some(first.clone()));
+    assert_eq!((Repricing::of_note(&first.note(12)), first.nth(&first.note(12))), (Some(first.clone()), Some(12)));
     assert_eq!(Repricing::of_note("reprice:2026-10:by-hand"), None);
     let debit = |notes, id: &str| note_after(notes, id, AdjustmentKind::DebitNote, 1);
     let account = after([grant("g", 50), debit(0, "by-hand"), debit(1, &first.note(1))]);

@@ -287,7 +287,7 @@ async fn a_note_names_charges_of_its_account_gives_back_what_is_left_of_them_and
     assert_eq!(adjust("--credit", of_second - 1, &[second], "n2").await, Some(0), "with what was taken on top");
     assert_eq!(adjust("--credit", 1, &[open], "n4").await, Some(0));
     let parts = json!([{ "charge": open, "amount_microcredits": 1 }]);
-    assert_eq!(last_note(&database).await, (1, parts, None));
+    assert_eq!(last_note(&database).await, (1, parts, Some("2024-11".to_owned())), "which is open yet, and over");
 
     // Whoever corrects the month's prices afterwards gives nothing back twice.
     std::fs::write(
@@ -319,4 +319,40 @@ async fn however_many_correct_one_charge_at_once_no_more_is_given_back_than_was_
     let made = futures::future::join_all(notes).await.into_iter().filter(|code| *code == Some(0)).count();
     // Sixteen microcredits were charged.
     assert_eq!(made, 3);
+}
+
+#[tokio::test]
+async fn what_notes_took_on_top_is_not_taken_again_and_a_correction_is_made_again_from_where_it_was_left() {
+    let (database, dir) = (aihub_tests::database().await, tempfile::tempdir().unwrap());
+    let books = open_books(&database).await;
+    trade(&books, 0..7).await;
+    catch_up(&database).await;
+    close(&database, "2024-10").await;
+    let adjust = async |kind: &str, credits: &str, reason: &str| {
+        let line =
+            ["account", "adjust", "--account", "acme", kind, credits, "--reason", reason, "--corrects", "request-6"];
+        run(&database, dir.path(), &line).await
+    };
+    let reprice = async || {
+        let line = ["reprice", "--month", "2024-10", "--apply", "--actor", "ada", "--reason", "too cheap", "--prices"];
+        let done = run(&database, dir.path(), &[&line[..], &["prices.toml"]].concat()).await;
+        catch_up(&database).await;
+        done
+    };
+    // It was charged 16 microcredits, and is to be 28; five were taken on top by hand.
+    let price = "[[openai.\"gpt-6\"]]\nid = \"dear\"\ninput_usd_per_mtok = \"0.00025\"\n";
+    std::fs::write(dir.path().join("prices.toml"), price).unwrap();
+    assert_eq!(adjust("--debit", "0.000005", "a part of it").await, Some(0));
+    catch_up(&database).await;
+    assert_eq!(reprice().await, Some(0));
+    let parts = json!([{ "charge": "request-6", "amount_microcredits": 7 }]);
+    assert_eq!(last_note(&database).await, (-7, parts, Some("2024-10".to_owned())));
+    // Whatever comes meanwhile, what it has corrected it does not correct again.
+    assert_eq!(adjust("--credit", "0.000003", "for your patience").await, Some(0));
+    catch_up(&database).await;
+    let before = super::head(&database).await;
+    assert_eq!(reprice().await, Some(0));
+    assert_eq!(super::head(&database).await, before + 1, "that it was looked at");
+    assert_eq!(adjust("--credit", "0.000026", "too much").await, Some(1), "25 are left");
+    assert_eq!(adjust("--credit", "0.000025", "all of it").await, Some(0));
 }
