@@ -8,12 +8,13 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use nix::unistd::Uid;
 
 use super::{
     binaries::Binaries,
     directory::Directory,
     error::{EmbeddedPostgresError, at},
-    server_user::ServerUser,
+    server_user::{ServerUser, has_name},
 };
 
 /// The role that owns everything.
@@ -60,7 +61,7 @@ pub(super) async fn create(
     let mut file = directory.open(password_file, OpenOptions::new().write(true).truncate(true))?;
     file.write_all(new_password(directory)?.as_bytes()).and_then(|()| user.own(&path)).map_err(at("write", &path))?;
 
-    let mut command = user.command(binaries.initdb());
+    let mut command = user.initdb(&binaries.initdb());
     command.args(["--username", ROLE, "--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale"]);
     // The C locale sorts by code point in every version and on every system, so no index depends on the libc.
     command.arg("--pgdata").arg(&new).arg("--pwfile").arg(&path);
@@ -68,8 +69,13 @@ pub(super) async fn create(
         command.arg("--no-sync");
     }
     command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let output = tokio::process::Command::from(command).output().await.map_err(at("run", binaries.initdb()))?;
+    let ran = tokio::process::Command::from(command).output().await;
     fs::remove_file(&path).map_err(at("remove", &path))?;
+    if !ran.as_ref().is_ok_and(|output| output.status.success()) {
+        // Where it could not be given a name, that is what it lacks.
+        has_name(Uid::from_raw(user.uid))?;
+    }
+    let output = ran.map_err(at("run", binaries.initdb()))?;
     if !output.status.success() {
         let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         return Err(EmbeddedPostgresError::Initdb { output });

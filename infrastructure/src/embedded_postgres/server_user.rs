@@ -17,6 +17,9 @@ use super::error::EmbeddedPostgresError;
 /// Names of the accounts that root hands PostgreSQL to, in this order.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
+/// By its number, which systems agree on.
+const NOBODY: &str = "--map-user=65534";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ServerUser {
     pub(super) uid: u32,
@@ -25,7 +28,7 @@ pub(super) struct ServerUser {
     switch: bool,
 }
 
-/// `initdb` and `postgres` want their user to have a name, which an arbitrary one that a cluster of containers picks has not.
+/// `initdb` wants its user to have a name, which an arbitrary one that a cluster of containers picks has not.
 pub(super) fn has_name(uid: Uid) -> Result<Uid, EmbeddedPostgresError> {
     match User::from_uid(uid) {
         Ok(None) => Err(EmbeddedPostgresError::NamelessUser { uid: uid.as_raw() }),
@@ -39,8 +42,8 @@ impl ServerUser {
     /// leaves nothing behind that the next `aihub` could not read.
     pub(super) fn of(data: &Path) -> Result<Self, EmbeddedPostgresError> {
         if !Uid::effective().is_root() {
-            let uid = has_name(Uid::effective())?;
-            return Ok(Self { uid: uid.as_raw(), gid: nix::unistd::Gid::effective().as_raw(), switch: false });
+            let uid = Uid::effective().as_raw();
+            return Ok(Self { uid, gid: nix::unistd::Gid::effective().as_raw(), switch: false });
         }
         match fs::metadata(data) {
             Ok(owner) if owner.uid() != 0 => Ok(Self { uid: owner.uid(), gid: owner.gid(), switch: true }),
@@ -66,6 +69,17 @@ impl ServerUser {
         if self.switch {
             command.uid(self.uid).gid(self.gid);
         }
+        command
+    }
+
+    /// The same of `initdb`, which alone wants its user to have a name: who has none is `nobody` to it, in a namespace of
+    /// users, where the machine allows one. What it makes belongs to the user all the same.
+    pub(super) fn initdb(self, program: &Path) -> Command {
+        if self.switch || has_name(Uid::from_raw(self.uid)).is_ok() {
+            return self.command(program);
+        }
+        let mut command = self.command("unshare");
+        command.args(["--user", NOBODY]).arg(program);
         command
     }
 
@@ -95,5 +109,21 @@ impl ServerUser {
         let mut command = self.command("/bin/sh");
         command.args(["-c", "kill -s \"$1\" \"$2\"", "sh", signal, &pid.to_string()]);
         command.stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_name_is_nobody_to_initdb_and_themselves_to_everything_else() {
+        let nameless = ServerUser { uid: 4_123_456_789, gid: 0, switch: false };
+        let initdb = nameless.initdb(Path::new("/bin/initdb"));
+        assert_eq!(initdb.get_program(), "unshare");
+        assert_eq!(initdb.get_args().collect::<Vec<_>>(), ["--user", NOBODY, "/bin/initdb"]);
+        assert_eq!(nameless.command("/bin/postgres").get_program(), "/bin/postgres");
+        let named = ServerUser { uid: Uid::effective().as_raw(), ..nameless };
+        assert_eq!(named.initdb(Path::new("/bin/initdb")).get_program(), "/bin/initdb");
     }
 }
