@@ -66,7 +66,7 @@ pub struct CreditEntry {
     pub happened_at: DateTime<Utc>,
     /// By its first day.
     pub accounting_month: NaiveDate,
-    /// The closed month in which it happened, or which the note says that it corrects.
+    /// The month before in which it happened, or which the note says that it corrects.
     pub corrects_month: Option<NaiveDate>,
     /// `grant | void | reserve | extend | settle | release | expire | adjust`
     pub movement: String,
